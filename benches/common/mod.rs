@@ -1,0 +1,35 @@
+//! What the benches share: the guests, the runtime under test, the peer, and how results are shown.
+//!
+//! Rules of all of them: both sides run the same module in the same process; runs of both alternate, so that a busy machine is as
+//! busy for one as for the other; a figure is the median of its rounds; nothing here fails because a figure is bad, since a
+//! machine that is busy proves nothing.
+
+#![allow(dead_code, reason = "each bench uses its part")]
+
+pub mod guests;
+pub mod peer;
+pub mod report;
+pub mod stats;
+
+/// What the command line asks for; `cargo bench` adds `--bench`, which says nothing.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// One JSON document instead of tables.
+    pub json: bool,
+    /// A tenth of the work: does it run at all?
+    pub quick: bool,
+}
+
+impl Options {
+    #[must_use]
+    pub fn from_args() -> Self {
+        let has = |name: &str| std::env::args().skip(1).any(|argument| argument == name);
+        Self { json: has("--json"), quick: has("--quick") }
+    }
+
+    /// How many rounds of a measurement.
+    #[must_use]
+    pub fn rounds(self, usual: usize) -> usize {
+        if self.quick { 1 } else { usual }
+    }
+}

@@ -1,0 +1,326 @@
+//! The command line: what there is to type. `docs/cli.md` explains it at length.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+const EXIT_CODES: &str =
+    "Exit codes: 0 done; 1 failed, with the reason on stderr; 2 the command line makes no sense.";
+
+/// Runs Kubernetes-shaped Pods of WebAssembly modules on this machine.
+#[derive(Debug, Parser)]
+#[command(name = "podling", version, about, after_help = EXIT_CODES, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the node: pods from a folder and from the API, until told to stop
+    Daemon(DaemonArgs),
+    /// Run the pods of some manifests in the foreground until Ctrl-C
+    Play(PlayArgs),
+    /// Check manifests without running anything
+    Check(CheckArgs),
+    /// Compile a module (for podling's own use)
+    #[command(hide = true, disable_help_flag = true)]
+    Compile(CompileArgs),
+    /// Load, list and remove modules of the local image store
+    #[command(subcommand)]
+    Image(ImageCommand),
+    /// List objects
+    Get(GetArgs),
+    /// Show one pod, or several, in detail, with their events
+    Describe(DescribeArgs),
+    /// Print what a module of a pod has written
+    Logs(LogsArgs),
+    /// Create or change objects from files
+    Apply(ApplyArgs),
+    /// Delete objects by name, selector or file
+    Delete(DeleteArgs),
+    /// Print versions
+    Version(VersionArgs),
+    /// Print a completion script for a shell
+    Completions {
+        /// The shell to complete for
+        shell: clap_complete::Shell,
+    },
+}
+
+/// Where the daemon is, and which namespace is meant.
+#[derive(Clone, Debug, Args)]
+pub struct Target {
+    /// The daemon's socket [default: /run/podling/podling.sock for root, else $XDG_RUNTIME_DIR/podling/podling.sock]
+    #[arg(long, env = "PODLING_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The namespace [default: default]
+    #[arg(short, long, value_name = "NAME")]
+    pub namespace: Option<String>,
+}
+
+impl Target {
+    /// The namespace that is meant.
+    #[must_use]
+    pub fn namespace(&self) -> &str {
+        self.namespace.as_deref().unwrap_or(crate::board::DEFAULT_NAMESPACE)
+    }
+}
+
+/// Settings of the node that may be given on the command line; they win over the file.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    /// Configuration file (docs/configuration.md)
+    #[arg(long, env = "PODLING_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Where objects, images and volumes are kept
+    #[arg(long, env = "PODLING_STATE_DIR", value_name = "DIR")]
+    pub state_dir: Option<PathBuf>,
+    /// Where compiled modules are kept; may be lost at any time
+    #[arg(long, env = "PODLING_CACHE_DIR", value_name = "DIR")]
+    pub cache_dir: Option<PathBuf>,
+    /// Name of this node [default: the host's name]
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+    /// The command that compiles modules, split at spaces [default: this program]
+    #[arg(long, env = "PODLING_COMPILE_COMMAND", value_name = "COMMAND")]
+    pub compile_command: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DaemonArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Folder of manifests whose pods this node runs
+    #[arg(long, env = "PODLING_MANIFESTS", value_name = "DIR")]
+    pub manifests: Option<PathBuf>,
+    /// Where to serve the API
+    #[arg(long, env = "PODLING_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct PlayArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// Manifests (YAML or JSON, several documents each if need be)
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// Manifests (YAML or JSON, several documents each if need be)
+    #[arg(required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
+    pub output: ReportFormat,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ReportFormat {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub struct CompileArgs {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<std::ffi::OsString>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum ImageCommand {
+    /// Put a module file into the store under a name
+    Load {
+        /// The module: a WebAssembly component or core module
+        file: PathBuf,
+        /// NAME or NAME:TAG
+        #[arg(long)]
+        name: String,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// List what the store has
+    #[command(visible_alias = "list")]
+    Ls {
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Remove a name, and the module if it was its last
+    #[command(visible_alias = "remove")]
+    Rm {
+        /// NAME, NAME:TAG or sha256:HEX
+        #[arg(required = true)]
+        names: Vec<String>,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct GetArgs {
+    /// What to list: pods, events, configmaps, secrets, nodes or namespaces; TYPE or TYPE/NAME
+    #[arg(value_name = "TYPE")]
+    pub kind: String,
+    /// Only these
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub select: Select,
+    /// Output format: wide, yaml, json, name, or jsonpath=TEMPLATE
+    #[arg(short, long, value_name = "FORMAT")]
+    pub output: Option<String>,
+    /// Show changes as they happen, after the list
+    #[arg(short, long)]
+    pub watch: bool,
+    /// No heading
+    #[arg(long)]
+    pub no_headers: bool,
+    /// A last column with all labels
+    #[arg(long)]
+    pub show_labels: bool,
+    /// No error for an object that does not exist
+    #[arg(long)]
+    pub ignore_not_found: bool,
+}
+
+#[derive(Clone, Debug, Default, Args)]
+pub struct Select {
+    /// In all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Only those whose labels match, as app=web,tier!=db
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+    /// Only those whose fields match, as status.phase=Running
+    #[arg(long, value_name = "SELECTOR")]
+    pub field_selector: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct DescribeArgs {
+    /// pod, or pod/NAME
+    #[arg(value_name = "TYPE")]
+    pub kind: String,
+    /// Only these; without any, all of them
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    #[command(flatten)]
+    pub target: Target,
+    #[command(flatten)]
+    pub select: Select,
+}
+
+#[derive(Debug, Args)]
+pub struct LogsArgs {
+    /// The pod: NAME or pod/NAME
+    pub pod: String,
+    /// The container, where the pod has several
+    #[arg(value_name = "CONTAINER", conflicts_with = "container")]
+    pub container_word: Option<String>,
+    #[command(flatten)]
+    pub target: Target,
+    /// The container, where the pod has several
+    #[arg(short, long, value_name = "NAME")]
+    pub container: Option<String>,
+    /// Go on until the container ends
+    #[arg(short, long)]
+    pub follow: bool,
+    /// The run before the present one
+    #[arg(short, long)]
+    pub previous: bool,
+    /// Only this many lines from the end
+    #[arg(long, value_name = "LINES", allow_negative_numbers = true)]
+    pub tail: Option<i64>,
+    /// Only lines newer than this, as 5s, 2m or 3h
+    #[arg(long, value_name = "DURATION")]
+    pub since: Option<String>,
+    /// Only lines after this RFC 3339 time
+    #[arg(long, value_name = "TIME", conflicts_with = "since")]
+    pub since_time: Option<String>,
+    /// At most this many bytes
+    #[arg(long, value_name = "BYTES")]
+    pub limit_bytes: Option<u64>,
+    /// The time before each line
+    #[arg(long)]
+    pub timestamps: bool,
+    /// Every container of the pod
+    #[arg(long, conflicts_with = "container")]
+    pub all_containers: bool,
+    /// Pod and container before each line
+    #[arg(long)]
+    pub prefix: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct ApplyArgs {
+    /// File, folder of files, or - for stdin; may be given several times
+    #[arg(short, long = "filename", required = true, value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub target: Target,
+    /// `server`: let the daemon check everything and change nothing
+    #[arg(long, value_name = "HOW", value_enum, default_value_t = DryRun::None, num_args = 0..=1, default_missing_value = "server")]
+    pub dry_run: DryRun,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum DryRun {
+    None,
+    Server,
+}
+
+#[derive(Debug, Args)]
+pub struct DeleteArgs {
+    /// TYPE or TYPE/NAME
+    #[arg(value_name = "TYPE", required_unless_present = "files")]
+    pub kind: Option<String>,
+    /// Only these
+    #[arg(value_name = "NAME")]
+    pub names: Vec<String>,
+    /// Delete what these files name
+    #[arg(short, long = "filename", value_name = "FILE", conflicts_with = "kind")]
+    pub files: Vec<PathBuf>,
+    #[command(flatten)]
+    pub target: Target,
+    /// Those whose labels match
+    #[arg(short = 'l', long, value_name = "SELECTOR")]
+    pub selector: Option<String>,
+    /// All of that type in the namespace
+    #[arg(long)]
+    pub all: bool,
+    /// Seconds to end in; without it, what the pod says
+    #[arg(long, value_name = "SECONDS", allow_negative_numbers = true)]
+    pub grace_period: Option<i64>,
+    /// Kill at once
+    #[arg(long)]
+    pub force: bool,
+    /// A grace period of one second
+    #[arg(long, conflicts_with_all = ["grace_period", "force"])]
+    pub now: bool,
+    /// Wait until they are gone (--wait=false: do not)
+    #[arg(long, value_name = "BOOL", default_value_t = true, num_args = 0..=1, default_missing_value = "true", action = clap::ArgAction::Set)]
+    pub wait: bool,
+    /// How long to wait at most, as 30s or 5m
+    #[arg(long, value_name = "DURATION")]
+    pub timeout: Option<String>,
+    /// No error for an object that does not exist
+    #[arg(long)]
+    pub ignore_not_found: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VersionArgs {
+    #[command(flatten)]
+    pub target: Target,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
+    pub output: ReportFormat,
+    /// Do not ask the daemon
+    #[arg(long)]
+    pub client: bool,
+}

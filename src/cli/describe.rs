@@ -1,0 +1,284 @@
+//! `podling describe pod`: everything about a pod on one page, as `kubectl describe pod` sets it.
+//!
+//! Owns: fetching, and the order of the page's parts. Follows `kubectl/pkg/describe/describe.go`.
+
+mod container;
+mod page;
+mod volume;
+
+use std::process::ExitCode;
+
+use anyhow::{bail, ensure};
+use k8s_openapi::List;
+use k8s_openapi::api::core::v1::{Event, Pod, PodSpec, PodStatus, Toleration};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+use crate::board::Kind;
+use crate::clock::Clock;
+use crate::server::age;
+
+use super::args::DescribeArgs;
+use super::client::{Client, ClientError, PathBuilder};
+use super::get::{explain_selector, listing, nothing_found};
+use super::{Out, kinds, show_error};
+
+use page::{Page, text};
+
+/// Annotations longer than this, key and all, go on lines of their own.
+const ANNOTATION_MAX: usize = 140;
+
+pub(super) async fn run(
+    client: &Client,
+    args: &DescribeArgs,
+    out: &mut Out,
+) -> anyhow::Result<ExitCode> {
+    let (kind, names) = kinds::kind_and_names(&args.kind, &args.names)?;
+    if kind != Kind::Pod {
+        bail!(
+            "describe shows pods; for {} use: podling get {} -o yaml",
+            kind.plural(),
+            kind.plural()
+        );
+    }
+    let (pods, errors) = fetch(client, args, &names).await?;
+    let now_ms = Clock::start().now().wall_ms();
+    for (at, pod) in pods.iter().enumerate() {
+        if at > 0 {
+            out.text("\n\n")?;
+        }
+        let events = events_of(client, pod).await?;
+        out.text(&describe(pod, &events, now_ms))?;
+    }
+    out.flush()?;
+    errors.iter().for_each(show_error);
+    Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn fetch(
+    client: &Client,
+    args: &DescribeArgs,
+    names: &[String],
+) -> anyhow::Result<(Vec<Pod>, Vec<anyhow::Error>)> {
+    let namespace = args.target.namespace();
+    if names.is_empty() {
+        let path = listing(Kind::Pod, namespace, &args.select);
+        let list: Result<List<Pod>, _> = client.get(path.as_str()).await;
+        let list = list.map_err(|error| explain_selector(error, Kind::Pod, &args.select))?;
+        if list.items.is_empty() {
+            eprintln!("{}", nothing_found(Kind::Pod, namespace, &args.select));
+        }
+        return Ok((list.items, Vec::new()));
+    }
+    ensure!(args.select.selector.is_none(), "name cannot be provided when a selector is specified");
+    let (mut pods, mut errors) = (Vec::new(), Vec::new());
+    for name in names {
+        let path = PathBuilder::new(&["namespaces", namespace, "pods", name]);
+        match client.get(path.as_str()).await {
+            Ok(pod) => pods.push(pod),
+            Err(error @ ClientError::Refused { .. }) => errors.push(error.into()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok((pods, errors))
+}
+
+async fn events_of(client: &Client, pod: &Pod) -> Result<Vec<Event>, ClientError> {
+    let meta = &pod.metadata;
+    let (name, namespace) = (text(&meta.name), text(&meta.namespace));
+    let selector = format!(
+        "involvedObject.name={name},involvedObject.namespace={namespace},involvedObject.kind=Pod,involvedObject.uid={}",
+        text(&meta.uid)
+    );
+    let path = PathBuilder::new(&["namespaces", &namespace, "events"]);
+    let list: List<Event> = client.get(path.with("fieldSelector", &selector).as_str()).await?;
+    let mut events = list.items;
+    events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));
+    Ok(events)
+}
+
+/// The page.
+pub(super) fn describe(pod: &Pod, events: &[Event], now_ms: i64) -> String {
+    let (spec, status) =
+        (pod.spec.clone().unwrap_or_default(), pod.status.clone().unwrap_or_default());
+    let mut page = Page::default();
+    head(&mut page, pod, &spec, &status, now_ms);
+    if let Some(init) = spec.init_containers.as_ref().filter(|init| !init.is_empty()) {
+        let statuses = status.init_container_statuses.as_deref().unwrap_or_default();
+        container::describe(&mut page, "Init Containers", init, statuses, pod);
+    }
+    let statuses = status.container_statuses.as_deref().unwrap_or_default();
+    container::describe(&mut page, "Containers", &spec.containers, statuses, pod);
+    gates_and_conditions(&mut page, &spec, &status);
+    volume::describe(&mut page, spec.volumes.as_deref().unwrap_or_default());
+    page.line(0, &format!("QoS Class:\t{}", text(&status.qos_class)));
+    labels(&mut page, "Node-Selectors", spec.node_selector.as_ref());
+    tolerations(&mut page, spec.tolerations.as_deref().unwrap_or_default());
+    if events.is_empty() {
+        page.line(0, "Events:\t<none>");
+        return page.finish();
+    }
+    let mut out = page.finish();
+    out.push_str(&list_events(events, now_ms));
+    out
+}
+
+fn head(page: &mut Page, pod: &Pod, spec: &PodSpec, status: &PodStatus, now_ms: i64) {
+    let meta = &pod.metadata;
+    page.line(0, &format!("Name:\t{}", text(&meta.name)));
+    page.line(0, &format!("Namespace:\t{}", text(&meta.namespace)));
+    page.some(0, "Priority", spec.priority.as_ref());
+    page.some(0, "Priority Class Name", spec.priority_class_name.as_ref());
+    page.some(0, "Runtime Class Name", spec.runtime_class_name.as_ref());
+    page.some(0, "Service Account", spec.service_account_name.as_ref());
+    match &spec.node_name {
+        Some(node) => page.line(0, &format!("Node:\t{node}/{}", text(&status.host_ip))),
+        None => page.line(0, "Node:\t<none>"),
+    }
+    if let Some(start) = &status.start_time {
+        page.line(0, &format!("Start Time:\t{}", rfc1123(start)));
+    }
+    labels(page, "Labels", meta.labels.as_ref());
+    annotations(page, pod);
+    let terminal = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
+    match (&meta.deletion_timestamp, terminal) {
+        (Some(at), false) => {
+            page.line(0, &format!("Status:\tTerminating (lasts {})", age::since(Some(at), now_ms)));
+            let grace = meta.deletion_grace_period_seconds.unwrap_or_default();
+            page.line(0, &format!("Termination Grace Period:\t{grace}s"));
+        }
+        _ => page.line(0, &format!("Status:\t{}", text(&status.phase))),
+    }
+    page.some(0, "Reason", status.reason.as_ref());
+    page.some(0, "Message", status.message.as_ref());
+    page.line(0, &format!("IP:\t{}", text(&status.pod_ip)));
+    match status.pod_ips.as_deref().unwrap_or_default() {
+        [] => page.line(0, "IPs:\t<none>"),
+        ips => {
+            page.line(0, "IPs:");
+            for ip in ips {
+                page.line(1, &format!("IP:\t{}", ip.ip));
+            }
+        }
+    }
+    let owners = meta.owner_references.iter().flatten();
+    if let Some(owner) = owners.into_iter().find(|owner| owner.controller == Some(true)) {
+        page.line(0, &format!("Controlled By:\t{}/{}", owner.kind, owner.name));
+    }
+}
+
+fn gates_and_conditions(page: &mut Page, spec: &PodSpec, status: &PodStatus) {
+    let conditions = status.conditions.as_deref().unwrap_or_default();
+    if let Some(gates) = spec.readiness_gates.as_ref().filter(|gates| !gates.is_empty()) {
+        page.line(0, "Readiness Gates:\n  Type\tStatus");
+        for gate in gates {
+            let found = conditions.iter().find(|c| c.type_ == gate.condition_type);
+            let state = found.map_or("<none>", |condition| condition.status.as_str());
+            page.line(1, &format!("{} \t{state} ", gate.condition_type));
+        }
+    }
+    if !conditions.is_empty() {
+        page.line(0, "Conditions:\n  Type\tStatus");
+        for condition in conditions {
+            page.line(1, &format!("{} \t{} ", condition.type_, condition.status));
+        }
+    }
+}
+
+fn labels(
+    page: &mut Page,
+    title: &str,
+    labels: Option<&std::collections::BTreeMap<String, String>>,
+) {
+    let labels = labels.filter(|labels| !labels.is_empty());
+    let Some(labels) = labels else { return page.line(0, &format!("{title}:\t<none>")) };
+    for (at, (key, value)) in labels.iter().enumerate() {
+        let start = if at == 0 { format!("{title}:") } else { String::new() };
+        page.line(0, &format!("{start}\t{key}={value}"));
+    }
+}
+
+fn annotations(page: &mut Page, pod: &Pod) {
+    const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+    let all = pod.metadata.annotations.iter().flatten();
+    let mut start = "Annotations:";
+    for (key, value) in all.filter(|(key, _)| *key != LAST_APPLIED) {
+        let value = value.strip_suffix('\n').unwrap_or(value);
+        if value.len() + key.len() + 2 > ANNOTATION_MAX || value.contains('\n') {
+            page.line(0, &format!("{start}\t{key}:"));
+            for line in value.split('\n') {
+                page.line(0, &format!("\t  {}", shorten(line, ANNOTATION_MAX - 2)));
+            }
+        } else {
+            page.line(0, &format!("{start}\t{key}: {value}"));
+        }
+        start = "";
+    }
+    if !start.is_empty() {
+        page.line(0, &format!("{start}\t<none>"));
+    }
+}
+
+fn shorten(text: &str, max: usize) -> String {
+    if text.chars().count() <= max {
+        return text.to_owned();
+    }
+    let kept: String = text.chars().take(max).collect();
+    format!("{kept}...")
+}
+
+fn tolerations(page: &mut Page, tolerations: &[Toleration]) {
+    if tolerations.is_empty() {
+        return page.line(0, "Tolerations:\t<none>");
+    }
+    let mut sorted: Vec<&Toleration> = tolerations.iter().collect();
+    sorted.sort_by_key(|toleration| text(&toleration.key));
+    let mut start = "Tolerations:";
+    for toleration in sorted {
+        let mut line = text(&toleration.key);
+        let value = text(&toleration.value);
+        if !value.is_empty() {
+            line.push_str(&format!("={value}"));
+        }
+        if let Some(effect) = toleration.effect.as_ref().filter(|effect| !effect.is_empty()) {
+            line.push_str(&format!(":{effect}"));
+        }
+        if toleration.operator.as_deref() == Some("Exists") && value.is_empty() {
+            line.push_str(if line.is_empty() { "op=Exists" } else { " op=Exists" });
+        }
+        if let Some(seconds) = toleration.toleration_seconds {
+            line.push_str(&format!(" for {seconds}s"));
+        }
+        page.line(0, &format!("{start}\t{line}"));
+        start = "";
+    }
+}
+
+/// The events have columns of their own, whatever stands above them.
+fn list_events(events: &[Event], now_ms: i64) -> String {
+    let mut page = Page::default();
+    page.line(0, "Events:\n  Type\tReason\tAge\tFrom\tMessage");
+    page.line(1, "----\t------\t----\t----\t-------");
+    for event in events {
+        let first = age::since(event.first_timestamp.as_ref(), now_ms);
+        let interval = match event.count {
+            Some(count) if count > 1 => {
+                let last = age::since(event.last_timestamp.as_ref(), now_ms);
+                format!("{last} (x{count} over {first})")
+            }
+            _ => first,
+        };
+        let source = event.source.as_ref().and_then(|source| source.component.clone());
+        let source = source.filter(|source| !source.is_empty());
+        let source = source.unwrap_or_else(|| text(&event.reporting_component));
+        let (kind, reason, message) =
+            (text(&event.type_), text(&event.reason), text(&event.message));
+        page.line(1, &format!("{kind}\t{reason}\t{interval}\t{source}\t{}", message.trim()));
+    }
+    page.finish()
+}
+
+/// `Mon, 02 Jan 2006 15:04:05 +0000`
+pub(super) fn rfc1123(time: &Time) -> String {
+    k8s_openapi::jiff::fmt::strtime::format("%a, %d %b %Y %H:%M:%S +0000", time.0)
+        .unwrap_or_else(|_| time.0.to_string())
+}

@@ -1,0 +1,358 @@
+//! `podling get`: tables from the server, or whole objects.
+
+use std::process::ExitCode;
+
+use anyhow::{Context as _, bail, ensure};
+use hyper::Method;
+use serde_json::{Value, json};
+
+use crate::board::Kind;
+use crate::server::wire::{Column, Row, Table};
+
+use super::args::{GetArgs, Select};
+use super::client::{Ask, Client, ClientError, Lines, PathBuilder};
+use super::columns::{self, Columns};
+use super::jsonpath::JsonPath;
+use super::{Out, kinds, show_error, yaml};
+
+/// What is asked of the server for tables.
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+
+/// How results are printed.
+#[derive(Debug)]
+enum Format {
+    Table { wide: bool },
+    Yaml,
+    Json,
+    Name,
+    JsonPath(JsonPath),
+}
+
+impl Format {
+    fn parse(text: Option<&str>) -> anyhow::Result<Self> {
+        Ok(match text {
+            None | Some("") => Self::Table { wide: false },
+            Some("wide") => Self::Table { wide: true },
+            Some("yaml") => Self::Yaml,
+            Some("json") => Self::Json,
+            Some("name") => Self::Name,
+            Some(other) => match other.strip_prefix("jsonpath=") {
+                Some(template) => Self::JsonPath(JsonPath::parse(template)?),
+                None => bail!(
+                    "unable to match a printer suitable for the output format \"{other}\", allowed formats are: \
+                     json,jsonpath=TEMPLATE,name,wide,yaml"
+                ),
+            },
+        })
+    }
+
+    fn accept(&self) -> Option<&'static str> {
+        matches!(self, Self::Table { .. }).then_some(TABLE)
+    }
+}
+
+/// One `get`.
+struct Get<'a> {
+    client: &'a Client,
+    args: &'a GetArgs,
+    kind: Kind,
+    names: Vec<String>,
+    format: Format,
+    table: TablePrinter,
+}
+
+pub(super) async fn run(
+    client: &Client,
+    args: &GetArgs,
+    out: &mut Out,
+) -> anyhow::Result<ExitCode> {
+    let (kind, names) = kinds::kind_and_names(&args.kind, &args.names)?;
+    let format = Format::parse(args.output.as_deref())?;
+    let by_name = !names.is_empty();
+    ensure!(
+        !(by_name && args.select.all_namespaces && kind.namespaced()),
+        "a resource cannot be retrieved by name across all namespaces"
+    );
+    let selecting = args.select.selector.is_some() || args.select.field_selector.is_some();
+    ensure!(!(by_name && selecting), "name cannot be provided when a selector is specified");
+    ensure!(
+        !args.watch || names.len() <= 1,
+        "watch is only supported on individual resources and resource collections"
+    );
+    let table = TablePrinter {
+        columns: Columns::default(),
+        definitions: Vec::new(),
+        wide: matches!(format, Format::Table { wide: true }),
+        namespace: args.select.all_namespaces && kind.namespaced(),
+        labels: args.show_labels,
+        headers: !args.no_headers,
+    };
+    let mut get = Get { client, args, kind, names, format, table };
+    let code = if get.names.is_empty() { get.list(out).await? } else { get.named(out).await? };
+    if args.watch && code == ExitCode::SUCCESS {
+        return get.watch(out).await;
+    }
+    Ok(code)
+}
+
+/// The collection with the selectors of the command line.
+pub(super) fn listing(kind: Kind, namespace: &str, select: &Select) -> PathBuilder {
+    let namespace = (!select.all_namespaces).then_some(namespace);
+    PathBuilder::new(&kinds::collection(kind, namespace))
+        .with_some("labelSelector", select.selector.as_deref())
+        .with_some("fieldSelector", select.field_selector.as_deref())
+}
+
+/// What kubectl says about an empty list.
+pub(super) fn nothing_found(kind: Kind, namespace: &str, select: &Select) -> String {
+    if kind.namespaced() && !select.all_namespaces {
+        format!("No resources found in {namespace} namespace.")
+    } else {
+        "No resources found".to_owned()
+    }
+}
+
+/// kubectl prefixes a selector that the server refused with what it was looking for.
+pub(super) fn explain_selector(error: ClientError, kind: Kind, select: &Select) -> ClientError {
+    let ClientError::Refused { mut status } = error else { return error };
+    let selecting = select.selector.is_some() || select.field_selector.is_some();
+    if status.reason.as_deref() == Some("BadRequest") && selecting {
+        let text = |text: &Option<String>| text.clone().unwrap_or_default();
+        status.message = Some(format!(
+            "Unable to find \"/v1, Resource={}\" that match label selector {:?}, field selector {:?}: {}",
+            kind.plural(),
+            text(&select.selector),
+            text(&select.field_selector),
+            text(&status.message)
+        ));
+    }
+    ClientError::Refused { status }
+}
+
+impl Get<'_> {
+    fn namespace(&self) -> &str {
+        self.args.target.namespace()
+    }
+
+    async fn fetch(&self, path: &PathBuilder) -> Result<Value, ClientError> {
+        let send = Ask { accept: self.format.accept(), ..Ask::default() };
+        let answer = self.client.json(Method::GET, path.as_str(), send).await;
+        answer.map_err(|error| explain_selector(error, self.kind, &self.args.select))
+    }
+
+    async fn list(&mut self, out: &mut Out) -> anyhow::Result<ExitCode> {
+        let path = listing(self.kind, self.namespace(), &self.args.select);
+        let found = self.fetch(&path.with("limit", "500")).await?;
+        let rows = if matches!(self.format, Format::Table { .. }) { "rows" } else { "items" };
+        let empty = found[rows].as_array().is_none_or(Vec::is_empty);
+        match &self.format {
+            Format::Table { .. } if empty && !self.args.watch => {
+                eprintln!("{}", nothing_found(self.kind, self.namespace(), &self.args.select));
+            }
+            Format::Table { .. } => {
+                let table: Table = serde_json::from_value(found)?;
+                out.text(&self.table.print(&table)?)?;
+            }
+            Format::Name => {
+                for item in found["items"].as_array().into_iter().flatten() {
+                    self.print_name(item, out)?;
+                }
+            }
+            Format::Yaml | Format::Json | Format::JsonPath(_) => {
+                let items = found["items"].clone();
+                let list = json!({
+                    "apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items,
+                });
+                self.print_object(&list, out)?;
+            }
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    /// Each name on its own: what exists is printed, what does not is an error at the end.
+    async fn named(&mut self, out: &mut Out) -> anyhow::Result<ExitCode> {
+        let mut found = Vec::new();
+        let mut errors: Vec<anyhow::Error> = Vec::new();
+        for name in &self.names {
+            let mut segments = kinds::collection(self.kind, Some(self.namespace()));
+            segments.push(name);
+            match self.fetch(&PathBuilder::new(&segments)).await {
+                Ok(object) => found.push(object),
+                Err(error) if error.is_not_found() && self.args.ignore_not_found => {}
+                Err(error @ ClientError::Refused { .. }) => errors.push(error.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        if let Format::Table { .. } = self.format {
+            for table in found {
+                let table: Table = serde_json::from_value(table)?;
+                out.text(&self.table.print(&table)?)?;
+            }
+        } else if self.names.len() == 1 || matches!(self.format, Format::Name) {
+            for object in &found {
+                self.print_object(object, out)?;
+            }
+        } else if !found.is_empty() {
+            let list = json!({
+                "apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": found,
+            });
+            self.print_object(&list, out)?;
+        }
+        out.flush()?;
+        errors.iter().for_each(show_error);
+        Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+
+    /// Follows what was listed. A watch that the server ends is taken up again where it stopped.
+    async fn watch(&mut self, out: &mut Out) -> anyhow::Result<ExitCode> {
+        out.flush()?;
+        let mut select = self.args.select.clone();
+        if let [name] = self.names.as_slice() {
+            select.field_selector = Some(format!("metadata.name={name}"));
+        }
+        let path = listing(self.kind, self.namespace(), &select);
+        let listed: Value = self.client.get(path.as_str()).await?;
+        let mut version = resource_version(&listed).context("the list has no version")?;
+        loop {
+            let path = path.clone().with("watch", "true").with("resourceVersion", &version);
+            let send = Ask { accept: self.format.accept(), ..Ask::default() };
+            let answer = self.client.open(Method::GET, path.as_str(), send).await?;
+            let mut lines = Lines::new(answer);
+            while let Some(line) = lines.next().await? {
+                let mut event: Value = serde_json::from_slice(&line)?;
+                let object = event["object"].take();
+                if event["type"] == "ERROR" {
+                    bail!(
+                        "{}",
+                        object["message"].as_str().unwrap_or("the watch ended with an error")
+                    );
+                }
+                version = resource_version(&object).unwrap_or(version);
+                if let Format::Table { .. } = self.format {
+                    let table: Table = serde_json::from_value(object)?;
+                    out.text(&self.table.print(&table)?)?;
+                } else {
+                    if let Format::Yaml = self.format {
+                        out.line("---")?;
+                    }
+                    self.print_object(&object, out)?;
+                }
+                out.flush()?;
+            }
+        }
+    }
+
+    fn print_object(&self, object: &Value, out: &mut Out) -> anyhow::Result<()> {
+        let mut object = object.clone();
+        match &self.format {
+            Format::Name => return self.print_name(&object, out),
+            Format::Json | Format::Yaml | Format::JsonPath(_) | Format::Table { .. } => {
+                without_managed_fields(&mut object);
+            }
+        }
+        match &self.format {
+            Format::Json => {
+                let mut text = Vec::new();
+                let four = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+                let mut serializer = serde_json::Serializer::with_formatter(&mut text, four);
+                serde::Serialize::serialize(&object, &mut serializer)?;
+                out.bytes(&text)?;
+                out.line("")
+            }
+            Format::JsonPath(path) => out.text(&path.evaluate(&object)?),
+            Format::Yaml | Format::Name | Format::Table { .. } => {
+                out.text(&yaml::to_string(&object))
+            }
+        }
+    }
+
+    fn print_name(&self, object: &Value, out: &mut Out) -> anyhow::Result<()> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        out.line(&format!("{}/{name}", self.kind.singular()))
+    }
+}
+
+fn without_managed_fields(object: &mut Value) {
+    if let Some(meta) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        meta.remove("managedFields");
+    }
+}
+
+fn resource_version(object: &Value) -> Option<String> {
+    let version =
+        |object: &Value| object["metadata"]["resourceVersion"].as_str().map(str::to_owned);
+    version(object).or_else(|| version(&object["rows"][0]["object"]))
+}
+
+/// Prints tables that follow one another as one.
+#[derive(Debug)]
+struct TablePrinter {
+    columns: Columns,
+    /// Of the first table; those that follow have none of their own.
+    definitions: Vec<Column>,
+    wide: bool,
+    namespace: bool,
+    labels: bool,
+    headers: bool,
+}
+
+impl TablePrinter {
+    fn print(&mut self, table: &Table) -> anyhow::Result<String> {
+        let mut rows = Vec::new();
+        if let Some(definitions) = table.column_definitions.as_ref().filter(|d| !d.is_empty()) {
+            let first = self.definitions.is_empty();
+            self.definitions.clone_from(definitions);
+            if first && self.headers {
+                rows.push(self.heading());
+            }
+        }
+        for row in &table.rows {
+            rows.push(self.row(row)?);
+        }
+        Ok(self.columns.set(&rows))
+    }
+
+    fn heading(&self) -> Vec<String> {
+        let shown = self.definitions.iter().filter(|column| self.shows(column));
+        let own = shown.map(|column| column.name.to_uppercase());
+        let namespace = self.namespace.then(|| "NAMESPACE".to_owned());
+        let labels = self.labels.then(|| "LABELS".to_owned());
+        namespace.into_iter().chain(own).chain(labels).collect()
+    }
+
+    fn row(&self, row: &Row) -> anyhow::Result<Vec<String>> {
+        ensure!(
+            row.cells.len() == self.definitions.len(),
+            "a row of the server's table has the wrong length"
+        );
+        let meta = row.object.as_ref().map(|object| &object["metadata"]);
+        let mut cells = Vec::new();
+        if self.namespace {
+            let namespace = meta.and_then(|meta| meta["namespace"].as_str()).unwrap_or_default();
+            cells.push(namespace.to_owned());
+        }
+        for (column, value) in self.definitions.iter().zip(&row.cells) {
+            if self.shows(column) {
+                cells.push(match value {
+                    Value::String(text) => columns::cell(text),
+                    Value::Null => "<none>".to_owned(),
+                    other => other.to_string(),
+                });
+            }
+        }
+        if self.labels {
+            let labels = meta.and_then(|meta| meta["labels"].as_object());
+            let labels: Vec<String> = labels
+                .into_iter()
+                .flatten()
+                .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
+                .collect();
+            cells.push(if labels.is_empty() { "<none>".to_owned() } else { labels.join(",") });
+        }
+        Ok(cells)
+    }
+
+    fn shows(&self, column: &Column) -> bool {
+        column.priority == 0 || self.wide
+    }
+}

@@ -1,0 +1,130 @@
+//! The API server's door to the node.
+//!
+//! Owns: translating between the server's words and the node's. Decides nothing.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Pod;
+
+use crate::board::logs::LogSource;
+use crate::board::{Board, Object, ObjectKey};
+use crate::reconciler::handle::{Deletion, Preconditions, Write, Written};
+use crate::reconciler::{NodeHandle, Refusal};
+use crate::server::backend::{
+    Accepted, Backend, DeleteOptions, FieldCause, LogError, WriteError, WriteOptions,
+};
+use crate::spec::{ContainerName, PodKey};
+
+/// See the header.
+#[derive(Debug)]
+pub struct NodeBackend {
+    node: NodeHandle,
+}
+
+impl NodeBackend {
+    #[must_use]
+    pub fn new(node: NodeHandle) -> Self {
+        Self { node }
+    }
+}
+
+fn write(options: WriteOptions) -> Write {
+    let only_if = Preconditions { uid: None, resource_version: options.resource_version };
+    Write { only_if, dry_run: options.dry_run }
+}
+
+fn only_if(options: &DeleteOptions) -> Preconditions {
+    Preconditions { uid: options.uid.clone(), resource_version: options.resource_version.clone() }
+}
+
+fn refused(refusal: Refusal) -> WriteError {
+    match refusal {
+        Refusal::NotFound => WriteError::NotFound,
+        Refusal::AlreadyExists => WriteError::AlreadyExists,
+        Refusal::SourceConflict(conflict) => WriteError::SourceConflict(conflict.to_string()),
+        Refusal::Conflict(why) => WriteError::Conflict(why),
+        Refusal::Invalid(errors) => WriteError::Invalid(
+            errors
+                .iter()
+                .map(|e| FieldCause {
+                    field: e.path.clone(),
+                    reason: e.cause_reason().to_owned(),
+                    message: e.cause_message(),
+                })
+                .collect(),
+        ),
+        Refusal::Forbidden(why) => WriteError::Forbidden(why),
+        Refusal::NotSupported(why) => WriteError::NotSupported(why),
+        Refusal::Storage(why) => WriteError::Storage(why),
+        Refusal::ShuttingDown => WriteError::Unavailable(Refusal::ShuttingDown.to_string()),
+    }
+}
+
+fn accepted<T>(written: Written<T>) -> Accepted<T> {
+    Accepted { object: written.object, warnings: written.warnings }
+}
+
+#[async_trait]
+impl Backend for NodeBackend {
+    fn board(&self) -> &Board {
+        self.node.board()
+    }
+
+    async fn create_pod(
+        &self,
+        object: Pod,
+        options: WriteOptions,
+    ) -> Result<Accepted<Arc<Pod>>, WriteError> {
+        self.node.create_pod(object, write(options)).await.map(accepted).map_err(refused)
+    }
+
+    async fn update_pod(
+        &self,
+        object: Pod,
+        options: WriteOptions,
+    ) -> Result<Accepted<Arc<Pod>>, WriteError> {
+        self.node.update_pod(object, write(options)).await.map(accepted).map_err(refused)
+    }
+
+    async fn delete_pod(
+        &self,
+        key: &PodKey,
+        options: DeleteOptions,
+    ) -> Result<Arc<Pod>, WriteError> {
+        let how =
+            Deletion { grace: options.grace, only_if: only_if(&options), dry_run: options.dry_run };
+        self.node.delete_pod(key.clone(), how).await.map_err(refused)
+    }
+
+    async fn put_object(
+        &self,
+        object: Object,
+        replace: bool,
+        options: WriteOptions,
+    ) -> Result<Accepted<Object>, WriteError> {
+        let written = self.node.put_object(object, replace, write(options)).await;
+        written.map(accepted).map_err(refused)
+    }
+
+    async fn delete_object(
+        &self,
+        key: &ObjectKey,
+        options: DeleteOptions,
+    ) -> Result<Object, WriteError> {
+        let how = Write { only_if: only_if(&options), dry_run: options.dry_run };
+        self.node.delete_object(key.clone(), how).await.map_err(refused)
+    }
+
+    fn logs(
+        &self,
+        key: &PodKey,
+        container: &str,
+        previous: bool,
+    ) -> Result<Arc<dyn LogSource>, LogError> {
+        let logs = self.node.logs(key).ok_or(LogError::NoPod)?;
+        let missing = if previous { LogError::NoPrevious } else { LogError::Waiting };
+        let ring = logs.get(&ContainerName::new(container), previous).ok_or(missing)?;
+        Ok(ring)
+    }
+}

@@ -1,0 +1,238 @@
+//! What an operator may configure: a file, the command line over it, defaults under both.
+//!
+//! Owns: the names, defaults and validation of settings. Not: acting on them (`wiring`). An unknown setting is an error, so that a
+//! misspelt one cannot be silently without effect. `docs/configuration.md` describes each.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// The configuration file's form (YAML). Every field is optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct ConfigFile {
+    pub node_name: Option<String>,
+    pub state_dir: Option<PathBuf>,
+    pub cache_dir: Option<PathBuf>,
+    pub manifest_dir: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
+    /// Command that compiles modules; `compile …` is appended. Default: this program.
+    pub compile_command: Option<Vec<String>>,
+    /// Threads that run modules. Default: one for each core, at least two.
+    pub guest_threads: Option<usize>,
+    /// Host paths that pods from the API and from MQTT may mount; nothing by default.
+    pub host_path_allow_list: Vec<PathBuf>,
+    /// Labels of the node object.
+    pub node_labels: BTreeMap<String, String>,
+}
+
+/// Why a configuration is not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    #[error("cannot read configuration {path}")]
+    Read { path: PathBuf, source: io::Error },
+    #[error("configuration {path} is not valid")]
+    Parse { path: PathBuf, source: serde_yaml::Error },
+    #[error("{setting} of the configuration must be an absolute path, but is {path}")]
+    NotAbsolute { setting: &'static str, path: PathBuf },
+    #[error("guestThreads of the configuration must be 1 to 64, but is {0}")]
+    GuestThreads(usize),
+    #[error("compileCommand of the configuration must name a program")]
+    CompileCommand,
+    #[error("no home folder is known; set HOME, or stateDir and cacheDir in the configuration")]
+    NoHome,
+}
+
+/// The settings in force.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Config {
+    pub node_name: String,
+    /// Desired state, images, volumes. Survives.
+    pub state_dir: PathBuf,
+    /// Compiled modules. May be lost at any time.
+    pub cache_dir: PathBuf,
+    pub manifest_dir: Option<PathBuf>,
+    pub socket: PathBuf,
+    pub compile_command: Option<Vec<String>>,
+    pub guest_threads: Option<usize>,
+    pub host_path_allow_list: Vec<PathBuf>,
+    pub node_labels: BTreeMap<String, String>,
+}
+
+impl ConfigFile {
+    /// Reads a configuration file.
+    ///
+    /// # Errors
+    /// If it cannot be read, is no YAML, or names a setting that does not exist.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path)
+            .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        // An empty file, or one of comments only, is a configuration that sets nothing.
+        let file: Option<Self> = serde_yaml::from_str(&text)
+            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+        Ok(file.unwrap_or_default())
+    }
+
+    /// `over` wins where it says something.
+    #[must_use]
+    pub fn overlaid_by(self, over: Self) -> Self {
+        let or_list = |a: Vec<_>, b: Vec<_>| if b.is_empty() { a } else { b };
+        Self {
+            node_name: over.node_name.or(self.node_name),
+            state_dir: over.state_dir.or(self.state_dir),
+            cache_dir: over.cache_dir.or(self.cache_dir),
+            manifest_dir: over.manifest_dir.or(self.manifest_dir),
+            socket: over.socket.or(self.socket),
+            compile_command: over.compile_command.or(self.compile_command),
+            guest_threads: over.guest_threads.or(self.guest_threads),
+            host_path_allow_list: or_list(self.host_path_allow_list, over.host_path_allow_list),
+            node_labels: if over.node_labels.is_empty() {
+                self.node_labels
+            } else {
+                over.node_labels
+            },
+        }
+    }
+
+    /// Fills in defaults and checks.
+    ///
+    /// # Errors
+    /// If a value is out of its range, or a default needs a home folder and there is none.
+    pub fn resolve(self, places: &Places) -> Result<Config, ConfigError> {
+        let or_default = |set: Option<PathBuf>, default: &Option<PathBuf>| {
+            set.or_else(|| default.clone()).ok_or(ConfigError::NoHome)
+        };
+        let config = Config {
+            node_name: self.node_name.unwrap_or_else(|| places.host_name.clone()),
+            state_dir: or_default(self.state_dir, &places.state)?,
+            cache_dir: or_default(self.cache_dir, &places.cache)?,
+            manifest_dir: self.manifest_dir,
+            socket: or_default(self.socket, &places.socket)?,
+            compile_command: self.compile_command,
+            guest_threads: self.guest_threads,
+            host_path_allow_list: self.host_path_allow_list,
+            node_labels: self.node_labels,
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+impl Config {
+    fn check(&self) -> Result<(), ConfigError> {
+        let paths = [
+            ("stateDir", Some(&self.state_dir)),
+            ("cacheDir", Some(&self.cache_dir)),
+            ("socket", Some(&self.socket)),
+        ];
+        let listed = self.host_path_allow_list.iter().map(|p| ("hostPathAllowList", Some(p)));
+        for (setting, path) in paths.into_iter().chain(listed) {
+            if let Some(path) = path.filter(|p| !p.is_absolute()) {
+                return Err(ConfigError::NotAbsolute { setting, path: path.clone() });
+            }
+        }
+        match self.guest_threads {
+            Some(n) if !(1..=64).contains(&n) => return Err(ConfigError::GuestThreads(n)),
+            Some(_) | None => {}
+        }
+        match &self.compile_command {
+            Some(words) if words.is_empty() => Err(ConfigError::CompileCommand),
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+/// Where things are by default on this machine, for this user.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Places {
+    pub state: Option<PathBuf>,
+    pub cache: Option<PathBuf>,
+    pub socket: Option<PathBuf>,
+    pub host_name: String,
+}
+
+impl Places {
+    /// Root's are the system's folders, a user's those of the XDG base directory specification.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let root = rustix::process::geteuid().is_root();
+        let uname = rustix::system::uname();
+        let host_name = uname.nodename().to_string_lossy().to_lowercase();
+        Self::new(root, &host_name, |name| std::env::var_os(name).map(PathBuf::from))
+    }
+
+    /// The same from given facts.
+    #[must_use]
+    pub fn new(root: bool, host_name: &str, env: impl Fn(&str) -> Option<PathBuf>) -> Self {
+        let host_name = if host_name.is_empty() { "localhost" } else { host_name }.to_owned();
+        if root {
+            return Self {
+                state: Some("/var/lib/podling".into()),
+                cache: Some("/var/cache/podling".into()),
+                socket: Some("/run/podling/podling.sock".into()),
+                host_name,
+            };
+        }
+        let absolute = |name: &str| env(name).filter(|p| p.is_absolute());
+        let under_home = |xdg: &str, below: &str| {
+            let base = absolute(xdg).or_else(|| absolute("HOME").map(|h| h.join(below)));
+            base.map(|b| b.join("podling"))
+        };
+        let state = under_home("XDG_STATE_HOME", ".local/state");
+        let runtime = absolute("XDG_RUNTIME_DIR").map(|r| r.join("podling"));
+        let socket = runtime.or_else(|| state.clone()).map(|dir| dir.join("podling.sock"));
+        Self { cache: under_home("XDG_CACHE_HOME", ".cache"), socket, state, host_name }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn user() -> Places {
+        Places::new(false, "gw-17", |name| (name == "HOME").then(|| "/home/ana".into()))
+    }
+
+    #[test]
+    fn a_user_needs_no_configuration() {
+        let config = ConfigFile::default().resolve(&user()).unwrap();
+        assert_eq!(config.state_dir, Path::new("/home/ana/.local/state/podling"));
+        assert_eq!(config.cache_dir, Path::new("/home/ana/.cache/podling"));
+        assert_eq!(config.socket, Path::new("/home/ana/.local/state/podling/podling.sock"));
+        assert_eq!(config.node_name, "gw-17");
+    }
+
+    #[test]
+    fn the_command_line_wins_over_the_file() {
+        let file: ConfigFile = serde_yaml::from_str("nodeName: a\nsocket: /run/x.sock").unwrap();
+        let over = ConfigFile { node_name: Some("b".into()), ..ConfigFile::default() };
+        let config = file.overlaid_by(over).resolve(&user()).unwrap();
+        assert_eq!(
+            (config.node_name.as_str(), config.socket.to_str().unwrap()),
+            ("b", "/run/x.sock")
+        );
+    }
+
+    #[test]
+    fn mistakes_are_named() {
+        let rows = [
+            ("stateDir: relative", "stateDir of the configuration must be an absolute path"),
+            ("guestThreads: 0", "guestThreads of the configuration must be 1 to 64"),
+            ("compileCommand: []", "compileCommand of the configuration must name a program"),
+            (
+                "hostPathAllowList: [a/b]",
+                "hostPathAllowList of the configuration must be an absolute",
+            ),
+        ];
+        for (text, expected) in rows {
+            let file: ConfigFile = serde_yaml::from_str(text).unwrap();
+            let error = file.resolve(&user()).unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{text}: {error}");
+        }
+        let error = serde_yaml::from_str::<ConfigFile>("nodename: x").unwrap_err().to_string();
+        assert!(error.contains("unknown field `nodename`"), "{error}");
+    }
+}

@@ -1,0 +1,141 @@
+//! Opens the parts of a node: directories, images, volumes, engine. Shared by the daemon and `play`.
+
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::net::{IpAddr, Ipv4Addr};
+use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context as _;
+
+use crate::board::Board;
+use crate::clock::Clock;
+use crate::daemon::config::Config;
+use crate::image::ImageStore;
+use crate::pod::context::PodAddresses;
+use crate::pod::environment::Allocatable;
+use crate::pod::{Keeper, NodeContext, NodeFacts};
+use crate::runtime::{CompileMode, Runtime, RuntimeConfig};
+use crate::volume::{HostPathPolicy, VolumeRoot, find_memory_dir};
+
+/// What a node is made of, before it has a memory.
+#[derive(Debug)]
+pub struct NodeParts {
+    clock: Clock,
+    runtime: Runtime,
+    images: ImageStore,
+    volumes: VolumeRoot,
+    host_paths: HostPathPolicy,
+    node: NodeFacts,
+}
+
+impl NodeParts {
+    /// Opens everything that the configuration names.
+    ///
+    /// # Errors
+    /// If a directory is not ours, or the engine cannot start here.
+    pub fn open(config: &Config) -> anyhow::Result<Self> {
+        Self::open_with_images(config, &config.state_dir)
+    }
+
+    /// The same with the images of another state directory: `play` uses the person's own.
+    ///
+    /// # Errors
+    /// As [`NodeParts::open`].
+    pub fn open_with_images(config: &Config, images: &Path) -> anyhow::Result<Self> {
+        private_dir(&config.state_dir)?;
+        private_dir(&config.cache_dir)?;
+        private_dir(images)?;
+        let (images, damage) =
+            ImageStore::open(&images.join("images")).context("cannot open the image store")?;
+        for fault in &damage {
+            tracing::warn!("image store: {fault}");
+        }
+        let memory = find_memory_dir(&memory_candidates(), &config.state_dir);
+        let volumes = VolumeRoot::open(&config.state_dir.join("volumes"), memory.as_deref())
+            .context("cannot open the volumes' folder")?;
+        let runtime = Runtime::new(runtime_config(config)).context("cannot start the engine")?;
+        let socket_dir = config.socket.parent().map(Path::to_owned);
+        let own = [Some(config.state_dir.clone()), Some(config.cache_dir.clone()), socket_dir];
+        let host_paths = HostPathPolicy {
+            own: own.into_iter().flatten().chain(memory).collect(),
+            allow: config.host_path_allow_list.clone(),
+        };
+        let node = NodeFacts {
+            name: config.node_name.clone(),
+            host_ips: host_ips(),
+            allocatable: allocatable(),
+        };
+        Ok(Self { clock: Clock::start(), runtime, images, volumes, host_paths, node })
+    }
+
+    /// The context of the node's workers.
+    #[must_use]
+    pub fn context(self, keeper: Arc<dyn Keeper>) -> Arc<NodeContext> {
+        let now = self.clock.now();
+        // Versions must not repeat over restarts; the wall clock, in milliseconds, grows faster than changes do.
+        let first_version = u64::try_from(now.wall_ms()).unwrap_or(1);
+        Arc::new(NodeContext {
+            clock: self.clock,
+            runtime: self.runtime,
+            images: self.images,
+            volumes: self.volumes,
+            host_paths: self.host_paths,
+            board: Board::new(first_version, now),
+            node: self.node,
+            addresses: PodAddresses::default(),
+            keeper,
+        })
+    }
+}
+
+/// Makes a directory that only this user may enter, or checks that it is one.
+fn private_dir(path: &Path) -> anyhow::Result<()> {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(path);
+    made.with_context(|| format!("cannot make the private directory {}", path.display()))?;
+    let meta = std::fs::metadata(path)
+        .with_context(|| format!("cannot look at the directory {}", path.display()))?;
+    anyhow::ensure!(
+        meta.permissions().mode() & 0o077 == 0,
+        "the directory {} must be private: chmod 700 {0}",
+        path.display()
+    );
+    Ok(())
+}
+
+fn memory_candidates() -> Vec<PathBuf> {
+    let from_env = |name| std::env::var_os(name).map(PathBuf::from);
+    let shm = Some(PathBuf::from("/dev/shm"));
+    [from_env("RUNTIME_DIRECTORY"), from_env("XDG_RUNTIME_DIR"), shm]
+        .into_iter()
+        .flatten()
+        .collect()
+}
+
+fn runtime_config(config: &Config) -> RuntimeConfig {
+    let mut runtime = RuntimeConfig::new(config.cache_dir.join("code"));
+    if let Some(command) = &config.compile_command {
+        runtime.compile = CompileMode::Child(command.iter().map(OsString::from).collect());
+    }
+    runtime.guest_threads = config.guest_threads;
+    runtime
+}
+
+/// The host's addresses as pods learn them (`status.hostIP`). The daemon asks no network for it: loopback, unless an
+/// interface is found without one.
+fn host_ips() -> Vec<IpAddr> {
+    vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]
+}
+
+/// What the node can give to pods: all cores and all memory, as found at start.
+fn allocatable() -> Allocatable {
+    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let info = rustix::system::sysinfo();
+    let total = u64::try_from(info.totalram).unwrap_or(u64::MAX);
+    Allocatable {
+        cpu_millis: cores as u64 * 1000,
+        memory_bytes: total.saturating_mul(u64::from(info.mem_unit)),
+        ephemeral_storage_bytes: 0,
+    }
+}

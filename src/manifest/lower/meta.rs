@@ -1,0 +1,51 @@
+//! Rules of `metadata`, the same for every kind.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use super::super::rules::{self, Faults};
+use super::METADATA;
+use super::check::Check;
+
+/// All annotations of one object, keys and values, bytes.
+const ANNOTATIONS_BYTES_MAX: usize = 256 * 1024;
+
+pub(super) fn check_metadata(
+    metadata: &ObjectMeta,
+    name_rule: fn(&str) -> Faults,
+    check: &mut Check<'_>,
+) {
+    match metadata.name.as_deref() {
+        None | Some("") => {
+            check.required(&METADATA.field("name"), "name or generateName is required");
+        }
+        Some(name) => check.faults(&METADATA.field("name"), name, name_rule(name)),
+    }
+    if let Some(namespace) = metadata.namespace.as_deref().filter(|name| !name.is_empty()) {
+        check.faults(&METADATA.field("namespace"), namespace, rules::dns_label(namespace));
+    }
+    labels(metadata.labels.as_ref(), check);
+    annotations(metadata.annotations.as_ref(), check);
+}
+
+fn labels(labels: Option<&BTreeMap<String, String>>, check: &mut Check<'_>) {
+    let path = METADATA.field("labels");
+    for (key, value) in labels.into_iter().flatten() {
+        check.faults(&path, key, rules::qualified_name(key));
+        check.faults(&path, value, rules::label_value(value));
+    }
+}
+
+fn annotations(annotations: Option<&BTreeMap<String, String>>, check: &mut Check<'_>) {
+    let path = METADATA.field("annotations");
+    let mut total = 0;
+    for (key, value) in annotations.into_iter().flatten() {
+        // Kubernetes lets annotation keys be of any case.
+        check.faults(&path, key, rules::qualified_name(&key.to_lowercase()));
+        total += key.len() + value.len();
+    }
+    if total > ANNOTATIONS_BYTES_MAX {
+        check.too_long(&path, ANNOTATIONS_BYTES_MAX);
+    }
+}

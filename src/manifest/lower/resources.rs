@@ -1,0 +1,143 @@
+//! Limits and requests (`KUBELET.md` 13), in the units that the runtime enforces.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::core::v1 as corev1;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+
+use super::super::path::Path;
+use super::super::quantity::Quantity;
+use super::super::rules;
+use super::SPEC;
+use super::check::Check;
+use crate::spec::{PodResources, Resources};
+
+/// What Kubernetes has for containers.
+const STANDARD: [&str; 3] = ["cpu", "memory", "ephemeral-storage"];
+
+/// What podling adds, as extended resources: whole numbers, requests equal to limits.
+pub(super) const FUEL: &str = "podling.dev/fuel";
+pub(super) const FUEL_PER_SECOND: &str = "podling.dev/fuel-per-second";
+
+/// The resources of one list, by name.
+type Amounts = BTreeMap<String, Quantity>;
+
+pub(super) fn container(
+    wire: &corev1::Container,
+    path: &Path<'_>,
+    check: &mut Check<'_>,
+) -> Resources {
+    let Some(wire) = &wire.resources else { return Resources::default() };
+    let limits = amounts(wire.limits.as_ref(), &path.field("limits"), container_name, check);
+    let requests = amounts(wire.requests.as_ref(), &path.field("requests"), container_name, check);
+    compare(&limits, &requests, path, check);
+    let units = |list: &Amounts, name: &str| list.get(name).map(Quantity::units_u64);
+    let millis = |list: &Amounts| list.get("cpu").map(Quantity::millis_u64);
+    // A limit of zero is no limit, as for the container runtimes of Kubernetes.
+    let positive = |amount: Option<u64>| amount.filter(|amount| *amount > 0);
+    Resources {
+        memory_limit_bytes: positive(units(&limits, "memory")),
+        memory_request_bytes: units(&requests, "memory"),
+        cpu_limit_millis: positive(millis(&limits)),
+        cpu_request_millis: millis(&requests),
+        ephemeral_storage_limit_bytes: positive(units(&limits, "ephemeral-storage")),
+        fuel: positive(units(&limits, FUEL)),
+        fuel_per_second: positive(units(&limits, FUEL_PER_SECOND)),
+    }
+}
+
+pub(super) fn pod(spec: &corev1::PodSpec, check: &mut Check<'_>) -> PodResources {
+    let Some(wire) = &spec.resources else { return PodResources::default() };
+    let path = SPEC.field("resources");
+    let limits = amounts(wire.limits.as_ref(), &path.field("limits"), pod_name, check);
+    let requests = amounts(wire.requests.as_ref(), &path.field("requests"), pod_name, check);
+    compare(&limits, &requests, &path, check);
+    PodResources {
+        memory_limit_bytes: limits.get("memory").map(Quantity::units_u64).filter(|n| *n > 0),
+        memory_request_bytes: requests.get("memory").map(Quantity::units_u64),
+        cpu_limit_millis: limits.get("cpu").map(Quantity::millis_u64).filter(|n| *n > 0),
+        cpu_request_millis: requests.get("cpu").map(Quantity::millis_u64),
+    }
+}
+
+/// Checks one list; what could be read comes back.
+fn amounts(
+    list: Option<&BTreeMap<String, WireQuantity>>,
+    path: &Path<'_>,
+    name_rule: fn(&str, &Path<'_>, &mut Check<'_>),
+    check: &mut Check<'_>,
+) -> Amounts {
+    let mut amounts = Amounts::new();
+    for (name, wire) in list.into_iter().flatten() {
+        let path = path.key(name);
+        name_rule(name, &path, check);
+        let quantity = match Quantity::parse(&wire.0) {
+            Ok(quantity) => quantity,
+            Err(error) => {
+                check.invalid(&path, &wire.0, error.to_string());
+                continue;
+            }
+        };
+        if quantity.is_negative() {
+            check.invalid(&path, &wire.0, "must be greater than or equal to 0");
+        } else if !quantity.is_whole() && is_extended(name) {
+            check.invalid(&path, &wire.0, "must be an integer");
+        } else if !quantity.is_whole() && name != "cpu" {
+            check.warn(
+                &path,
+                format!("fractional byte value {:?} is invalid, must be an integer", wire.0),
+            );
+        }
+        amounts.insert(name.clone(), quantity);
+    }
+    amounts
+}
+
+fn is_extended(name: &str) -> bool {
+    name.contains('/')
+}
+
+fn container_name(name: &str, path: &Path<'_>, check: &mut Check<'_>) {
+    check.faults(path, name, rules::qualified_name(name));
+    if STANDARD.contains(&name) || name == FUEL || name == FUEL_PER_SECOND {
+        return;
+    }
+    if name.starts_with("hugepages-") {
+        check.forbidden(path, "modules have no huge pages");
+    } else if name.starts_with("podling.dev/") {
+        let detail = format!("no resource of podling; known: {FUEL}, {FUEL_PER_SECOND}");
+        check.forbidden(path, &detail);
+    } else if is_extended(name) {
+        check.forbidden(path, "this node has no such resource");
+    } else {
+        check.invalid(path, name, "must be a standard resource for containers");
+    }
+}
+
+fn pod_name(name: &str, path: &Path<'_>, check: &mut Check<'_>) {
+    if !["cpu", "memory"].contains(&name) {
+        check.invalid(path, name, "must be a standard resource for pods: cpu or memory");
+    }
+}
+
+/// Requests may not exceed limits; extended resources cannot be overcommitted, so both must be there and equal.
+fn compare(limits: &Amounts, requests: &Amounts, path: &Path<'_>, check: &mut Check<'_>) {
+    let requests_path = path.field("requests");
+    for (name, request) in requests {
+        match limits.get(name) {
+            Some(limit) if is_extended(name) && request != limit => {
+                let detail = format!("must be equal to {name} limit of {limit}");
+                check.invalid(&requests_path, &request.to_string(), detail);
+            }
+            Some(limit) if request > limit => {
+                let detail = format!("must be less than or equal to {name} limit of {limit}");
+                check.invalid(&requests_path, &request.to_string(), detail);
+            }
+            None if is_extended(name) => {
+                let detail = "Limit must be set for non overcommitable resources";
+                check.required(&path.field("limits"), detail);
+            }
+            Some(_) | None => {}
+        }
+    }
+}

@@ -1,0 +1,73 @@
+//! Looking up the ConfigMaps and Secrets that pods refer to.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as corev1;
+
+use super::object::Object;
+
+/// Whoever holds the objects answers at once, from memory.
+pub trait Objects: Send + Sync {
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<corev1::ConfigMap>>;
+    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<corev1::Secret>>;
+}
+
+/// Nothing is there.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoObjects;
+
+impl Objects for NoObjects {
+    fn config_map(&self, _: &str, _: &str) -> Option<Arc<corev1::ConfigMap>> {
+        None
+    }
+
+    fn secret(&self, _: &str, _: &str) -> Option<Arc<corev1::Secret>> {
+        None
+    }
+}
+
+/// Namespace and name.
+type Key = (String, String);
+
+/// Objects in memory, as a file or a test brings them.
+#[derive(Clone, Default)]
+pub struct ObjectMap {
+    config_maps: BTreeMap<Key, Arc<corev1::ConfigMap>>,
+    secrets: BTreeMap<Key, Arc<corev1::Secret>>,
+}
+
+impl ObjectMap {
+    /// Adds a ConfigMap or Secret, defaults filled in; a pod is passed over.
+    pub fn insert(&mut self, object: &Object) {
+        let mut object = object.clone();
+        super::default::object(&mut object);
+        let key = (object.namespace().to_owned(), object.name().to_owned());
+        match object {
+            Object::ConfigMap(map) => drop(self.config_maps.insert(key, Arc::new(*map))),
+            Object::Secret(secret) => drop(self.secrets.insert(key, Arc::new(*secret))),
+            Object::Pod(_) => {}
+        }
+    }
+}
+
+impl Objects for ObjectMap {
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<corev1::ConfigMap>> {
+        self.config_maps.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<corev1::Secret>> {
+        self.secrets.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    }
+}
+
+impl fmt::Debug for ObjectMap {
+    /// Names only: what is in a Secret is nobody's business.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ObjectMap")
+            .field("config_maps", &self.config_maps.keys())
+            .field("secrets", &self.secrets.keys())
+            .finish()
+    }
+}

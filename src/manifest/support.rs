@@ -1,0 +1,207 @@
+//! Which fields of a pod do what. One row per field that Kubernetes 1.36 knows.
+//!
+//! Owns: the table, refusing and warning from it, and its rendering in `docs/manifest.md`. Not: the values of the fields that are supported
+//! (`lower`). A test walks every field that `k8s-openapi` can read, so that a field without a row does not pass.
+//!
+//! A field may be: supported; *kept* (accepted and shown, for it has its effect elsewhere or by itself); *inert* (it can mean nothing here: accepted with
+//! one warning, unless the value is one that holds anyway); or *refused* (ignoring it would change what the pod means). A field that is absent, or has
+//! Kubernetes' zero value (`false`, `0`, `""`, `[]`, `{}`), is none of these.
+
+mod tables;
+
+use std::fmt::Write as _;
+
+use k8s_openapi::api::core::v1 as corev1;
+use serde_json::Value;
+
+use super::lower::Sink;
+use super::path::Path;
+pub use tables::POD;
+
+/// One field of one of Kubernetes' structures.
+#[derive(Debug)]
+pub struct Row {
+    /// As the manifest spells it.
+    pub field: &'static str,
+    pub support: Support,
+}
+
+/// What becomes of a field.
+#[derive(Debug)]
+pub enum Support {
+    /// It does what it does in Kubernetes, or what the note says.
+    Yes(&'static str),
+    /// A structure, or a list of them, with rows of its own.
+    In(&'static [Row]),
+    /// Accepted and shown; why that is all.
+    Kept(&'static str),
+    /// Accepted with a warning: why it has no effect. The values of `quiet` (as JSON) hold anyway and need none.
+    Inert { quiet: &'static [&'static str], why: &'static str },
+    /// An error: why, and what to do. The values of `quiet` (as JSON) are fine.
+    Refused { quiet: &'static [&'static str], why: &'static str },
+}
+
+/// An annotation of ours: `WORD.podling.dev/CONTAINER`.
+#[derive(Debug)]
+pub struct AnnotationRow {
+    pub word: &'static str,
+    pub values: &'static [&'static str],
+    pub note: &'static str,
+}
+
+impl AnnotationRow {
+    /// `stop-signal.podling.dev/CONTAINER`
+    #[must_use]
+    pub fn form(&self) -> String {
+        format!("{}.podling.dev/CONTAINER", self.word)
+    }
+}
+
+/// All annotations that podling reads; any other under `podling.dev` is an error.
+pub const ANNOTATIONS: &[AnnotationRow] = &[
+    AnnotationRow {
+        word: "stop-signal",
+        values: &["lifecycle", "stdin"],
+        note: "How the module hears that it should stop. `lifecycle` (the default): it imports `podling:pod/lifecycle`; a module that does not, or has \
+               not asked, ends at once with 143, as a program does that leaves SIGTERM to its default. `stdin`: its standard input stays open and ends \
+               at the stop. Either way it has its grace period, and ends with 137 when that runs out.",
+    },
+    AnnotationRow {
+        word: "on-memory-limit",
+        values: &["kill", "fail"],
+        note: "What happens at `limits.memory`. `kill` (the default): the module ends, `OOMKilled`, 137. `fail`: `memory.grow` answers -1 and the \
+               module goes on with what it has.",
+    },
+];
+
+/// Refuses and warns, field by field, of what the manifest sets.
+pub(super) fn check(pod: &corev1::Pod, sink: &mut impl Sink) {
+    // Absent fields do not serialise, so this is exactly what was set.
+    let Ok(Value::Object(object)) = serde_json::to_value(pod) else { return };
+    for (field, value) in &object {
+        field_of(POD, field, value, &Path::root(field), sink);
+    }
+}
+
+fn field_of(
+    rows: &'static [Row],
+    field: &str,
+    value: &Value,
+    path: &Path<'_>,
+    sink: &mut impl Sink,
+) {
+    if is_zero(value) {
+        return;
+    }
+    let Some(row) = rows.iter().find(|row| row.field == field) else {
+        return sink.refuse(path, "this version of podling does not know the field");
+    };
+    match &row.support {
+        Support::Yes(_) | Support::Kept(_) => {}
+        Support::In(rows) => fields_of(rows, value, path, sink),
+        Support::Inert { quiet, why } => {
+            if !is_one_of(value, quiet) {
+                sink.warn(path, why);
+            }
+        }
+        Support::Refused { quiet, why } => {
+            if !is_one_of(value, quiet) {
+                sink.refuse(path, why);
+            }
+        }
+    }
+}
+
+fn fields_of(rows: &'static [Row], value: &Value, path: &Path<'_>, sink: &mut impl Sink) {
+    if let Value::Array(items) = value {
+        for (index, item) in items.iter().enumerate() {
+            fields_of(rows, item, &path.index(index), sink);
+        }
+    }
+    if let Value::Object(object) = value {
+        for (field, value) in object {
+            field_of(rows, field, value, &path.field(field), sink);
+        }
+    }
+}
+
+fn is_one_of(value: &Value, quiet: &[&str]) -> bool {
+    quiet.iter().any(|text| serde_json::from_str::<Value>(text).is_ok_and(|quiet| quiet == *value))
+}
+
+/// Kubernetes tells an absent field and its zero value apart only where a pointer matters; for what is not supported it never does.
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(value) => !value,
+        Value::Number(value) => value.as_i64() == Some(0),
+        Value::String(text) => text.is_empty(),
+        Value::Array(items) => items.is_empty(),
+        Value::Object(object) => object.is_empty(),
+    }
+}
+
+/// The table as Markdown; `docs/manifest.md` holds exactly this.
+#[must_use]
+pub fn markdown() -> String {
+    let mut text = String::new();
+    text.push_str("| Field | | What it does here |\n|---|---|---|\n");
+    render(POD, "", &mut Vec::new(), &mut text);
+    text
+}
+
+fn render(rows: &'static [Row], prefix: &str, seen: &mut Vec<&'static [Row]>, text: &mut String) {
+    for row in rows {
+        let path = if prefix.is_empty() {
+            row.field.to_owned()
+        } else {
+            format!("{prefix}.{}", row.field)
+        };
+        let (word, note) = match &row.support {
+            Support::Yes(note) => ("yes", (*note).to_owned()),
+            Support::Kept(note) => ("kept", (*note).to_owned()),
+            Support::Inert { quiet, why } => ("inert", with_quiet(why, quiet, "No warning for")),
+            Support::Refused { quiet, why } => ("refused", with_quiet(why, quiet, "Accepted:")),
+            Support::In(inner) => {
+                // The same structure occurs in several places; its rows stand where it comes first.
+                let known = seen.iter().find(|rows| std::ptr::eq(**rows, *inner));
+                if known.is_some() {
+                    let note = format!("as in {}", first_place(inner));
+                    let _ = writeln!(text, "| `{path}` | | {note} |");
+                } else {
+                    seen.push(inner);
+                    render(inner, &path, seen, text);
+                }
+                continue;
+            }
+        };
+        let _ = writeln!(text, "| `{path}` | {word} | {note} |");
+    }
+}
+
+fn with_quiet(why: &str, quiet: &[&str], lead: &str) -> String {
+    if quiet.is_empty() {
+        return why.to_owned();
+    }
+    let values: Vec<String> = quiet.iter().map(|value| format!("`{value}`")).collect();
+    format!("{why}. {lead} {}", values.join(", "))
+}
+
+/// The path at which a structure's rows are printed.
+fn first_place(wanted: &'static [Row]) -> String {
+    fn search(rows: &'static [Row], prefix: &str, wanted: &'static [Row]) -> Option<String> {
+        rows.iter().find_map(|row| {
+            let Support::In(inner) = &row.support else { return None };
+            let path = if prefix.is_empty() {
+                row.field.to_owned()
+            } else {
+                format!("{prefix}.{}", row.field)
+            };
+            if std::ptr::eq(*inner, wanted) { Some(path) } else { search(inner, &path, wanted) }
+        })
+    }
+    search(POD, "", wanted).map(|path| format!("`{path}`")).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

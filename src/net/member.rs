@@ -1,0 +1,295 @@
+//! A member of a pod's network: one run of one module, or the daemon itself.
+//!
+//! Owns: everything that member opened. Dropping it (or [`Member::reset`]) aborts its connections,
+//! closes its listeners and frees its ports, so a killed module leaves nothing and its successor
+//! can bind at once.
+//! Is not: the sockets themselves (`tcp`, `udp`), which only hold a ticket from here.
+//!
+//! ```text
+//! Member ──owns──► Registry ──weak──► sockets
+//!    ▲                                   │
+//!    └──────────── Ticket ◄──────────────┘   (one per socket: its place, its fixed cost)
+//! ```
+//! Money: each socket has a fixed price, buffered bytes their own; both are paid to the member's
+//! [`Ledger`], after the member's and the pod's own bounds. Lock order: the registry is a leaf.
+//! Limits: [`MemberLimits`], [`super::NetLimits`].
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::addr::Protocol;
+use super::registry::{Entry, Registry, Ticket};
+use super::stats::{CounterSnapshot, Counters, SocketInfo};
+use super::{Net, lock};
+
+/// What one socket costs its member, in bytes: about what its structures take on the host's heap,
+/// both sides of the guest boundary together. A module cannot hold sockets for nothing.
+pub const SOCKET_COST: usize = 1024;
+
+/// Where a member's memory is paid for.
+pub trait Ledger: Send + Sync + fmt::Debug {
+    /// Takes `bytes` if they are to be had. A refusal changes nothing; the network then makes the
+    /// writer wait, drops the datagram, or fails the call.
+    fn try_charge(&self, bytes: usize) -> bool;
+    /// Gives back what an earlier charge took.
+    fn release(&self, bytes: usize);
+}
+
+/// A ledger that always pays: for the daemon's own member, whose buffers no module asked for.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoLedger;
+
+impl Ledger for NoLedger {
+    fn try_charge(&self, _bytes: usize) -> bool {
+        true
+    }
+
+    fn release(&self, _bytes: usize) {}
+}
+
+/// What one member may hold at once.
+#[derive(Clone, Copy, Debug)]
+pub struct MemberLimits {
+    /// Sockets: listening, connected, connecting and datagram sockets together.
+    pub max_sockets: usize,
+    /// Bytes buffered on this member's account: written and not yet read by peers, or datagrams
+    /// waiting for it.
+    pub max_buffered: usize,
+}
+
+impl Default for MemberLimits {
+    /// 1,024 sockets is what Linux gives a process by default; 16 MiB is 128 full connections, far
+    /// more than a gateway's module keeps stalled, and small beside the least memory limit worth
+    /// setting for 1,024 sockets.
+    fn default() -> Self {
+        Self { max_sockets: 1024, max_buffered: 16 << 20 }
+    }
+}
+
+/// Why a socket could not be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OpenError {
+    /// The member has as many sockets as it may.
+    #[error("the module has reached its limit of sockets")]
+    MemberLimit,
+    /// The pod has as many sockets as it may.
+    #[error("the pod has reached its limit of sockets")]
+    PodLimit,
+    /// The member's memory is used up.
+    #[error("no memory left for a socket")]
+    NoMemory,
+    /// The member was reset.
+    #[error("the module's network is closed")]
+    Gone,
+}
+
+/// The owner of everything one module run opens. See the header.
+#[derive(Debug)]
+pub struct Member(pub(crate) Arc<MemberState>);
+
+impl Member {
+    pub(crate) fn new(
+        net: &Arc<Net>,
+        name: &str,
+        limits: MemberLimits,
+        ledger: Arc<dyn Ledger>,
+    ) -> Self {
+        let state = Arc::new(MemberState {
+            net: Arc::clone(net),
+            name: name.into(),
+            limits,
+            ledger,
+            gone: AtomicBool::new(false),
+            buffered: AtomicUsize::new(0),
+            counters: Counters::default(),
+            registry: Mutex::new(Registry::default()),
+        });
+        let mut members = lock(&net.members);
+        members.retain(|member| member.strong_count() > 0);
+        members.push(Arc::downgrade(&state));
+        drop(members);
+        Self(state)
+    }
+
+    /// The name it joined with.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.0.name
+    }
+
+    /// The network it is a member of.
+    #[must_use]
+    pub fn net(&self) -> super::PodNet {
+        super::PodNet(Arc::clone(&self.0.net))
+    }
+
+    /// What its traffic adds up to.
+    #[must_use]
+    pub fn counters(&self) -> CounterSnapshot {
+        self.0.counters.snapshot()
+    }
+
+    /// Sockets it holds now.
+    #[must_use]
+    pub fn open_sockets(&self) -> usize {
+        lock(&self.0.registry).open
+    }
+
+    /// Bytes buffered now on its account.
+    #[must_use]
+    pub fn buffered_bytes(&self) -> usize {
+        self.0.buffered.load(Ordering::Relaxed)
+    }
+
+    /// Its rows of the socket table.
+    #[must_use]
+    pub fn sockets(&self) -> Vec<SocketInfo> {
+        self.0.sockets()
+    }
+
+    /// Ends everything it opened: peers of its connections see a reset after what it had already
+    /// written, its listeners close, its ports are free. Nothing can be opened by it afterwards.
+    /// Also done on drop.
+    pub fn reset(&self) {
+        self.0.reset();
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.0.reset();
+    }
+}
+
+pub(crate) struct MemberState {
+    pub(crate) net: Arc<Net>,
+    pub(crate) name: Box<str>,
+    limits: MemberLimits,
+    ledger: Arc<dyn Ledger>,
+    gone: AtomicBool,
+    buffered: AtomicUsize,
+    pub(crate) counters: Counters,
+    pub(crate) registry: Mutex<Registry>,
+}
+
+impl MemberState {
+    /// A place for one more socket.
+    pub(crate) fn open(self: &Arc<Self>, protocol: Protocol) -> Result<Ticket, OpenError> {
+        let result = self.try_open(protocol);
+        if result.is_err() {
+            self.counters.sockets_refused.add(1);
+        }
+        result
+    }
+
+    fn try_open(self: &Arc<Self>, protocol: Protocol) -> Result<Ticket, OpenError> {
+        if !take_within(&self.net.sockets, 1, self.net.limits.max_sockets) {
+            return Err(OpenError::PodLimit);
+        }
+        if !self.ledger.try_charge(SOCKET_COST) {
+            self.net.sockets.fetch_sub(1, Ordering::Relaxed);
+            return Err(OpenError::NoMemory);
+        }
+        let place = {
+            let mut registry = lock(&self.registry);
+            if self.is_gone() {
+                Err(OpenError::Gone)
+            } else if registry.open >= self.limits.max_sockets {
+                Err(OpenError::MemberLimit)
+            } else {
+                let place = registry.add(Entry::Idle(protocol));
+                self.counters.sockets_peak.peak(registry.open);
+                Ok(place)
+            }
+        };
+        match place {
+            Ok(place) => Ok(Ticket::new(Arc::clone(self), place)),
+            Err(error) => {
+                self.give_back_socket();
+                Err(error)
+            }
+        }
+    }
+
+    pub(crate) fn give_back_socket(&self) {
+        self.net.sockets.fetch_sub(1, Ordering::Relaxed);
+        self.ledger.release(SOCKET_COST);
+    }
+
+    pub(crate) fn is_gone(&self) -> bool {
+        self.gone.load(Ordering::Acquire)
+    }
+
+    /// Pays for `bytes` of buffer; on refusal nothing is taken.
+    pub(crate) fn charge(&self, bytes: usize) -> bool {
+        let ok =
+            take_within(&self.buffered, bytes, self.limits.max_buffered) && self.charge_pod(bytes);
+        if !ok {
+            self.counters.memory_refused.add(1);
+        }
+        ok
+    }
+
+    /// The pod's share and the ledger's, after the member's own was taken.
+    fn charge_pod(&self, bytes: usize) -> bool {
+        if take_within(&self.net.buffered, bytes, self.net.limits.max_buffered) {
+            if self.ledger.try_charge(bytes) {
+                self.counters.buffered_peak.peak(self.buffered.load(Ordering::Relaxed));
+                return true;
+            }
+            self.net.buffered.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        self.buffered.fetch_sub(bytes, Ordering::Relaxed);
+        false
+    }
+
+    pub(crate) fn release(&self, bytes: usize) {
+        if bytes > 0 {
+            self.buffered.fetch_sub(bytes, Ordering::Relaxed);
+            self.net.buffered.fetch_sub(bytes, Ordering::Relaxed);
+            self.ledger.release(bytes);
+        }
+    }
+
+    pub(crate) fn sockets(&self) -> Vec<SocketInfo> {
+        // Rows are made outside of the lock, since each socket has a lock of its own.
+        let entries = lock(&self.registry).entries();
+        entries.iter().filter_map(|entry| entry.describe(&self.name)).collect()
+    }
+
+    fn reset(&self) {
+        let entries = {
+            let registry = lock(&self.registry);
+            if self.gone.swap(true, Ordering::AcqRel) {
+                return;
+            }
+            registry.entries()
+        };
+        for entry in entries {
+            entry.abort();
+        }
+    }
+}
+
+impl Drop for MemberState {
+    fn drop(&mut self) {
+        lock(&self.net.retired).absorb(&self.counters.snapshot());
+    }
+}
+
+impl fmt::Debug for MemberState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Member({})", self.name)
+    }
+}
+
+/// Adds `n` to `counter` unless that passes `limit`.
+fn take_within(counter: &AtomicUsize, n: usize, limit: usize) -> bool {
+    let before = counter.fetch_add(n, Ordering::Relaxed);
+    if before.checked_add(n).is_some_and(|after| after <= limit) {
+        return true;
+    }
+    counter.fetch_sub(n, Ordering::Relaxed);
+    false
+}

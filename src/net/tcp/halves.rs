@@ -1,0 +1,266 @@
+//! The halves through which one end of a connection is used.
+//!
+//! Owns: reading and writing as calls that return at once, with or without a waker left behind, and
+//! the counters of the member that calls. Is not: what closing means (`conn`). `try_*` never stores
+//! a waker; `poll_*` stores one, the last caller's, per direction.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use bytes::Bytes;
+
+use super::conn::End;
+use super::pipe::{Inflow, Pipe, ReadError, WriteError};
+use crate::net::lock;
+
+/// The receiving half of a connection.
+#[derive(Debug)]
+pub struct ReadHalf(Arc<End>);
+
+impl ReadHalf {
+    pub(crate) fn new(end: Arc<End>) -> Self {
+        Self(end)
+    }
+
+    /// Takes up to `max` bytes without copying them. `Ready(Ok(empty))` is the end of the stream
+    /// (or `max` is 0); `Pending` means nothing yet, and registers nobody.
+    pub fn try_read(&mut self, max: usize) -> Poll<Result<Bytes, ReadError>> {
+        self.take(None, |pipe| pipe.pop(max))
+    }
+
+    /// The same, and wakes `cx` when there is more to say.
+    pub fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+    ) -> Poll<Result<Bytes, ReadError>> {
+        self.take(Some(cx), |pipe| pipe.pop(max))
+    }
+
+    /// Copies up to `into.len()` bytes out. `Ready(Ok(0))` is the end of the stream (or `into` is
+    /// empty).
+    pub fn try_read_into(&mut self, into: &mut [u8]) -> Poll<Result<usize, ReadError>> {
+        self.take(None, |pipe| pipe.pop_into(into))
+    }
+
+    /// The same, and wakes `cx` when there is more to say.
+    pub fn poll_read_into(
+        &mut self,
+        cx: &mut Context<'_>,
+        into: &mut [u8],
+    ) -> Poll<Result<usize, ReadError>> {
+        self.take(Some(cx), |pipe| pipe.pop_into(into))
+    }
+
+    /// Ready once a read has something to say: bytes, the end, or an error.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut pipe = lock(self.0.incoming());
+        match pipe.inflow() {
+            Ok(Inflow::Nothing) => {
+                pipe.wait_readable(cx.waker());
+                Poll::Pending
+            }
+            Ok(Inflow::Bytes | Inflow::End) | Err(ReadError::Reset) => Poll::Ready(()),
+        }
+    }
+
+    fn take<T: Taken>(
+        &mut self,
+        cx: Option<&mut Context<'_>>,
+        pop: impl FnOnce(&mut Pipe) -> (T, Option<Waker>),
+    ) -> Poll<Result<T, ReadError>> {
+        let mut pipe = lock(self.0.incoming());
+        match pipe.inflow() {
+            Ok(Inflow::Bytes) => {}
+            Ok(Inflow::End) => return Poll::Ready(Ok(T::default())),
+            Ok(Inflow::Nothing) => {
+                if let Some(cx) = cx {
+                    pipe.wait_readable(cx.waker());
+                }
+                return Poll::Pending;
+            }
+            Err(error) => {
+                drop(pipe);
+                self.0.member.counters.resets.add(1);
+                return Poll::Ready(Err(error));
+            }
+        }
+        let (taken, waker) = pop(&mut pipe);
+        drop(pipe);
+        wake(waker);
+        self.0.member.counters.tcp_bytes_received.add(taken.amount());
+        Poll::Ready(Ok(taken))
+    }
+}
+
+impl Drop for ReadHalf {
+    fn drop(&mut self) {
+        self.0.shut_read();
+    }
+}
+
+/// What a read can hand out.
+trait Taken: Default {
+    fn amount(&self) -> usize;
+}
+
+impl Taken for Bytes {
+    fn amount(&self) -> usize {
+        self.len()
+    }
+}
+
+impl Taken for usize {
+    fn amount(&self) -> usize {
+        *self
+    }
+}
+
+/// The sending half of a connection.
+#[derive(Debug)]
+pub struct WriteHalf(Arc<End>);
+
+impl WriteHalf {
+    pub(crate) fn new(end: Arc<End>) -> Self {
+        Self(end)
+    }
+
+    /// How many bytes a write would take now. `Pending` means none, and registers nobody.
+    pub fn try_writable(&mut self) -> Poll<Result<usize, WriteError>> {
+        match lock(self.0.outgoing()).room() {
+            Ok(0) => Poll::Pending,
+            other => Poll::Ready(other),
+        }
+    }
+
+    /// The same, and wakes `cx` once half of the capacity is free.
+    pub fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, WriteError>> {
+        let mut pipe = lock(self.0.outgoing());
+        match pipe.room() {
+            Ok(0) => {
+                pipe.wait_writable(cx.waker());
+                Poll::Pending
+            }
+            other => Poll::Ready(other),
+        }
+    }
+
+    /// Moves bytes off the front of `data` into the connection, without copying large ones, and
+    /// says how many. `Pending` means no room, and registers nobody. Writing nothing writes
+    /// nothing.
+    pub fn try_write(&mut self, data: &mut Bytes) -> Poll<Result<usize, WriteError>> {
+        let empty = data.is_empty();
+        self.put(None, empty, |pipe| pipe.push(data))
+    }
+
+    /// The same, and wakes `cx` once half of the capacity is free.
+    pub fn poll_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &mut Bytes,
+    ) -> Poll<Result<usize, WriteError>> {
+        let empty = data.is_empty();
+        self.put(Some(cx), empty, |pipe| pipe.push(data))
+    }
+
+    /// Copies bytes into the connection.
+    pub fn try_write_slice(&mut self, data: &[u8]) -> Poll<Result<usize, WriteError>> {
+        self.put(None, data.is_empty(), |pipe| pipe.push_slice(data))
+    }
+
+    /// The same, and wakes `cx` once half of the capacity is free.
+    pub fn poll_write_slice(
+        &mut self,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<Result<usize, WriteError>> {
+        self.put(Some(cx), data.is_empty(), |pipe| pipe.push_slice(data))
+    }
+
+    fn put(
+        &mut self,
+        cx: Option<&mut Context<'_>>,
+        empty: bool,
+        push: impl FnOnce(&mut Pipe) -> Result<usize, WriteError>,
+    ) -> Poll<Result<usize, WriteError>> {
+        let mut pipe = lock(self.0.outgoing());
+        let n = push(&mut pipe)?;
+        if n == 0 {
+            if empty {
+                return Poll::Ready(Ok(0));
+            }
+            if let Some(cx) = cx {
+                pipe.wait_writable(cx.waker());
+            }
+            return Poll::Pending;
+        }
+        let waker = pipe.wake_reader();
+        drop(pipe);
+        wake(waker);
+        self.0.member.counters.tcp_bytes_sent.add(n);
+        Poll::Ready(Ok(n))
+    }
+}
+
+impl WriteHalf {
+    /// Ends the whole connection the hard way: the other side sees a reset.
+    pub fn abort(&mut self) {
+        self.0.abort();
+    }
+}
+
+impl Drop for WriteHalf {
+    fn drop(&mut self) {
+        self.0.shut_write();
+    }
+}
+
+/// Both halves of a connection.
+#[derive(Debug)]
+pub struct Stream {
+    /// The receiving half.
+    pub read: ReadHalf,
+    /// The sending half.
+    pub write: WriteHalf,
+}
+
+impl Stream {
+    pub(crate) fn new(end: Arc<End>) -> Self {
+        Self { read: ReadHalf::new(Arc::clone(&end)), write: WriteHalf::new(end) }
+    }
+
+    /// Our address.
+    #[must_use]
+    pub fn local_address(&self) -> SocketAddr {
+        self.read.0.local_address()
+    }
+
+    /// The other side's address.
+    #[must_use]
+    pub fn remote_address(&self) -> SocketAddr {
+        self.read.0.remote_address()
+    }
+
+    /// Sends a FIN; reading goes on.
+    pub fn shutdown_write(&mut self) {
+        self.write.0.shut_write();
+    }
+
+    /// Ends the connection the hard way: the other side sees a reset.
+    pub fn abort(self) {
+        self.read.0.abort();
+    }
+
+    /// The halves, to be used from two places.
+    #[must_use]
+    pub fn into_split(self) -> (ReadHalf, WriteHalf) {
+        (self.read, self.write)
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}

@@ -1,0 +1,285 @@
+//! A connect that may have to wait for room in the listener's queue.
+//!
+//! Owns: the wait, from the connecting side. The listener finishes it from the other (`listener`).
+//!
+//! ```text
+//! Waiting ──listener has room──► Done(end)      ──taken──► Over
+//!    │ ────listener closes─────► Done(refused)  ──taken──► Over
+//!    └──── dropped, timed out, member reset ─────────────► Over   (port and ticket free at once)
+//! ```
+//! There is no clock here: a caller that gives up drops the [`Connecting`], or calls
+//! [`Connecting::give_up`].
+//! Lock order: a listener's state, then a handshake's slot; never the other way round.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Waker};
+
+use super::conn::{End, EndSeed};
+use super::halves::Stream;
+use super::listener::ListenerCore;
+use super::pipe::remember;
+use crate::net::addr::Protocol;
+use crate::net::lock;
+use crate::net::member::OpenError;
+use crate::net::registry::Entry;
+use crate::net::stats::{SocketInfo, SocketState};
+
+/// Why a connection did not come about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The address has the wrong family, is no unicast address, or has address or port zero.
+    /// (EINVAL)
+    #[error("{0} is not an address to connect to")]
+    InvalidAddress(SocketAddr),
+    /// The socket is connected, connecting, listening or closed. (EISCONN, EALREADY)
+    #[error("the socket cannot connect in its present state")]
+    InvalidState,
+    /// Nobody listens there. (ECONNREFUSED)
+    #[error("connection to {0} refused")]
+    Refused(SocketAddr),
+    /// The policy does not let this module reach the address. (EACCES)
+    #[error("connection to {0} denied")]
+    Denied(SocketAddr),
+    /// There is no way there. (ENETUNREACH)
+    #[error("{0} cannot be reached")]
+    Unreachable(SocketAddr),
+    /// All ports for "any" are taken. (EADDRNOTAVAIL on Linux, address-in-use in WASI)
+    #[error("no free port to connect from")]
+    NoPort,
+    /// The listener's queue stayed full. (ETIMEDOUT)
+    #[error("connection to {0} timed out")]
+    TimedOut(SocketAddr),
+    /// A limit on sockets or memory, or the module is gone.
+    #[error("cannot open a socket")]
+    Open(#[from] OpenError),
+}
+
+/// What the connecting side leaves with the listener.
+#[derive(Debug)]
+pub(crate) struct Handshake {
+    /// Its place in the listener's queue of those who wait.
+    place: u64,
+    listener: Weak<ListenerCore>,
+    from: SocketAddr,
+    to: SocketAddr,
+    slot: Mutex<Slot>,
+}
+
+#[derive(Debug)]
+enum Slot {
+    Waiting { seed: EndSeed, waker: Option<Waker> },
+    Done(Result<Arc<End>, ConnectError>),
+    Over,
+}
+
+impl Handshake {
+    pub(crate) fn new(
+        place: u64,
+        listener: &Arc<ListenerCore>,
+        to: SocketAddr,
+        seed: EndSeed,
+    ) -> Self {
+        Self {
+            place,
+            listener: Arc::downgrade(listener),
+            from: seed.address,
+            to,
+            slot: Mutex::new(Slot::Waiting { seed, waker: None }),
+        }
+    }
+
+    /// The address the connecting side named.
+    pub(crate) fn to(&self) -> SocketAddr {
+        self.to
+    }
+
+    /// Makes the handshake known to its member's registry.
+    pub(crate) fn attach(self: &Arc<Self>) {
+        let alive = match &*lock(&self.slot) {
+            Slot::Waiting { seed, .. } => seed
+                .ticket
+                .as_ref()
+                .is_none_or(|ticket| ticket.attach(Entry::Connecting(Arc::downgrade(self)))),
+            // Finished meanwhile: the end attaches itself when it is taken.
+            Slot::Done(_) | Slot::Over => true,
+        };
+        if !alive {
+            self.abandon();
+        }
+    }
+
+    /// The listener has room: `pair` makes the connection from what was left here. Returns whom to
+    /// wake; `None` if nobody waits here any more.
+    pub(crate) fn complete(&self, pair: impl FnOnce(EndSeed) -> Arc<End>) -> Option<Option<Waker>> {
+        let mut slot = lock(&self.slot);
+        match std::mem::replace(&mut *slot, Slot::Over) {
+            Slot::Waiting { seed, waker } => {
+                *slot = Slot::Done(Ok(pair(seed)));
+                Some(waker)
+            }
+            other @ (Slot::Done(_) | Slot::Over) => {
+                *slot = other;
+                None
+            }
+        }
+    }
+
+    /// The listener is gone.
+    pub(crate) fn refuse(&self) {
+        let mut slot = lock(&self.slot);
+        let before = std::mem::replace(&mut *slot, Slot::Over);
+        match before {
+            Slot::Waiting { seed, waker } => {
+                *slot = Slot::Done(Err(ConnectError::Refused(self.to)));
+                drop(slot);
+                seed.member.counters.connects_refused.add(1);
+                drop(seed);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            other @ (Slot::Done(_) | Slot::Over) => *slot = other,
+        }
+    }
+
+    /// The connecting side gives up, or is gone.
+    pub(crate) fn abandon(&self) {
+        let before = std::mem::replace(&mut *lock(&self.slot), Slot::Over);
+        match before {
+            Slot::Waiting { seed, waker } => {
+                if let Some(listener) = self.listener.upgrade() {
+                    listener.forget(self.place);
+                }
+                drop(seed);
+                if let Some(waker) = waker {
+                    waker.wake();
+                }
+            }
+            Slot::Done(Ok(end)) => end.abort(),
+            Slot::Done(Err(_)) | Slot::Over => {}
+        }
+    }
+
+    pub(crate) fn describe(&self) -> SocketInfo {
+        SocketInfo {
+            member: String::new(),
+            protocol: Protocol::Tcp,
+            state: SocketState::SynSent,
+            local: Some(self.from),
+            remote: Some(self.to),
+            receive_queue: 0,
+            send_queue: 0,
+        }
+    }
+}
+
+/// A connection that is coming about. A future of the [`Stream`]; usually ready at the first look.
+#[derive(Debug)]
+pub struct Connecting(Stage);
+
+#[derive(Debug)]
+enum Stage {
+    Ready(Arc<End>),
+    Waiting(Arc<Handshake>),
+    Over,
+}
+
+impl Connecting {
+    pub(crate) fn ready(end: Arc<End>) -> Self {
+        Self(Stage::Ready(end))
+    }
+
+    pub(crate) fn waiting(handshake: Arc<Handshake>) -> Self {
+        Self(Stage::Waiting(handshake))
+    }
+
+    /// The end, once there is one. Registers `cx` if given.
+    pub(crate) fn take_end(
+        &mut self,
+        cx: Option<&mut Context<'_>>,
+    ) -> Poll<Result<Arc<End>, ConnectError>> {
+        match std::mem::replace(&mut self.0, Stage::Over) {
+            Stage::Ready(end) => Poll::Ready(Ok(end)),
+            Stage::Over => Poll::Ready(Err(ConnectError::InvalidState)),
+            Stage::Waiting(handshake) => {
+                let mut slot = lock(&handshake.slot);
+                match std::mem::replace(&mut *slot, Slot::Over) {
+                    Slot::Waiting { seed, mut waker } => {
+                        if let Some(cx) = cx {
+                            remember(&mut waker, cx.waker());
+                        }
+                        *slot = Slot::Waiting { seed, waker };
+                        drop(slot);
+                        self.0 = Stage::Waiting(handshake);
+                        Poll::Pending
+                    }
+                    Slot::Done(result) => {
+                        drop(slot);
+                        Poll::Ready(result.inspect(End::attach))
+                    }
+                    // Only a reset of our member empties the slot behind our back.
+                    Slot::Over => Poll::Ready(Err(ConnectError::Open(OpenError::Gone))),
+                }
+            }
+        }
+    }
+
+    /// Ready once the outcome is there; takes nothing.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let Stage::Waiting(handshake) = &self.0 else { return Poll::Ready(()) };
+        match &mut *lock(&handshake.slot) {
+            Slot::Waiting { waker, .. } => {
+                remember(waker, cx.waker());
+                Poll::Pending
+            }
+            Slot::Done(_) | Slot::Over => Poll::Ready(()),
+        }
+    }
+
+    /// The connection if it is there. `Pending` means the listener's queue is full, and registers
+    /// nobody.
+    pub fn try_finish(&mut self) -> Poll<Result<Stream, ConnectError>> {
+        self.take_end(None).map_ok(Stream::new)
+    }
+
+    /// Ends the wait as timed out, unless the connection has come about meanwhile.
+    pub fn give_up(&mut self) -> Result<Stream, ConnectError> {
+        let to = match &self.0 {
+            Stage::Waiting(handshake) => handshake.to,
+            Stage::Ready(end) => end.remote_address(),
+            Stage::Over => return Err(ConnectError::InvalidState),
+        };
+        match self.try_finish() {
+            Poll::Ready(result) => result,
+            Poll::Pending => {
+                self.abandon();
+                Err(ConnectError::TimedOut(to))
+            }
+        }
+    }
+
+    fn abandon(&mut self) {
+        match std::mem::replace(&mut self.0, Stage::Over) {
+            Stage::Ready(end) => end.abort(),
+            Stage::Waiting(handshake) => handshake.abandon(),
+            Stage::Over => {}
+        }
+    }
+}
+
+impl Future for Connecting {
+    type Output = Result<Stream, ConnectError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.take_end(Some(cx)).map_ok(Stream::new)
+    }
+}
+
+impl Drop for Connecting {
+    fn drop(&mut self) {
+        self.abandon();
+    }
+}

@@ -1,0 +1,352 @@
+//! A listening port: the queue of connections that came, and of those who wait to get into it.
+//!
+//! Owns: the backlog and its bound, and what happens to both queues when the listener closes.
+//! Is not: the port (`lease`), nor a policy on who may connect (`egress`).
+//!
+//! ```text
+//! connect ──► queue (≤ backlog) ──► accept          full queue: connect waits, it is not refused
+//!       └───► waiting, in order ──┘ (moves up at each accept; whoever gives up leaves at once)
+//! close: queued connections are reset, waiting ones refused
+//! ```
+//! Limits: the queue by the backlog ([`MAX_BACKLOG`]); those waiting by the socket limits of the
+//! members they are of.
+//! Lock order: a listener's state, then a handshake's slot.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
+
+use super::conn::{self, End, EndSeed};
+use super::halves::Stream;
+use super::handshake::{ConnectError, Connecting, Handshake};
+use super::options::TcpOptions;
+use super::pipe::remember;
+use super::socket::TcpSocket;
+use crate::net::addr::{Family, Protocol};
+use crate::net::lease::Lease;
+use crate::net::lock;
+use crate::net::member::{MemberState, OpenError};
+use crate::net::registry::{Entry, Ticket};
+use crate::net::stats::{SocketInfo, SocketState};
+
+/// Queue length where none is asked for: what Rust's standard library asks for on Linux.
+pub const DEFAULT_BACKLOG: usize = 128;
+/// Longest queue, whatever is asked for: Linux's `net.core.somaxconn`.
+pub const MAX_BACKLOG: usize = 4096;
+
+/// Why an accept failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AcceptError {
+    /// The module may hold no further socket; the connection stays in the queue. (EMFILE)
+    #[error("cannot open a socket for the connection")]
+    Open(#[from] OpenError),
+    /// The listener was closed under us. (EINVAL)
+    #[error("the listener is closed")]
+    Closed,
+}
+
+#[derive(Debug)]
+pub(crate) struct ListenerCore {
+    lease: Arc<Lease>,
+    family: Family,
+    member: Arc<MemberState>,
+    ticket: Ticket,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    queue: VecDeque<Arc<End>>,
+    waiting: BTreeMap<u64, Arc<Handshake>>,
+    next_place: u64,
+    backlog: usize,
+    /// What accepted sockets start with.
+    options: TcpOptions,
+    closed: bool,
+    acceptor: Option<Waker>,
+}
+
+impl ListenerCore {
+    /// Starts answering at `lease`.
+    pub(crate) fn start(
+        lease: Arc<Lease>,
+        ticket: Ticket,
+        family: Family,
+        options: TcpOptions,
+    ) -> Arc<Self> {
+        let core = Arc::new(Self {
+            member: Arc::clone(ticket.member()),
+            lease,
+            family,
+            ticket,
+            state: Mutex::new(State {
+                queue: VecDeque::new(),
+                waiting: BTreeMap::new(),
+                next_place: 0,
+                backlog: options.backlog.clamp(1, MAX_BACKLOG),
+                options,
+                closed: false,
+                acceptor: None,
+            }),
+        });
+        core.lease.answer_tcp(&core);
+        if !core.ticket.attach(Entry::Listener(Arc::downgrade(&core))) {
+            core.close();
+        }
+        core
+    }
+
+    /// A connection comes in from `seed` to `to`.
+    pub(crate) fn admit(
+        self: &Arc<Self>,
+        to: SocketAddr,
+        seed: EndSeed,
+    ) -> Result<Connecting, ConnectError> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            drop(state);
+            drop(seed);
+            return Err(ConnectError::Refused(to));
+        }
+        if state.queue.len() < state.backlog && state.waiting.is_empty() {
+            let (client, server) = self.pair(&state, to, seed);
+            state.queue.push_back(server);
+            let acceptor = state.acceptor.take();
+            drop(state);
+            wake(acceptor);
+            client.attach();
+            return Ok(Connecting::ready(client));
+        }
+        let place = state.next_place;
+        state.next_place += 1;
+        let handshake = Arc::new(Handshake::new(place, self, to, seed));
+        state.waiting.insert(place, Arc::clone(&handshake));
+        drop(state);
+        handshake.attach();
+        Ok(Connecting::waiting(handshake))
+    }
+
+    fn pair(&self, state: &State, to: SocketAddr, client: EndSeed) -> (Arc<End>, Arc<End>) {
+        let server = EndSeed {
+            member: Arc::clone(&self.member),
+            address: to,
+            send_size: state.options.sizes.send,
+            receive_size: state.options.sizes.receive,
+            lease: None,
+            ticket: None,
+        };
+        conn::pair(client, server)
+    }
+
+    /// Takes the next connection. The caller owns what it gets.
+    fn accept(
+        &self,
+        cx: Option<&mut Context<'_>>,
+    ) -> Poll<Result<(Arc<End>, TcpOptions), AcceptError>> {
+        {
+            let mut state = lock(&self.state);
+            if state.closed {
+                return Poll::Ready(Err(AcceptError::Closed));
+            }
+            if state.queue.is_empty() {
+                if let Some(cx) = cx {
+                    remember(&mut state.acceptor, cx.waker());
+                }
+                return Poll::Pending;
+            }
+        }
+        // Before the queue is touched: at its limit of sockets, the module finds the connection
+        // again later.
+        let ticket = self.member.open(Protocol::Tcp)?;
+        let mut state = lock(&self.state);
+        let Some(end) = state.queue.pop_front() else {
+            // Closed meanwhile: there is one acceptor, so nobody else can have taken it.
+            return Poll::Ready(Err(AcceptError::Closed));
+        };
+        let connector = self.move_up(&mut state);
+        let options = state.options;
+        drop(state);
+        wake(connector);
+        end.set_ticket(ticket);
+        self.member.counters.accepts.add(1);
+        Poll::Ready(Ok((end, options)))
+    }
+
+    /// Lets the first of those who wait into the queue, if there is room. Returns whom to wake.
+    fn move_up(&self, state: &mut State) -> Option<Waker> {
+        while state.queue.len() < state.backlog {
+            let (_, handshake) = state.waiting.pop_first()?;
+            let mut server = None;
+            let completed = handshake.complete(|seed| {
+                let (client, ours) = self.pair(state, handshake.to(), seed);
+                server = Some(ours);
+                client
+            });
+            if let (Some(connector), Some(server)) = (completed, server) {
+                state.queue.push_back(server);
+                return connector;
+            }
+        }
+        None
+    }
+
+    /// Whoever waits at `place` has given up.
+    pub(crate) fn forget(&self, place: u64) {
+        let handshake = lock(&self.state).waiting.remove(&place);
+        drop(handshake);
+    }
+
+    /// Stops answering: frees the port, resets what is queued, refuses what waits.
+    pub(crate) fn close(&self) {
+        self.lease.release();
+        let (queue, waiting, acceptor) = {
+            let mut state = lock(&self.state);
+            state.closed = true;
+            let queue = std::mem::take(&mut state.queue);
+            (queue, std::mem::take(&mut state.waiting), state.acceptor.take())
+        };
+        for end in queue {
+            end.abort();
+        }
+        for handshake in waiting.into_values() {
+            handshake.refuse();
+        }
+        wake(acceptor);
+    }
+
+    pub(crate) fn describe(&self) -> SocketInfo {
+        let state = lock(&self.state);
+        SocketInfo {
+            member: String::new(),
+            protocol: Protocol::Tcp,
+            state: if state.closed { SocketState::Closed } else { SocketState::Listen },
+            local: Some(self.lease.address()),
+            remote: None,
+            receive_queue: (state.queue.len() + state.waiting.len()) as u64,
+            send_queue: state.backlog as u64,
+        }
+    }
+}
+
+fn wake(waker: Option<Waker>) {
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// A listening port. One acceptor: the last waker given is the one woken. Dropping it closes the
+/// port.
+#[derive(Debug)]
+pub struct Listener(Arc<Open>);
+
+/// What all handles of a listener share: the port closes with the last of them.
+#[derive(Debug)]
+struct Open(Arc<ListenerCore>);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
+impl Listener {
+    pub(crate) fn new(core: Arc<ListenerCore>) -> Self {
+        Self(Arc::new(Open(core)))
+    }
+
+    /// Another handle to the same port.
+    pub(crate) fn share(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+
+    fn core(&self) -> &Arc<ListenerCore> {
+        &self.0.0
+    }
+
+    /// The address it is bound to.
+    #[must_use]
+    pub fn local_address(&self) -> SocketAddr {
+        self.core().lease.address()
+    }
+
+    /// The next connection. `Pending` means none yet, and registers nobody.
+    pub fn try_accept(&mut self) -> Poll<Result<Stream, AcceptError>> {
+        self.core().accept(None).map_ok(|(end, _)| Stream::new(end))
+    }
+
+    /// The same, and wakes `cx` when one comes.
+    pub fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<Result<Stream, AcceptError>> {
+        self.core().accept(Some(cx)).map_ok(|(end, _)| Stream::new(end))
+    }
+
+    /// Ready once an accept has something to say.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.core().state);
+        if state.closed || !state.queue.is_empty() {
+            return Poll::Ready(());
+        }
+        remember(&mut state.acceptor, cx.waker());
+        Poll::Pending
+    }
+
+    /// The next connection, as a socket with the listener's options. `Pending` registers nobody.
+    pub fn try_accept_socket(&mut self) -> Poll<Result<TcpSocket, AcceptError>> {
+        self.accept_socket(None)
+    }
+
+    /// The same, and wakes `cx` when one comes.
+    pub fn poll_accept_socket(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<TcpSocket, AcceptError>> {
+        self.accept_socket(Some(cx))
+    }
+
+    fn accept_socket(
+        &mut self,
+        cx: Option<&mut Context<'_>>,
+    ) -> Poll<Result<TcpSocket, AcceptError>> {
+        let core = self.core();
+        core.accept(cx).map_ok(|(end, options)| {
+            TcpSocket::accepted(Arc::clone(&core.member), core.family, options, end)
+        })
+    }
+
+    /// Resets the next connection unaccepted: for whoever cannot take it and cannot leave it
+    /// waiting either.
+    pub fn turn_away(&mut self) {
+        let mut state = lock(&self.core().state);
+        let end = state.queue.pop_front();
+        let connector = self.core().move_up(&mut state);
+        drop(state);
+        wake(connector);
+        if let Some(end) = end {
+            end.abort();
+        }
+    }
+
+    /// Changes the length of the queue. What is queued stays; whoever now has room comes in.
+    pub fn set_backlog(&mut self, backlog: usize) {
+        let mut connectors = Vec::new();
+        {
+            let mut state = lock(&self.core().state);
+            state.backlog = backlog.clamp(1, MAX_BACKLOG);
+            while state.queue.len() < state.backlog && !state.waiting.is_empty() {
+                connectors.push(self.core().move_up(&mut state));
+            }
+        }
+        for connector in connectors {
+            wake(connector);
+        }
+    }
+
+    /// What connections made from now on start with.
+    pub(crate) fn set_options(&mut self, options: TcpOptions) {
+        lock(&self.core().state).options = options;
+    }
+}
+
+#[cfg(test)]
+#[path = "../tests/listener.rs"]
+mod tests;

@@ -1,0 +1,170 @@
+//! What the network's tests share: a pod, a waker that counts, a ledger that can say no.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Wake, Waker};
+
+use bytes::Bytes;
+
+use crate::net::{
+    Egress, Family, Ledger, Listener, Member, MemberLimits, NetConfig, NoLedger, PodNet, Route,
+    Stream, TcpSocket,
+};
+
+pub(crate) const POD_IP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 5);
+
+pub(crate) fn pod() -> PodNet {
+    let mut config = NetConfig::new(POD_IP);
+    config.host_names = vec!["greenhouse".to_owned()];
+    PodNet::new(config)
+}
+
+pub(crate) fn join(pod: &PodNet, name: &str) -> Member {
+    pod.join(name, MemberLimits::default(), Arc::new(NoLedger))
+}
+
+pub(crate) fn at(text: &str) -> SocketAddr {
+    text.parse().unwrap()
+}
+
+#[track_caller]
+pub(crate) fn ready<T>(poll: Poll<T>) -> T {
+    match poll {
+        Poll::Ready(value) => value,
+        Poll::Pending => panic!("should be ready"),
+    }
+}
+
+/// A listener of `server` and a connection of `client` to it, accepted.
+#[track_caller]
+pub(crate) fn connected(server: &Member, client: &Member) -> (Listener, Stream, Stream) {
+    let mut listener = server.listen(at("127.0.0.1:0")).unwrap();
+    let near = ready(client.connect(listener.local_address()).unwrap().try_finish()).unwrap();
+    let far = ready(listener.try_accept()).unwrap();
+    (listener, near, far)
+}
+
+#[track_caller]
+pub(crate) fn bound(member: &Member, address: &str) -> TcpSocket {
+    let address = at(address);
+    let mut socket = member.tcp_socket(Family::of(address.ip())).unwrap();
+    socket.bind(address).unwrap();
+    socket
+}
+
+#[track_caller]
+pub(crate) fn send(stream: &mut Stream, data: &[u8]) {
+    let mut bytes = Bytes::copy_from_slice(data);
+    assert_eq!(ready(stream.write.try_write(&mut bytes)), Ok(data.len()));
+}
+
+/// Reads until there is nothing more for now.
+#[track_caller]
+pub(crate) fn drain(stream: &mut Stream) -> Vec<u8> {
+    let mut all = Vec::new();
+    while let Poll::Ready(Ok(bytes)) = stream.read.try_read(usize::MAX) {
+        if bytes.is_empty() {
+            break;
+        }
+        all.extend_from_slice(&bytes);
+    }
+    all
+}
+
+/// Counts how often it was woken.
+#[derive(Debug, Default)]
+pub(crate) struct Bell(AtomicUsize);
+
+impl Wake for Bell {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Bell {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// How often it rang since the last look.
+    pub(crate) fn rang(&self) -> usize {
+        self.0.swap(0, Ordering::SeqCst)
+    }
+
+    pub(crate) fn with<T>(self: &Arc<Self>, f: impl FnOnce(&mut Context<'_>) -> T) -> T {
+        let waker = Waker::from(Arc::clone(self));
+        f(&mut Context::from_waker(&waker))
+    }
+}
+
+/// Pays up to a limit, and knows what is owed.
+#[derive(Debug)]
+pub(crate) struct Purse {
+    owed: Mutex<usize>,
+    limit: usize,
+}
+
+impl Purse {
+    pub(crate) fn of(limit: usize) -> Arc<Self> {
+        Arc::new(Self { owed: Mutex::new(0), limit })
+    }
+
+    pub(crate) fn owed(&self) -> usize {
+        *self.owed.lock().unwrap()
+    }
+}
+
+impl Ledger for Purse {
+    fn try_charge(&self, bytes: usize) -> bool {
+        let mut owed = self.owed.lock().unwrap();
+        let ok = *owed + bytes <= self.limit;
+        if ok {
+            *owed += bytes;
+        }
+        ok
+    }
+
+    fn release(&self, bytes: usize) {
+        let mut owed = self.owed.lock().unwrap();
+        *owed = owed.checked_sub(bytes).expect("gave back more than was taken");
+    }
+}
+
+/// Sends everything for outside to one other pod.
+#[derive(Debug)]
+pub(crate) struct NextDoor(pub(crate) PodNet);
+
+impl Egress for NextDoor {
+    fn route(&self, ask: &crate::net::Ask<'_>) -> Route {
+        if self.0.is_local(ask.to.ip()) { Route::Pod(self.0.clone()) } else { Route::Unreachable }
+    }
+}
+
+/// Runs a future on this thread, which sleeps while there is nothing to do.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    struct Unpark(std::thread::Thread);
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return value;
+        }
+        std::thread::park();
+    }
+}
+
+/// `n` bytes that count upwards from `start`.
+pub(crate) fn pattern(start: u8, n: usize) -> Vec<u8> {
+    (0..=u8::MAX).cycle().skip(usize::from(start)).take(n).collect()
+}
+
+/// Where the pattern goes on after `n` bytes.
+pub(crate) fn after(start: u8, n: usize) -> u8 {
+    start.wrapping_add(u8::try_from(n % 256).unwrap())
+}

@@ -1,0 +1,205 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::net::tests::{Bell, Purse, after, join, pattern, pod};
+use crate::net::{Member, MemberLimits};
+
+fn pipe(member: &Member, capacity: usize) -> Pipe {
+    Pipe::new(Arc::clone(&member.0), capacity / 2, capacity - capacity / 2)
+}
+
+fn waker(bell: &Arc<Bell>) -> Waker {
+    Waker::from(Arc::clone(bell))
+}
+
+#[test]
+fn a_large_write_is_read_as_the_very_same_memory() {
+    let net = pod();
+    let member = join(&net, "a");
+    let mut pipe = pipe(&member, 128 * 1024);
+    let data = Bytes::from(vec![7; 64 * 1024]);
+    let (from, mut rest) = (data.as_ptr(), data);
+    assert_eq!(pipe.push(&mut rest), Ok(64 * 1024));
+    let (got, _) = pipe.pop(64 * 1024);
+    assert_eq!((got.as_ptr(), got.len()), (from, 64 * 1024));
+}
+
+#[test]
+fn many_small_writes_share_a_few_allocations() {
+    let net = pod();
+    let member = join(&net, "a");
+    let mut pipe = pipe(&member, 128 * 1024);
+    let mut written = 0;
+    while pipe.push_slice(&[1]).unwrap() == 1 {
+        written += 1;
+    }
+    assert_eq!(written, 128 * 1024);
+    assert!(pipe.chunks.len() < 32, "{} chunks for single bytes", pipe.chunks.len());
+    assert!(pipe.tail.capacity() <= TAIL_MAX);
+}
+
+#[test]
+fn a_writer_that_filled_the_pipe_is_woken_when_half_is_read_and_not_before() {
+    let net = pod();
+    let member = join(&net, "a");
+    let mut pipe = pipe(&member, 8192);
+    let bell = Bell::new();
+    assert_eq!(pipe.push(&mut Bytes::from(vec![0; 9000])), Ok(8192));
+    assert_eq!(pipe.room(), Ok(0));
+    pipe.wait_writable(&waker(&bell));
+    let (_, woken) = pipe.pop(4095);
+    assert!(woken.is_none());
+    assert_eq!(pipe.room(), Ok(0), "still waits, though there is room: waking for a byte is waste");
+    let (_, woken) = pipe.pop(1);
+    woken.unwrap().wake();
+    assert_eq!(bell.rang(), 1);
+    assert_eq!(pipe.room(), Ok(4096));
+}
+
+#[test]
+fn a_smaller_capacity_stops_the_writer_until_the_reader_has_caught_up() {
+    let net = pod();
+    let member = join(&net, "a");
+    let mut pipe = pipe(&member, 16 * 1024);
+    assert_eq!(pipe.push_slice(&[0; 12 * 1024]), Ok(12 * 1024));
+    assert!(pipe.set_send_size(0).is_none());
+    assert_eq!(pipe.room(), Ok(0));
+    let bell = Bell::new();
+    pipe.wait_writable(&waker(&bell));
+    let (_, woken) = pipe.pop(8 * 1024);
+    woken.expect("half of the new capacity is free").wake();
+    assert_eq!(pipe.room(), Ok(4 * 1024));
+}
+
+#[test]
+fn a_refused_charge_waits_while_bytes_are_under_way_and_fails_when_none_are() {
+    let net = pod();
+    let purse = Purse::of(8192);
+    let member = net.join("a", MemberLimits::default(), purse.clone());
+    let mut full = pipe(&member, 64 * 1024);
+    assert_eq!(full.push_slice(&[0; 8192]), Ok(8192));
+    assert_eq!(full.push_slice(&[0; 10]), Ok(0), "waits");
+    let mut other = pipe(&member, 64 * 1024);
+    assert_eq!(other.push_slice(&[0; 10]), Err(WriteError::NoMemory));
+    let _ = full.pop(8192);
+    assert_eq!(full.room(), Ok(64 * 1024));
+    assert_eq!(other.push_slice(&[0; 10]), Ok(10), "what was read has been given back");
+    drop((full, other));
+    assert_eq!(purse.owed(), 0);
+}
+
+#[test]
+fn an_idle_pipe_holds_no_buffer_and_at_most_two_steps_of_money() {
+    let net = pod();
+    let purse = Purse::of(1 << 20);
+    let member = net.join("a", MemberLimits::default(), purse.clone());
+    let mut pipe = pipe(&member, 128 * 1024);
+    for size in [1, 100, 5000, 70_000] {
+        assert_eq!(pipe.push_slice(&vec![0; size]), Ok(size));
+        assert_eq!(pipe.push_slice(&[0; 3]), Ok(3));
+        let mut into = vec![0; size + 3];
+        assert_eq!(pipe.pop_into(&mut into).0, size + 3);
+        assert_eq!((pipe.tail.capacity(), pipe.chunks.len()), (0, 0));
+        assert_eq!(pipe.push_slice(&[0; 3]).and_then(|_| pipe.push_slice(&[0; 3])), Ok(3));
+        while pipe.buffered() > 0 {
+            let _ = pipe.pop(usize::MAX);
+        }
+        assert_eq!((pipe.tail.capacity(), pipe.chunks.len()), (0, 0));
+        assert!(purse.owed() <= 2 * CHARGE_STEP, "{}", purse.owed());
+    }
+    let _ = pipe.finish();
+    assert_eq!(purse.owed(), 0, "nothing is owed for a finished, empty pipe");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    PushOwned(usize),
+    PushSlice(usize),
+    Pop(usize),
+    PopInto(usize),
+    Resize(usize),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let size = || prop_oneof![1usize..40, 1usize..9000, 4000usize..4200];
+    prop_oneof![
+        3 => size().prop_map(Step::PushOwned),
+        3 => size().prop_map(Step::PushSlice),
+        2 => size().prop_map(Step::Pop),
+        2 => size().prop_map(Step::PopInto),
+        1 => (1usize..20_000).prop_map(Step::Resize),
+    ]
+}
+
+proptest! {
+    /// The model is a queue of bytes. Bytes in are bytes out, in order; never more than the
+    /// capacity was at the push; money follows bytes; a waiting writer is woken as soon as it may
+    /// go on.
+    #[test]
+    fn a_pipe_is_a_bounded_queue_of_bytes(steps in prop::collection::vec(step(), 1..120)) {
+        let net = pod();
+        let purse = Purse::of(1 << 24);
+        let member = net.join("a", MemberLimits::default(), purse.clone());
+        let mut pipe = pipe(&member, 10_000);
+        let mut model = std::collections::VecDeque::<u8>::new();
+        let mut counter = 0u8;
+        let bell = Bell::new();
+        let mut waiting = false;
+        for step in steps {
+            match step {
+                Step::PushOwned(n) | Step::PushSlice(n) => {
+                    let data = pattern(counter, n);
+                    counter = after(counter, n);
+                    let room = pipe.room().unwrap();
+                    let pushed = if matches!(step, Step::PushOwned(_)) {
+                        let mut bytes = Bytes::from(data.clone());
+                        let pushed = pipe.push(&mut bytes).unwrap();
+                        prop_assert_eq!(&bytes[..], &data[pushed..]);
+                        pushed
+                    } else {
+                        pipe.push_slice(&data).unwrap()
+                    };
+                    prop_assert_eq!(pushed, room.min(n));
+                    model.extend(&data[..pushed]);
+                    prop_assert!(pushed == 0 || model.len() <= pipe.capacity());
+                    if pushed == 0 {
+                        pipe.wait_writable(&waker(&bell));
+                        waiting = true;
+                    }
+                }
+                Step::Pop(n) => {
+                    if !model.is_empty() {
+                        let (bytes, woken) = pipe.pop(n);
+                        if let Some(w) = woken { w.wake() }
+                        prop_assert!(!bytes.is_empty() && bytes.len() <= n);
+                        let expected: Vec<u8> = model.drain(..bytes.len()).collect();
+                        prop_assert_eq!(&bytes[..], &expected[..]);
+                    }
+                }
+                Step::PopInto(n) => {
+                    let mut into = vec![0; n];
+                    let (got, woken) = pipe.pop_into(&mut into);
+                    if let Some(w) = woken { w.wake() }
+                    prop_assert_eq!(got, n.min(model.len()));
+                    let expected: Vec<u8> = model.drain(..got).collect();
+                    prop_assert_eq!(&into[..got], &expected[..]);
+                }
+                Step::Resize(n) => {
+                    if let Some(w) = pipe.set_send_size(n) { w.wake() }
+                }
+            }
+            if bell.rang() > 0 {
+                prop_assert!(pipe.room().unwrap() > 0, "woken for nothing");
+                waiting = false;
+            }
+            prop_assert!(!waiting || pipe.room().unwrap() == 0, "left waiting beside room");
+            prop_assert_eq!(pipe.buffered(), model.len());
+            let owed = purse.owed();
+            prop_assert!(owed >= model.len() && owed <= model.len() + 2 * CHARGE_STEP);
+        }
+        drop(pipe);
+        prop_assert_eq!(purse.owed(), 0);
+    }
+}

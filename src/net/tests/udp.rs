@@ -1,0 +1,211 @@
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use super::*;
+use crate::net::MemberLimits;
+use crate::net::tests::{Bell, Purse, at, join, pod, ready};
+use crate::net::{BindError, Member};
+
+#[track_caller]
+fn bound(member: &Member, address: &str) -> UdpSocket {
+    let address = at(address);
+    let socket = member.udp_socket(Family::of(address.ip())).unwrap();
+    socket.bind(address).unwrap();
+    socket
+}
+
+fn payload(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+#[test]
+fn a_datagram_arrives_whole_with_its_sender() {
+    let net = pod();
+    let member = join(&net, "a");
+    let table = [
+        ("127.0.0.1:53", "127.0.0.1:53", "127.0.0.1"),
+        ("127.0.0.2:53", "127.0.0.2:53", "127.0.0.1"),
+        ("0.0.0.0:54", "10.88.0.5:54", "10.88.0.5"),
+        ("[::1]:53", "[::1]:53", "::1"),
+    ];
+    for (listen, to, from) in table {
+        let server = bound(&member, listen);
+        let any = if at(to).is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+        let client = bound(&member, any);
+        client.send(payload("hello"), Some(at(to))).unwrap();
+        client.send(Bytes::new(), Some(at(to))).unwrap();
+        let first = ready(server.try_receive()).unwrap();
+        assert_eq!(first.data, "hello");
+        assert_eq!(first.from.ip(), from.parse::<std::net::IpAddr>().unwrap());
+        assert_eq!(first.from.port(), client.local_address().unwrap().port());
+        assert!(ready(server.try_receive()).unwrap().data.is_empty(), "an empty one is one");
+        assert!(server.try_receive().is_pending());
+    }
+}
+
+#[test]
+fn a_send_is_refused_for_the_reason_wasi_names() {
+    let net = pod();
+    let member = join(&net, "a");
+    let socket = bound(&member, "127.0.0.1:0");
+    let refusal = |to: Option<&str>, size: usize| {
+        let outcome = socket.send(Bytes::from(vec![0; size]), to.map(at));
+        format!("{:?}", outcome.unwrap_err())
+    };
+    for (to, error) in [
+        ("[::1]:9", "InvalidAddress"),
+        ("0.0.0.0:9", "InvalidAddress"),
+        ("127.0.0.1:0", "InvalidAddress"),
+        ("192.0.2.1:9", "Denied"),
+    ] {
+        assert!(refusal(Some(to), 1).starts_with(error), "{to}");
+    }
+    assert_eq!(refusal(None, 1), "NoAddress");
+    assert_eq!(refusal(Some("127.0.0.1:9"), 65_508), "TooLong(65508)");
+    assert_eq!(socket.send(Bytes::from(vec![0; 65_507]), Some(at("127.0.0.1:9"))), Ok(()));
+    socket.connect(at("127.0.0.1:9")).unwrap();
+    assert!(refusal(Some("127.0.0.1:10"), 1).starts_with("OtherPeer"));
+    let v6 = bound(&member, "[::1]:0");
+    assert_eq!(v6.send(Bytes::from(vec![0; 65_527]), Some(at("[::1]:9"))), Ok(()));
+}
+
+#[test]
+fn a_connected_socket_hears_only_its_peer() {
+    let net = pod();
+    let member = join(&net, "a");
+    let (peer, other) = (bound(&member, "127.0.0.1:1"), bound(&member, "127.0.0.1:2"));
+    let socket = bound(&member, "127.0.0.1:3");
+    let to = Some(at("127.0.0.1:3"));
+    other.send(payload("before"), to).unwrap();
+    peer.send(payload("kept"), to).unwrap();
+    socket.connect(at("127.0.0.1:1")).unwrap();
+    other.send(payload("after"), to).unwrap();
+    assert_eq!(ready(socket.try_receive()).unwrap().data, "kept");
+    assert!(socket.try_receive().is_pending());
+    socket.send(payload("to you"), None).unwrap();
+    assert_eq!(ready(peer.try_receive()).unwrap().data, "to you");
+    assert_eq!(socket.remote_address(), Some(at("127.0.0.1:1")));
+    socket.disconnect();
+    other.send(payload("again"), to).unwrap();
+    assert_eq!(ready(socket.try_receive()).unwrap().data, "again");
+    assert_eq!(member.buffered_bytes(), 0);
+}
+
+#[test]
+fn a_connected_sender_learns_once_that_nobody_listens_and_others_never_do() {
+    let net = pod();
+    let member = join(&net, "a");
+    let socket = bound(&member, "127.0.0.1:0");
+    let nobody = at("127.0.0.1:9");
+    assert_eq!(socket.send(payload("x"), Some(nobody)), Ok(()));
+    assert_eq!(socket.send(payload("x"), Some(nobody)), Ok(()));
+    socket.connect(nobody).unwrap();
+    let bell = Bell::new();
+    assert!(bell.with(|cx| socket.poll_receive(cx)).is_pending());
+    assert_eq!(socket.send(payload("x"), None), Ok(()));
+    assert_eq!(bell.rang(), 1);
+    assert_eq!(ready(socket.try_receive()), Err(ReceiveError::Refused));
+    assert!(socket.try_receive().is_pending());
+    assert_eq!(socket.send(payload("x"), None), Ok(()));
+    assert_eq!(socket.send(payload("x"), None), Err(SendError::Refused));
+}
+
+#[test]
+fn a_long_datagram_is_cut_to_the_buffer_and_the_rest_is_lost() {
+    let net = pod();
+    let member = join(&net, "a");
+    let (server, client) = (bound(&member, "127.0.0.1:53"), bound(&member, "127.0.0.1:0"));
+    client.send(payload("0123456789"), Some(at("127.0.0.1:53"))).unwrap();
+    client.send(payload("next"), Some(at("127.0.0.1:53"))).unwrap();
+    let mut into = [0; 4];
+    let (n, whole, _) = ready(server.try_receive_into(&mut into)).unwrap();
+    assert_eq!((n, whole, &into), (4, 10, b"0123"));
+    let (n, whole, _) = ready(server.try_receive_into(&mut into)).unwrap();
+    assert_eq!((n, whole, &into), (4, 4, b"next"));
+}
+
+#[test]
+fn a_flood_to_a_deaf_socket_is_dropped_counted_and_paid_by_nobody_else() {
+    let net = pod();
+    let (deaf_purse, loud_purse) = (Purse::of(1 << 20), Purse::of(1 << 20));
+    let deaf = net.join("deaf", MemberLimits::default(), deaf_purse.clone());
+    let loud = net.join("loud", MemberLimits::default(), loud_purse.clone());
+    let server = bound(&deaf, "127.0.0.1:53");
+    let client = bound(&loud, "127.0.0.1:0");
+    for size in [0, 1, 1000, 65_507] {
+        for _ in 0..20_000 {
+            client
+                .send(Bytes::from_static(&[0; 65_507]).slice(..size), Some(at("127.0.0.1:53")))
+                .unwrap();
+        }
+        assert!(deaf_purse.owed() <= DEFAULT_QUEUE + crate::net::SOCKET_COST);
+    }
+    let counters = deaf.counters();
+    assert_eq!(loud_purse.owed(), crate::net::SOCKET_COST);
+    assert!(counters.datagrams_dropped >= 70_000);
+    assert_eq!(loud.counters().datagrams_dropped, 0);
+    let mut received = 0;
+    while server.try_receive().is_ready() {
+        received += 1;
+    }
+    assert_eq!(received + counters.datagrams_dropped, 80_000);
+    assert_eq!(deaf.counters().datagrams_received, received);
+    drop(server);
+    assert_eq!(deaf_purse.owed(), 0);
+}
+
+#[test]
+fn a_socket_without_an_address_gets_one_when_it_sends() {
+    let net = pod();
+    let member = join(&net, "a");
+    let server = bound(&member, "127.0.0.1:53");
+    let client = member.udp_socket(Family::V4).unwrap();
+    assert_eq!(ready(client.try_receive()), Err(ReceiveError::NotBound));
+    assert_eq!(client.local_address(), None);
+    client.send(payload("x"), Some(at("127.0.0.1:53"))).unwrap();
+    let from = ready(server.try_receive()).unwrap().from;
+    assert_eq!(client.local_address().unwrap().port(), from.port());
+    assert_eq!(client.bind(at("127.0.0.1:1")), Err(BindError::InvalidState));
+}
+
+#[test]
+fn of_many_that_wait_all_are_woken_and_none_is_forgotten() {
+    let net = pod();
+    let member = join(&net, "a");
+    let (server, client) = (bound(&member, "127.0.0.1:53"), bound(&member, "127.0.0.1:0"));
+    let bells: Vec<_> = (0..Waiters::MAX + 3).map(|_| Bell::new()).collect();
+    for _ in 0..2 {
+        for bell in &bells {
+            assert!(bell.with(|cx| server.poll_receive(cx)).is_pending());
+        }
+        client.send(payload("x"), Some(at("127.0.0.1:53"))).unwrap();
+        for (index, bell) in bells.iter().enumerate() {
+            assert!(bell.rang() > 0, "waiter {index}");
+        }
+        assert_eq!(ready(server.try_receive()).unwrap().data, "x");
+    }
+}
+
+#[test]
+fn the_last_handle_frees_the_port_and_a_reset_does_so_at_once() {
+    let net = pod();
+    let member = join(&net, "a");
+    let socket = bound(&member, "127.0.0.1:53");
+    let second = socket.clone();
+    drop(socket);
+    let next = join(&net, "b");
+    let other = next.udp_socket(Family::V4).unwrap();
+    assert_eq!(other.bind(at("127.0.0.1:53")), Err(BindError::InUse(at("127.0.0.1:53"))));
+    let bell = Bell::new();
+    assert!(bell.with(|cx| second.poll_ready(cx)).is_pending());
+    member.reset();
+    assert_eq!(bell.rang(), 1);
+    assert_eq!(other.bind(at("127.0.0.1:53")), Ok(()));
+    assert_eq!(ready(second.try_receive()), Err(ReceiveError::Gone));
+    assert_eq!(second.send(payload("x"), Some(at("127.0.0.1:53"))), Err(SendError::Gone));
+    drop(second);
+    assert_eq!(
+        net.bound_ports(),
+        (0, 1),
+        "the dead socket does not take its successor's port along"
+    );
+}

@@ -1,0 +1,255 @@
+//! UDP inside a pod.
+//!
+//! Owns: a socket's queue of datagrams, its bound, and who is dropped when it is full.
+//! Is not: reliable. A full queue drops and counts, on the receiver's account; the sender never
+//! waits.
+//! Rules (Linux): a connected socket hears only its peer; a datagram for a port where nobody
+//! listens vanishes, but a *connected* sender learns of it at its next call (`ECONNREFUSED`, once).
+//! Lock order: the table of ports (to find the receiver) is let go before a socket's state is
+//! locked; two sockets' states are never held together.
+//! Limits: a datagram by what UDP can carry; a queue by its receive buffer size, each datagram
+//! counted with [`DATAGRAM_OVERHEAD`], so that empty ones are bounded too.
+
+mod socket;
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::task::Waker;
+
+use bytes::Bytes;
+
+pub use socket::UdpSocket;
+
+use super::addr::{Family, Protocol};
+use super::lease::Lease;
+use super::lock;
+use super::member::MemberState;
+use super::registry::Ticket;
+use super::stats::{SocketInfo, SocketState};
+use super::tcp::socket::BindError;
+
+/// Largest payload over IPv4: 65,535 less the headers of IP (20) and UDP (8).
+pub const MAX_PAYLOAD_V4: usize = 65_507;
+/// Largest payload over IPv6, whose length field leaves out its own header.
+pub const MAX_PAYLOAD_V6: usize = 65_527;
+/// What a datagram in a queue counts beside its bytes: about what its entry takes.
+const DATAGRAM_OVERHEAD: usize = 128;
+/// Queue bound where none is asked for, in bytes (Linux's `net.core.rmem_default`).
+const DEFAULT_QUEUE: usize = 208 * 1024;
+
+/// Why a datagram was not sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SendError {
+    /// The address has the wrong family, or address or port zero. (EINVAL)
+    #[error("{0} is not an address to send to")]
+    InvalidAddress(SocketAddr),
+    /// The socket is connected to another address. (EISCONN)
+    #[error("the socket is connected to another address than {0}")]
+    OtherPeer(SocketAddr),
+    /// No address was given and the socket is not connected. (EDESTADDRREQ)
+    #[error("no address to send to")]
+    NoAddress,
+    /// Longer than a datagram can be. (EMSGSIZE)
+    #[error("a datagram of {0} bytes is too long")]
+    TooLong(usize),
+    /// Nobody had listened where an earlier datagram went. (ECONNREFUSED)
+    #[error("an earlier datagram was refused")]
+    Refused,
+    /// The policy does not let this module reach the address. (EACCES)
+    #[error("sending to {0} denied")]
+    Denied(SocketAddr),
+    /// There is no way there. (ENETUNREACH)
+    #[error("{0} cannot be reached")]
+    Unreachable(SocketAddr),
+    /// The socket was not bound, and the implicit bind failed.
+    #[error("cannot bind")]
+    Bind(#[from] BindError),
+    /// The module was reset.
+    #[error("the module's network is closed")]
+    Gone,
+}
+
+/// Why a receive failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReceiveError {
+    /// Nobody had listened where an earlier datagram went. (ECONNREFUSED)
+    #[error("an earlier datagram was refused")]
+    Refused,
+    /// The socket is not bound, so nothing can come. (EINVAL)
+    #[error("the socket is not bound")]
+    NotBound,
+    /// The module was reset.
+    #[error("the module's network is closed")]
+    Gone,
+}
+
+/// One datagram, as it came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Datagram {
+    /// Its payload.
+    pub data: Bytes,
+    /// Who sent it.
+    pub from: SocketAddr,
+}
+
+impl Datagram {
+    fn weight(&self) -> usize {
+        self.data.len() + DATAGRAM_OVERHEAD
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct UdpCore {
+    member: Arc<MemberState>,
+    family: Family,
+    ticket: Ticket,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    lease: Option<Arc<Lease>>,
+    peer: Option<SocketAddr>,
+    queue: VecDeque<Datagram>,
+    weight: usize,
+    bound: usize,
+    send_size: usize,
+    hop_limit: u8,
+    refused: bool,
+    closed: bool,
+    readers: Waiters,
+}
+
+impl UdpCore {
+    /// A datagram has come. Drops it where it does not belong or does not fit. `false` if nobody
+    /// here wants it.
+    fn deliver(&self, datagram: Datagram) -> bool {
+        let weight = datagram.weight();
+        let mut state = lock(&self.state);
+        if state.closed || state.peer.is_some_and(|peer| peer != datagram.from) {
+            return false;
+        }
+        if state.weight + weight > state.bound || !self.member.charge(weight) {
+            drop(state);
+            self.member.counters.datagrams_dropped.add(1);
+            return true;
+        }
+        state.queue.push_back(datagram);
+        state.weight += weight;
+        let readers = state.readers.take();
+        drop(state);
+        readers.wake();
+        true
+    }
+
+    /// Nobody listened where this socket's datagram went.
+    fn note_refused(&self, to: SocketAddr) {
+        let mut state = lock(&self.state);
+        if state.peer != Some(to) {
+            return;
+        }
+        state.refused = true;
+        let readers = state.readers.take();
+        drop(state);
+        readers.wake();
+    }
+
+    /// Frees the port and the queue; the socket is dead.
+    pub(crate) fn close(&self) {
+        let (lease, queue, weight, readers) = {
+            let mut state = lock(&self.state);
+            state.closed = true;
+            let weight = std::mem::take(&mut state.weight);
+            (state.lease.clone(), std::mem::take(&mut state.queue), weight, state.readers.take())
+        };
+        drop(queue);
+        self.member.release(weight);
+        if let Some(lease) = lease {
+            lease.release();
+        }
+        readers.wake();
+    }
+
+    pub(crate) fn describe(&self) -> SocketInfo {
+        let state = lock(&self.state);
+        SocketInfo {
+            member: String::new(),
+            protocol: Protocol::Udp,
+            state: match (state.closed, state.peer) {
+                (true, _) => SocketState::Closed,
+                (false, Some(_)) => SocketState::Established,
+                (false, None) => SocketState::Unconnected,
+            },
+            local: state.lease.as_ref().map(|lease| lease.address()),
+            remote: state.peer,
+            receive_queue: state.weight as u64,
+            send_queue: 0,
+        }
+    }
+}
+
+impl Drop for UdpCore {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// Who waits for a datagram: usually one. A WASI 0.3 guest may receive in several tasks at once;
+/// all are woken, one gets it.
+#[derive(Debug, Default)]
+struct Waiters {
+    first: Option<Waker>,
+    more: Vec<Waker>,
+}
+
+impl Waiters {
+    /// Beyond this many the eldest is woken for nothing and asks again, so that a guest cannot grow
+    /// the list.
+    const MAX: usize = 16;
+
+    /// Remembers `waker`. Returns one that has to be woken for it, once nothing is locked.
+    #[must_use]
+    fn add(&mut self, waker: &Waker) -> Option<Waker> {
+        let mut kept = self.first.iter().chain(&self.more);
+        if kept.any(|kept| kept.will_wake(waker)) {
+            return None;
+        }
+        if self.first.is_none() {
+            self.first = Some(waker.clone());
+            return None;
+        }
+        let eldest = (self.more.len() + 1 == Self::MAX).then(|| self.more.remove(0));
+        self.more.push(waker.clone());
+        eldest
+    }
+
+    fn take(&mut self) -> Self {
+        std::mem::take(self)
+    }
+
+    fn wake(self) {
+        for waker in self.first.into_iter().chain(self.more) {
+            waker.wake();
+        }
+    }
+}
+
+impl State {
+    /// What a receive fails with, if it fails. A refusal is told once.
+    fn failure(&mut self) -> Option<ReceiveError> {
+        if self.closed {
+            Some(ReceiveError::Gone)
+        } else if std::mem::take(&mut self.refused) {
+            Some(ReceiveError::Refused)
+        } else if self.lease.is_none() {
+            Some(ReceiveError::NotBound)
+        } else {
+            None
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "../tests/udp.rs"]
+mod tests;

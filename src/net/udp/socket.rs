@@ -1,0 +1,330 @@
+//! A datagram socket as guests and the daemon hold it.
+//!
+//! Owns: binding, the association with a peer, and the checks before a datagram leaves. Is not: the
+//! queue it is received from (the parent module).
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+
+use super::{
+    DEFAULT_QUEUE, Datagram, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, ReceiveError, SendError, State,
+    UdpCore, Waiters,
+};
+use crate::net::addr::{self, Family, Protocol};
+use crate::net::egress::{Ask, Route};
+use crate::net::lease::{self, Lease};
+use crate::net::member::{Member, OpenError};
+use crate::net::port::{Claim, PortRefusal};
+use crate::net::registry::Entry;
+use crate::net::tcp::options::{MAX_BUFFER, MIN_BUFFER, ZeroOption};
+use crate::net::tcp::socket::BindError;
+use crate::net::{PodNet, lock};
+
+/// A datagram socket. Clones are handles to the same one, which closes with the last of them. One
+/// reader: the last waker given is the one woken.
+#[derive(Clone, Debug)]
+pub struct UdpSocket(Arc<UdpCore>);
+
+impl Member {
+    /// Makes a datagram socket.
+    pub fn udp_socket(&self, family: Family) -> Result<UdpSocket, OpenError> {
+        let core = Arc::new(UdpCore {
+            member: Arc::clone(&self.0),
+            family,
+            ticket: self.0.open(Protocol::Udp)?,
+            state: Mutex::new(State {
+                lease: None,
+                peer: None,
+                queue: VecDeque::new(),
+                weight: 0,
+                bound: DEFAULT_QUEUE,
+                send_size: DEFAULT_QUEUE,
+                hop_limit: 64,
+                refused: false,
+                closed: false,
+                readers: Waiters::default(),
+            }),
+        });
+        if core.ticket.attach(Entry::Udp(Arc::downgrade(&core))) {
+            Ok(UdpSocket(core))
+        } else {
+            Err(OpenError::Gone)
+        }
+    }
+}
+
+impl UdpSocket {
+    /// IPv4 or IPv6.
+    #[must_use]
+    pub fn family(&self) -> Family {
+        self.0.family
+    }
+
+    /// Binds to `at`; port 0 is any.
+    pub fn bind(&self, at: SocketAddr) -> Result<(), BindError> {
+        if !addr::fits_family(at.ip(), self.0.family) {
+            return Err(BindError::InvalidAddress(at));
+        }
+        let mut state = lock(&self.0.state);
+        if state.closed {
+            return Err(BindError::Gone);
+        }
+        if state.lease.is_some() {
+            return Err(BindError::InvalidState);
+        }
+        self.bind_locked(&mut state, at)
+    }
+
+    fn bind_locked(&self, state: &mut State, at: SocketAddr) -> Result<(), BindError> {
+        let net = &self.0.member.net;
+        if !net.addresses.is_bindable(at.ip()) {
+            return Err(BindError::NotOurs(at));
+        }
+        let claim = Claim { ip: at.ip(), port: at.port(), dual: false };
+        let lease = Lease::take(net, Protocol::Udp, claim).map_err(|refusal| match refusal {
+            PortRefusal::InUse => BindError::InUse(at),
+            PortRefusal::Exhausted => BindError::NoPort,
+        })?;
+        lease.answer_udp(&self.0);
+        state.lease = Some(lease);
+        Ok(())
+    }
+
+    fn bound_lease(&self, state: &mut State) -> Result<Arc<Lease>, BindError> {
+        if state.lease.is_none() {
+            self.bind_locked(state, SocketAddr::new(self.0.family.unspecified(), 0))?;
+        }
+        state.lease.clone().ok_or(BindError::Gone)
+    }
+
+    /// Whether it has a port.
+    #[must_use]
+    pub fn is_bound(&self) -> bool {
+        lock(&self.0.state).lease.is_some()
+    }
+
+    /// Its own address, if it has one. Connected, a socket bound to a wildcard has the address it
+    /// sends from.
+    #[must_use]
+    pub fn local_address(&self) -> Option<SocketAddr> {
+        let state = lock(&self.0.state);
+        let bound = state.lease.as_ref()?.address();
+        Some(match state.peer {
+            Some(peer) => self.source(bound, peer),
+            None => bound,
+        })
+    }
+
+    /// The address it is connected to, if it is.
+    #[must_use]
+    pub fn remote_address(&self) -> Option<SocketAddr> {
+        lock(&self.0.state).peer
+    }
+
+    /// From now on talks and listens only to `peer`; what others sent and was not read yet is
+    /// dropped.
+    pub fn connect(&self, peer: SocketAddr) -> Result<(), SendError> {
+        if !addr::is_sendable(peer, self.0.family) {
+            return Err(SendError::InvalidAddress(peer));
+        }
+        self.route(peer)?;
+        let mut state = lock(&self.0.state);
+        if state.closed {
+            return Err(SendError::Gone);
+        }
+        self.bound_lease(&mut state)?;
+        state.peer = Some(peer);
+        state.refused = false;
+        let before = state.weight;
+        state.queue.retain(|datagram| datagram.from == peer);
+        state.weight = state.queue.iter().map(Datagram::weight).sum();
+        let dropped = before - state.weight;
+        drop(state);
+        self.0.member.release(dropped);
+        Ok(())
+    }
+
+    /// Undoes [`UdpSocket::connect`].
+    pub fn disconnect(&self) {
+        let mut state = lock(&self.0.state);
+        state.peer = None;
+        state.refused = false;
+    }
+
+    fn source(&self, bound: SocketAddr, to: SocketAddr) -> SocketAddr {
+        if bound.ip().is_unspecified() {
+            let ip = self.0.member.net.addresses.source_towards(to.ip());
+            return SocketAddr::new(ip, bound.port());
+        }
+        bound
+    }
+
+    fn route(&self, to: SocketAddr) -> Result<Option<PodNet>, SendError> {
+        let member = &self.0.member;
+        if member.net.addresses.is_local(to.ip()) {
+            return Ok(None);
+        }
+        match member.net.egress.route(&Ask { member: &member.name, protocol: Protocol::Udp, to }) {
+            Route::Pod(pod) => Ok(Some(pod)),
+            Route::Denied => {
+                member.counters.denied.add(1);
+                Err(SendError::Denied(to))
+            }
+            Route::Unreachable => Err(SendError::Unreachable(to)),
+        }
+    }
+
+    /// Sends one datagram, to `to` or to the connected peer. Never waits: what the receiver has no
+    /// room for is lost.
+    pub fn send(&self, data: Bytes, to: Option<SocketAddr>) -> Result<(), SendError> {
+        let longest = match self.0.family {
+            Family::V4 => MAX_PAYLOAD_V4,
+            Family::V6 => MAX_PAYLOAD_V6,
+        };
+        if data.len() > longest {
+            return Err(SendError::TooLong(data.len()));
+        }
+        let (from, to) = self.prepare(to)?;
+        let target = self.route(to)?;
+        let member = &self.0.member;
+        member.counters.datagrams_sent.add(1);
+        let net = target.as_ref().map_or(&member.net, |pod| &pod.0);
+        let taken = lease::udp_at(net, to)
+            .is_some_and(|receiver| receiver.deliver(Datagram { data, from }));
+        if !taken {
+            self.0.note_refused(to);
+        }
+        Ok(())
+    }
+
+    /// The two addresses of a datagram about to be sent.
+    fn prepare(&self, to: Option<SocketAddr>) -> Result<(SocketAddr, SocketAddr), SendError> {
+        let mut state = lock(&self.0.state);
+        if state.closed {
+            return Err(SendError::Gone);
+        }
+        let to = match (to, state.peer) {
+            (Some(to), _) if !addr::is_sendable(to, self.0.family) => {
+                return Err(SendError::InvalidAddress(to));
+            }
+            (Some(to), Some(peer)) if to != peer => return Err(SendError::OtherPeer(to)),
+            (Some(to), _) | (None, Some(to)) => to,
+            (None, None) => return Err(SendError::NoAddress),
+        };
+        if std::mem::take(&mut state.refused) {
+            return Err(SendError::Refused);
+        }
+        let bound = self.bound_lease(&mut state)?.address();
+        Ok((self.source(bound, to), to))
+    }
+
+    /// The next datagram, whole. `Pending` means none, and registers nobody.
+    pub fn try_receive(&self) -> Poll<Result<Datagram, ReceiveError>> {
+        self.receive(None)
+    }
+
+    /// The same, and wakes `cx` when one comes.
+    pub fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Result<Datagram, ReceiveError>> {
+        self.receive(Some(cx))
+    }
+
+    /// The next datagram's first `into.len()` bytes; the rest of it is lost (POSIX `recvfrom`).
+    /// Says how many were copied, how long it was, and who sent it. `Pending` registers nobody.
+    pub fn try_receive_into(
+        &self,
+        into: &mut [u8],
+    ) -> Poll<Result<(usize, usize, SocketAddr), ReceiveError>> {
+        self.receive(None).map_ok(|datagram| {
+            let whole = datagram.data.len();
+            let n = whole.min(into.len());
+            into[..n].copy_from_slice(&datagram.data[..n]);
+            (n, whole, datagram.from)
+        })
+    }
+
+    fn receive(&self, cx: Option<&mut Context<'_>>) -> Poll<Result<Datagram, ReceiveError>> {
+        let mut state = lock(&self.0.state);
+        if let Some(error) = state.failure() {
+            return Poll::Ready(Err(error));
+        }
+        let Some(datagram) = state.queue.pop_front() else {
+            let eldest = cx.and_then(|cx| state.readers.add(cx.waker()));
+            drop(state);
+            if let Some(eldest) = eldest {
+                eldest.wake();
+            }
+            return Poll::Pending;
+        };
+        let weight = datagram.weight();
+        state.weight -= weight;
+        drop(state);
+        self.0.member.release(weight);
+        self.0.member.counters.datagrams_received.add(1);
+        Poll::Ready(Ok(datagram))
+    }
+
+    /// Ready once a receive has something to say.
+    pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.0.state);
+        let refused = state.refused;
+        if state.closed || refused || state.lease.is_none() || !state.queue.is_empty() {
+            return Poll::Ready(());
+        }
+        let eldest = state.readers.add(cx.waker());
+        drop(state);
+        if let Some(eldest) = eldest {
+            eldest.wake();
+        }
+        Poll::Pending
+    }
+
+    /// Hop limit (TTL).
+    #[must_use]
+    pub fn hop_limit(&self) -> u8 {
+        lock(&self.0.state).hop_limit
+    }
+
+    /// Sets it.
+    pub fn set_hop_limit(&self, hops: u8) -> Result<(), ZeroOption> {
+        if hops == 0 {
+            return Err(ZeroOption);
+        }
+        lock(&self.0.state).hop_limit = hops;
+        Ok(())
+    }
+
+    /// Bound of the queue, in bytes.
+    #[must_use]
+    pub fn receive_buffer_size(&self) -> u64 {
+        lock(&self.0.state).bound as u64
+    }
+
+    /// Sets it, clamped to 4 KiB … 208 KiB. What is queued stays.
+    pub fn set_receive_buffer_size(&self, bytes: u64) -> Result<(), ZeroOption> {
+        lock(&self.0.state).bound = queue_size(bytes)?;
+        Ok(())
+    }
+
+    /// Send buffer size, which nothing waits in.
+    #[must_use]
+    pub fn send_buffer_size(&self) -> u64 {
+        lock(&self.0.state).send_size as u64
+    }
+
+    /// Remembers it, clamped to 4 KiB … 208 KiB.
+    pub fn set_send_buffer_size(&self, bytes: u64) -> Result<(), ZeroOption> {
+        lock(&self.0.state).send_size = queue_size(bytes)?;
+        Ok(())
+    }
+}
+
+fn queue_size(bytes: u64) -> Result<usize, ZeroOption> {
+    if bytes == 0 {
+        return Err(ZeroOption);
+    }
+    Ok(usize::try_from(bytes).unwrap_or(MAX_BUFFER).clamp(MIN_BUFFER, MAX_BUFFER))
+}

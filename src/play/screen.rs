@@ -1,0 +1,172 @@
+//! What a person sees of `play`: a live table with log lines above it, or plain lines where the output is no terminal.
+//!
+//! Owns: the terminal. Plain output is stable: one line a change, no colours, no cursor movement.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+use super::{End, label};
+use crate::pod::host_port::published_address;
+use crate::spec::{Pod, PodKey, Protocol};
+
+/// One container's line in the table.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Row {
+    pub state: String,
+    pub ready: bool,
+    pub restarts: i32,
+}
+
+/// Cheap to clone; all clones are the same terminal.
+#[derive(Clone, Debug)]
+pub struct Screen(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    live: Option<Live>,
+    shown: Mutex<BTreeMap<(PodKey, String), Row>>,
+}
+
+#[derive(Debug)]
+struct Live {
+    table: MultiProgress,
+    rows: BTreeMap<(PodKey, String), ProgressBar>,
+    width: usize,
+}
+
+impl Screen {
+    /// Takes the terminal and shows what is published.
+    #[must_use]
+    pub fn open(pods: &[Arc<Pod>]) -> Self {
+        let live = std::io::stdout().is_terminal().then(|| Live::new(pods));
+        let screen = Self(Arc::new(Inner { live, shown: Mutex::default() }));
+        for pod in pods {
+            for line in published(pod) {
+                screen.line(&line);
+            }
+        }
+        screen
+    }
+
+    /// Prints a line above the table.
+    pub fn line(&self, text: &str) {
+        // A terminal that is gone must not end the pods: Ctrl-C and signals still work.
+        match &self.0.live {
+            Some(live) => drop(live.table.println(text)),
+            None => drop(writeln!(std::io::stdout().lock(), "{text}")),
+        }
+    }
+
+    /// Shows how a container is.
+    pub fn row(&self, pod: &PodKey, container: &str, row: Row) {
+        let key = (pod.clone(), container.to_owned());
+        let mut shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if shown.get(&key) == Some(&row) {
+            return;
+        }
+        match &self.0.live {
+            Some(live) => live.show(&key, &row),
+            None => self.line(&plain(&key, &row)),
+        }
+        shown.insert(key, row);
+    }
+
+    /// Leaves the terminal as a shell wants it.
+    pub fn close(&self, end: &End) {
+        if let Some(live) = &self.0.live {
+            for bar in live.rows.values() {
+                bar.finish_and_clear();
+            }
+        }
+        self.line(match end {
+            End::Stopped => "stopped",
+            End::AllSucceeded => "all pods succeeded",
+            End::SomeFailed => "a pod failed",
+        });
+    }
+}
+
+fn plain((pod, container): &(PodKey, String), row: &Row) -> String {
+    let ready = if row.ready { ", ready" } else { "" };
+    let restarts = match row.restarts {
+        0 => String::new(),
+        n => format!(", restarts {n}"),
+    };
+    format!("pod/{} {container}: {}{ready}{restarts}", label(pod), row.state)
+}
+
+impl Live {
+    fn new(pods: &[Arc<Pod>]) -> Self {
+        let table = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
+        let style = ProgressStyle::with_template("{prefix}  {wide_msg}");
+        let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
+        let names = pods
+            .iter()
+            .flat_map(|pod| pod.all_containers().map(|c| (pod.key.clone(), c.name.to_string())));
+        let names: Vec<_> = names.collect();
+        let title = |(pod, c): &(PodKey, String)| format!("{}/{c}", label(pod));
+        let width = names.iter().map(|n| title(n).len()).max().unwrap_or(0);
+        let mut rows = BTreeMap::new();
+        for name in names {
+            let bar = table.add(ProgressBar::new_spinner());
+            bar.set_style(style.clone());
+            bar.set_prefix(format!("{:width$}", title(&name)));
+            bar.set_message("Pending");
+            rows.insert(name, bar);
+        }
+        Self { table, rows, width }
+    }
+
+    fn show(&self, key: &(PodKey, String), row: &Row) {
+        let Some(bar) = self.rows.get(key) else { return };
+        let ready = if row.ready { "ready" } else { "" };
+        let state = &row.state;
+        let width = self.width.max(24);
+        bar.set_message(format!("{state:width$} {ready:6} restarts {}", row.restarts));
+        bar.tick();
+    }
+}
+
+/// The lines that say where a pod can be reached from this machine.
+fn published(pod: &Pod) -> Vec<String> {
+    let mut lines = vec![];
+    for container in pod.all_containers() {
+        for port in &container.ports {
+            let Some(address) = published_address(port) else { continue };
+            let protocol = match port.protocol {
+                Protocol::Tcp => "",
+                Protocol::Udp => "/udp",
+            };
+            lines.push(format!(
+                "published {address}{protocol} -> {}/{}:{}",
+                label(&pod.key),
+                container.name,
+                port.container_port
+            ));
+        }
+    }
+    lines
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn plain_rows_say_what_matters() {
+        let key = (PodKey::new("default", "greenhouse"), "web".to_owned());
+        let row = |state: &str, ready, restarts| Row { state: state.to_owned(), ready, restarts };
+        let rows = [
+            (row("Running", true, 0), "pod/greenhouse web: Running, ready"),
+            (row("CrashLoopBackOff", false, 3), "pod/greenhouse web: CrashLoopBackOff, restarts 3"),
+        ];
+        for (row, expected) in rows {
+            assert_eq!(plain(&key, &row), expected);
+        }
+        let other = (PodKey::new("edge", "greenhouse"), "web".to_owned());
+        assert_eq!(plain(&other, &row("Running", false, 0)), "pod/edge/greenhouse web: Running");
+    }
+}

@@ -1,0 +1,113 @@
+//! Watches the pods' statuses: keeps the table up to date and says when all of them have ended.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as corev1;
+
+use super::End;
+use super::label;
+use super::screen::{Row, Screen};
+use crate::board::{Board, Kind, Object, Query};
+use crate::spec::{Pod, PodKey};
+
+/// Changes taken from the board at a time.
+const BATCH: usize = 64;
+
+/// Shows statuses until every pod has Succeeded or Failed.
+pub async fn until_ended(board: &Board, pods: &[Arc<Pod>], screen: &Screen) -> End {
+    let mut phases: BTreeMap<PodKey, String> = BTreeMap::new();
+    let mut ready: BTreeMap<PodKey, bool> = BTreeMap::new();
+    loop {
+        // A watch that fell behind begins again with what is there now.
+        let Ok(mut watch) = board.watch(Query::all(Kind::Pod), None) else { continue };
+        while let Ok(events) = watch.next_batch(BATCH) {
+            if events.is_empty() {
+                watch.changed().await;
+                continue;
+            }
+            for event in events {
+                let Object::Pod(pod) = event.object else { continue };
+                show(&pod, screen, &mut phases, &mut ready);
+            }
+            if let Some(end) = ended(&phases, pods) {
+                return end;
+            }
+        }
+    }
+}
+
+fn show(
+    pod: &corev1::Pod,
+    screen: &Screen,
+    phases: &mut BTreeMap<PodKey, String>,
+    ready: &mut BTreeMap<PodKey, bool>,
+) {
+    let meta = &pod.metadata;
+    let namespace = meta.namespace.as_deref().unwrap_or_default();
+    let key = PodKey::new(namespace, meta.name.as_deref().unwrap_or_default());
+    let Some(status) = &pod.status else { return };
+    let init = status.init_container_statuses.iter().flatten();
+    for container in init.chain(status.container_statuses.iter().flatten()) {
+        screen.row(&key, &container.name, row(container));
+    }
+    let conditions = status.conditions.iter().flatten();
+    let is_ready = conditions.filter(|c| c.type_ == "Ready").any(|c| c.status == "True");
+    if ready.insert(key.clone(), is_ready) != Some(is_ready) && is_ready {
+        screen.line(&format!("pod/{} Ready", label(&key)));
+    }
+    if let Some(phase) = &status.phase {
+        let before = phases.insert(key.clone(), phase.clone());
+        if before.as_deref() != Some(phase) && matches!(phase.as_str(), "Succeeded" | "Failed") {
+            let why = status.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
+            screen.line(&format!("pod/{} {phase}{why}", label(&key)));
+        }
+    }
+}
+
+fn row(status: &corev1::ContainerStatus) -> Row {
+    let state = status.state.as_ref();
+    let running = state.and_then(|s| s.running.as_ref()).map(|_| "Running".to_owned());
+    let waiting = state.and_then(|s| s.waiting.as_ref()).map(|w| {
+        let reason = w.reason.as_deref().unwrap_or("Waiting");
+        let last = status.last_state.as_ref().and_then(|s| s.terminated.as_ref());
+        match (last, w.message.as_deref()) {
+            // Why it is waiting to be restarted says more than that it is.
+            (Some(last), _) => format!("{reason} ({})", terminated(last)),
+            (None, Some(message)) => format!("{reason} ({})", first_line(message)),
+            (None, None) => reason.to_owned(),
+        }
+    });
+    let ended = state.and_then(|s| s.terminated.as_ref()).map(terminated);
+    Row {
+        state: running.or(waiting).or(ended).unwrap_or_else(|| "Waiting".to_owned()),
+        ready: status.ready,
+        restarts: status.restart_count,
+    }
+}
+
+fn terminated(end: &corev1::ContainerStateTerminated) -> String {
+    let reason = end.reason.as_deref().unwrap_or("Terminated");
+    let message = end.message.as_deref().map(first_line).filter(|m| !m.is_empty());
+    match message {
+        Some(message) => format!("{reason}, exit code {}: {message}", end.exit_code),
+        None => format!("{reason}, exit code {}", end.exit_code),
+    }
+}
+
+fn first_line(text: &str) -> &str {
+    text.lines().next().unwrap_or_default()
+}
+
+/// Whether all is over, and how.
+fn ended(phases: &BTreeMap<PodKey, String>, pods: &[Arc<Pod>]) -> Option<End> {
+    let mut failed = false;
+    for pod in pods {
+        match phases.get(&pod.key)?.as_str() {
+            "Succeeded" => {}
+            "Failed" => failed = true,
+            _ => return None,
+        }
+    }
+    Some(if failed { End::SomeFailed } else { End::AllSucceeded })
+}

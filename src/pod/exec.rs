@@ -1,0 +1,68 @@
+//! A second instance of a module with another argv: exec probes and hooks.
+//!
+//! It shares the pod's network and the container's volumes, environment and limits, not its memory. Its output is kept,
+//! bounded, for the probe's message.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::pod::run::{Ingredients, StartFailure};
+use crate::runtime::{LogSink, RunControl, Stream};
+use crate::spec::{Container, Exit};
+
+/// Output kept of one exec (`pkg/probe/exec` `maxReadLength`).
+const OUTPUT_BYTES_MAX: usize = 10 * 1024;
+
+/// How an exec ended, and what it printed on both outputs.
+#[derive(Debug)]
+pub struct ExecResult {
+    pub exit: Exit,
+    pub output: String,
+}
+
+/// Ends the instance when the caller loses interest (a timeout drops the future).
+struct KillOnDrop(RunControl);
+
+impl Drop for KillOnDrop {
+    fn drop(&mut self) {
+        self.0.kill();
+    }
+}
+
+/// Runs `command` in a new instance and waits for its end. Dropping the future kills it.
+///
+/// # Errors
+/// If the instance could not be started: says nothing about what it would have answered.
+///
+/// # Cancel safety
+/// Safe: dropping it kills the instance; the private folders of a killed instance go with the pod's.
+pub async fn exec(
+    ingredients: &Ingredients,
+    container: &Container,
+    serial: u32,
+    command: &[String],
+    charge_to: RunControl,
+) -> Result<ExecResult, StartFailure> {
+    let output = Arc::new(Output::default());
+    let sink: Arc<dyn LogSink> = Arc::<Output>::clone(&output);
+    let begun = ingredients.exec(container, serial, command, sink, charge_to).await?;
+    let _kill = KillOnDrop(begun.handle.control);
+    let exit = begun.handle.exit.await;
+    // The instance has no termination message of its own; only its folders have to go.
+    let _message = ingredients.clear(begun.mounts).await;
+    let bytes = output.0.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = String::from_utf8_lossy(&bytes).into_owned();
+    Ok(ExecResult { exit, output })
+}
+
+#[derive(Debug, Default)]
+struct Output(Mutex<Vec<u8>>);
+
+impl LogSink for Output {
+    fn write(&self, _stream: Stream, bytes: &[u8]) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let room = OUTPUT_BYTES_MAX - kept.len();
+        kept.extend_from_slice(&bytes[..bytes.len().min(room)]);
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,390 @@
+//! Performs the core's actions, each in a task of its own, and reports what happened.
+//!
+//! Owns: the pod's sandbox, its active runs, and the tasks around them. Not: deciding anything; an action that cannot be
+//! performed is reported as the failure it is, and the core decides.
+//!
+//! Reports come over one bounded channel. Things that the worker must hold (a sandbox, a control of a run) come before
+//! the event that tells of them, so when the core answers, they are there.
+
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use futures_util::FutureExt;
+use k8s_openapi::api::core::v1 as corev1;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::board::EventDraft;
+use crate::image::{ResolvedImage, pull_failure};
+use crate::lifecycle::{Action, Event, HookKind, PodEvent, ProbeOutcome, Restored, RunId};
+use crate::pod::context::NodeContext;
+use crate::pod::logs::{LogRing, PodLogs, RunLog};
+use crate::pod::prober::Target;
+use crate::pod::run::{Begun, Ingredients, StartFailure};
+use crate::pod::sandbox::{self, Sandbox};
+use crate::runtime::{LogSink, RunControl};
+use crate::spec::{Container, ContainerKind, ContainerName, Exit, Pod, ProbeKind};
+
+/// Serials of exec instances begin here, far from any attempt's number: both name private folders of a container.
+const FIRST_EXEC_SERIAL: u32 = 1 << 31;
+
+/// What a task reports.
+#[derive(Debug)]
+pub enum Report {
+    Event(Event),
+    /// The sandbox stands; keep it.
+    Sandbox(Box<Sandbox>),
+    /// The image of a coming run.
+    Resolved(RunId, ResolvedImage),
+    /// A run is under way; this controls it.
+    Running(RunId, RunControl),
+}
+
+#[derive(Debug)]
+struct ActiveRun {
+    run: RunId,
+    ingredients: Ingredients,
+    /// Absent until the instance runs.
+    control: Option<RunControl>,
+    /// Ends a start that has not come to an instance yet.
+    abort: CancellationToken,
+}
+
+/// See the header. One per worker.
+#[derive(Debug)]
+pub struct Hands {
+    node: Arc<NodeContext>,
+    pod: Arc<Pod>,
+    logs: Arc<PodLogs>,
+    reports: mpsc::Sender<Report>,
+    sandbox: Option<Arc<Sandbox>>,
+    images: BTreeMap<ContainerName, (RunId, ResolvedImage)>,
+    runs: BTreeMap<ContainerName, ActiveRun>,
+    next_exec_serial: u32,
+    /// The daemon ends, the pod does not: its files stay.
+    keep_volumes: bool,
+}
+
+impl Hands {
+    #[must_use]
+    pub fn new(
+        node: Arc<NodeContext>,
+        pod: Arc<Pod>,
+        logs: Arc<PodLogs>,
+        reports: mpsc::Sender<Report>,
+    ) -> Self {
+        Self {
+            node,
+            pod,
+            logs,
+            reports,
+            sandbox: None,
+            images: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            next_exec_serial: FIRST_EXEC_SERIAL,
+            keep_volumes: false,
+        }
+    }
+
+    /// The pod only pauses with its daemon: tearing down leaves its files.
+    pub fn keep_volumes(&mut self) {
+        self.keep_volumes = true;
+    }
+
+    /// The pod has come to its end and keeps only its files: others may publish its ports now.
+    pub fn release_ports(&self) {
+        if let Some(sandbox) = &self.sandbox {
+            sandbox.release_ports();
+        }
+    }
+
+    /// Takes in a report; returns the event it carries, if any.
+    pub fn take(&mut self, report: Report) -> Option<Event> {
+        match report {
+            Report::Event(event) => {
+                if let Event::Exited { run, .. } | Event::StartFailed { run, .. } = &event {
+                    self.forget(run);
+                }
+                Some(event)
+            }
+            Report::Sandbox(sandbox) => {
+                let pod_ip = sandbox.ip();
+                for warning in &sandbox.volumes().warnings {
+                    let message = warning.clone();
+                    let reason = "VolumeWarning";
+                    self.record(&PodEvent { warning: true, reason, message, container: None });
+                }
+                self.sandbox = Some(Arc::new(*sandbox));
+                Some(Event::SandboxReady { pod_ip })
+            }
+            Report::Resolved(run, image) => {
+                self.images.insert(run.container.clone(), (run, image));
+                None
+            }
+            Report::Running(run, control) => {
+                if let Some(active) = self.active(&run) {
+                    active.control = Some(control);
+                }
+                Some(Event::Started { run })
+            }
+        }
+    }
+
+    /// Performs everything but timers and persistence, which are the worker's own.
+    pub fn perform(&mut self, action: Action) {
+        match action {
+            Action::SetUpSandbox => self.set_up_sandbox(),
+            Action::Prepare { run } => self.prepare(run),
+            Action::Start { run } => self.start(run),
+            Action::Probe { run, kind } => self.probe(run, kind),
+            Action::RunHook { run, hook, within } => self.hook(run, hook, within),
+            Action::AskToStop { run } => self.end(&run, RunControl::ask_to_stop),
+            Action::Kill { run } => self.end(&run, RunControl::kill),
+            Action::TearDownSandbox => self.tear_down_sandbox(),
+            Action::Record(event) => self.record(&event),
+            Action::ArmTimer { .. } | Action::Persist => {}
+        }
+    }
+
+    /// Writes down the facts that survive the daemon.
+    pub fn persist(&self, facts: &Restored) {
+        self.node.keeper.keep(&self.pod.uid, facts);
+    }
+
+    fn active(&mut self, run: &RunId) -> Option<&mut ActiveRun> {
+        self.runs.get_mut(&run.container).filter(|active| &active.run == run)
+    }
+
+    fn forget(&mut self, run: &RunId) {
+        if self.active(run).is_some() {
+            self.runs.remove(&run.container);
+        }
+    }
+
+    fn container(&self, run: &RunId) -> Option<Container> {
+        self.pod.container(&run.container).cloned()
+    }
+
+    fn set_up_sandbox(&self) {
+        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
+        self.spawn(async move {
+            match Sandbox::set_up(node, pod).await {
+                Ok(sandbox) => Report::Sandbox(Box::new(sandbox)),
+                Err(error) => {
+                    let (reason, message) = (error.reason(), error.message());
+                    Report::Event(Event::SandboxFailed { reason, message })
+                }
+            }
+        });
+    }
+
+    fn tear_down_sandbox(&mut self) {
+        let sandbox = self.sandbox.take();
+        let (node, pod, keep) = (Arc::clone(&self.node), Arc::clone(&self.pod), self.keep_volumes);
+        self.spawn(async move {
+            match sandbox {
+                Some(sandbox) => sandbox.tear_down(keep).await,
+                // A pod that had ended before the daemon came up has no sandbox now, but may have volumes.
+                None if keep => {}
+                None => sandbox::remove_volumes(&node, &pod).await,
+            }
+            Report::Event(Event::SandboxGone)
+        });
+    }
+
+    fn prepare(&self, run: RunId) {
+        let Some(container) = self.container(&run) else { return };
+        let (node, reports) = (Arc::clone(&self.node), self.reports.clone());
+        let failed =
+            |run, reason, message| Report::Event(Event::PrepareFailed { run, reason, message });
+        self.spawn(async move {
+            let image = container.image.clone();
+            let resolved =
+                tokio::task::spawn_blocking(move || node.images.resolve(&image, node.clock.now()))
+                    .await;
+            match resolved {
+                Ok(Ok(image)) => {
+                    let image_id = image.image_id.clone();
+                    // The image first, then the event that tells of it.
+                    let kept = reports.send(Report::Resolved(run.clone(), image)).await;
+                    drop(kept);
+                    Report::Event(Event::Prepared { run, image_id, present: true })
+                }
+                Ok(Err(error)) => {
+                    let failure = pull_failure(&container.image, container.pull_policy, &error);
+                    failed(run, failure.reason, failure.message)
+                }
+                Err(error) => {
+                    failed(run, "ErrImagePull", format!("podling failed internally: {error}"))
+                }
+            }
+        });
+    }
+
+    fn start(&mut self, run: RunId) {
+        let Some(container) = self.container(&run) else { return };
+        let image = self.images.remove(&run.container).filter(|(of, _)| of == &run);
+        let (Some(sandbox), Some((_, image))) = (self.sandbox.clone(), image) else {
+            let failure = StartFailure::broken(&"start without sandbox or image");
+            let StartFailure { reason, message } = failure;
+            self.spawn(async move { Report::Event(Event::StartFailed { run, reason, message }) });
+            return;
+        };
+        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
+        let ingredients = Ingredients { node, pod, sandbox, image };
+        let abort = CancellationToken::new();
+        let ring = self.logs.begin(&run.container, run.attempt, self.node.clock);
+        let active = ActiveRun {
+            run: run.clone(),
+            ingredients: ingredients.clone(),
+            control: None,
+            abort: abort.clone(),
+        };
+        self.runs.insert(run.container.clone(), active);
+        let reports = self.reports.clone();
+        tokio::spawn(live(ingredients, container, run, ring, abort, reports));
+    }
+
+    fn probe(&mut self, run: RunId, kind: ProbeKind) {
+        let Some(target) = self.target(&run) else { return };
+        self.spawn(async move {
+            let outcome = match target.container.probe(kind) {
+                Some(probe) => target.probe(probe).await,
+                None => ProbeOutcome::Error("the container has no such probe".into()),
+            };
+            Report::Event(Event::ProbeDone { run, kind, outcome })
+        });
+    }
+
+    fn hook(&mut self, run: RunId, hook: HookKind, within: std::time::Duration) {
+        let Some(target) = self.target(&run) else { return };
+        self.spawn(async move {
+            let hooks = &target.container.hooks;
+            let todo = match hook {
+                HookKind::PostStart => hooks.post_start.clone(),
+                HookKind::PreStop => hooks.pre_stop.clone(),
+            };
+            let result = match todo {
+                Some(todo) => target.hook(&todo, within).await,
+                None => Ok(()),
+            };
+            Report::Event(Event::HookDone { run, hook, result })
+        });
+    }
+
+    /// The running module, as probes and hooks see it.
+    fn target(&mut self, run: &RunId) -> Option<Target> {
+        let container = self.container(run)?;
+        let serial = self.next_exec_serial;
+        // Wraps after two thousand million execs, back to where it began.
+        self.next_exec_serial = serial.checked_add(1).unwrap_or(FIRST_EXEC_SERIAL);
+        let active = self.active(run)?;
+        let control = active.control.clone()?;
+        Some(Target { ingredients: active.ingredients.clone(), container, control, serial })
+    }
+
+    fn end(&mut self, run: &RunId, how: impl Fn(&RunControl)) {
+        let Some(active) = self.active(run) else { return };
+        match &active.control {
+            Some(control) => how(control),
+            None => active.abort.cancel(),
+        }
+    }
+
+    fn record(&self, event: &PodEvent) {
+        let draft = EventDraft {
+            involved: self.reference(event.container.as_ref()),
+            warning: event.warning,
+            reason: event.reason.to_owned(),
+            message: event.message.clone(),
+            component: "podling".to_owned(),
+            host: self.node.node.name.clone(),
+        };
+        self.node.board.record(&draft, self.node.clock.now());
+    }
+
+    fn reference(&self, container: Option<&ContainerName>) -> corev1::ObjectReference {
+        let field_path = container.and_then(|name| {
+            let list = match self.pod.container(name)?.kind {
+                ContainerKind::Init | ContainerKind::Sidecar => "initContainers",
+                ContainerKind::Regular => "containers",
+                ContainerKind::Ephemeral => "ephemeralContainers",
+            };
+            Some(format!("spec.{list}{{{name}}}"))
+        });
+        corev1::ObjectReference {
+            api_version: Some("v1".into()),
+            kind: Some("Pod".into()),
+            namespace: Some(self.pod.key.namespace.to_string()),
+            name: Some(self.pod.key.name.to_string()),
+            uid: Some(self.pod.uid.to_string()),
+            field_path,
+            ..corev1::ObjectReference::default()
+        }
+    }
+
+    /// Runs a task that ends in a report.
+    fn spawn(&self, work: impl Future<Output = Report> + Send + 'static) {
+        let reports = self.reports.clone();
+        tokio::spawn(async move {
+            let report = work.await;
+            // The worker is gone only when nobody is interested any more.
+            drop(reports.send(report).await);
+        });
+    }
+}
+
+impl Drop for Hands {
+    /// A worker that goes in disorder must not leave modules running.
+    fn drop(&mut self) {
+        for active in self.runs.values() {
+            active.abort.cancel();
+            if let Some(control) = &active.control {
+                control.kill();
+            }
+        }
+    }
+}
+
+/// The life of one run: start, wait, clear up. Reports `Running` and then exactly one `Exited`, or one `StartFailed`.
+async fn live(
+    ingredients: Ingredients,
+    container: Container,
+    run: RunId,
+    ring: Arc<LogRing>,
+    abort: CancellationToken,
+    reports: mpsc::Sender<Report>,
+) {
+    let sink: Arc<dyn LogSink> = Arc::new(RunLog(Arc::clone(&ring)));
+    let start = AssertUnwindSafe(ingredients.start(&container, &run, sink)).catch_unwind();
+    let started = match abort.run_until_cancelled(Box::pin(start)).await {
+        Some(Ok(started)) => started,
+        Some(Err(_panic)) => Err(StartFailure::broken(&"starting the module panicked")),
+        None => Err(StartFailure {
+            reason: "RunContainerError",
+            message: "stopped before it had started".to_owned(),
+        }),
+    };
+    let report = match started {
+        Err(StartFailure { reason, message }) => {
+            ring.finish();
+            Event::StartFailed { run, reason, message }
+        }
+        Ok(Begun { handle, mounts }) => {
+            let running = Report::Running(run.clone(), handle.control.clone());
+            if reports.send(running).await.is_err() {
+                // The worker has gone meanwhile: nobody could ever stop this run.
+                handle.control.kill();
+            }
+            let exit = AssertUnwindSafe(handle.exit).catch_unwind().await;
+            let exit = exit.unwrap_or_else(|_panic| Exit::Lost {
+                message: "the runtime failed while the module ran".to_owned(),
+            });
+            ring.finish();
+            let message = ingredients.finish(&container, mounts, &exit, &ring).await;
+            Event::Exited { run, exit, message }
+        }
+    };
+    drop(reports.send(Report::Event(report)).await);
+}

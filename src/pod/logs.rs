@@ -1,0 +1,340 @@
+//! What modules print: lines in a bounded ring, one ring for each run.
+//!
+//! Owns: splitting output into lines, bounding it, waking readers. Not: serving it (`server` and `play` read it through
+//! [`LogSource`]), and never writing it to flash. The writer is the guest's own thread and never waits: when the ring is full the oldest lines go, counted.
+//!
+//! ```text
+//!  PodLogs ── container ─► current LogRing ◄── write() by the guest
+//!                          previous LogRing     read(from) by followers, woken through a watch
+//! ```
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bytes::Bytes;
+use tokio::sync::watch;
+
+use crate::board::logs::{LogChunk, LogCursor, LogLine, LogSource, LogStream};
+use crate::clock::Clock;
+use crate::lifecycle::Attempt;
+use crate::limits::{LOG_LINE_BYTES_MAX, LOG_RING_BYTES_MAX};
+use crate::runtime::{self, LogSink};
+use crate::spec::ContainerName;
+
+/// What one line costs beside its bytes, so that a flood of empty lines is bounded too.
+const LINE_OVERHEAD_BYTES: usize = 48;
+
+#[derive(Debug, Default)]
+struct Lines {
+    kept: VecDeque<LogLine>,
+    /// Sequence number of the first kept line.
+    first: u64,
+    bytes: usize,
+    /// Unfinished lines of stdout and stderr.
+    open: [Vec<u8>; 2],
+    ended: bool,
+}
+
+/// The output of one run.
+#[derive(Debug)]
+pub struct LogRing {
+    pub attempt: Attempt,
+    clock: Clock,
+    lines: Mutex<Lines>,
+    changed: watch::Sender<u64>,
+}
+
+impl LogRing {
+    #[must_use]
+    pub fn new(attempt: Attempt, clock: Clock) -> Arc<Self> {
+        Arc::new(Self { attempt, clock, lines: Mutex::default(), changed: watch::Sender::new(0) })
+    }
+
+    /// Takes output as it comes. Never waits for a reader.
+    pub fn write(&self, stream: LogStream, mut bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let now = wall_ns(&self.clock);
+        {
+            let mut lines = self.lock();
+            while let Some(at) = bytes.iter().position(|b| *b == b'\n') {
+                lines.extend(stream, &bytes[..at], now);
+                lines.close(stream, now);
+                bytes = &bytes[at + 1..];
+            }
+            lines.extend(stream, bytes, now);
+        }
+        self.wake();
+    }
+
+    /// The run is over: unfinished lines are kept as partial ones, followers come to their end.
+    pub fn finish(&self) {
+        let now = wall_ns(&self.clock);
+        {
+            let mut lines = self.lock();
+            for stream in [LogStream::Stdout, LogStream::Stderr] {
+                let open = std::mem::take(&mut lines.open[stream as usize]);
+                if !open.is_empty() {
+                    lines.push(stream, open, true, now);
+                }
+            }
+            lines.ended = true;
+        }
+        self.wake();
+    }
+
+    /// The last lines as one text, at most `max_lines` and `max_bytes`: Kubernetes' `FallbackToLogsOnError`.
+    #[must_use]
+    pub fn last_text(&self, max_lines: usize, max_bytes: usize) -> String {
+        let lines = self.lock();
+        let mut text = vec![];
+        for line in lines.kept.iter().rev().take(max_lines).rev() {
+            text.extend_from_slice(&line.bytes);
+            if !line.partial {
+                text.push(b'\n');
+            }
+        }
+        let cut = text.len().saturating_sub(max_bytes);
+        String::from_utf8_lossy(&text[cut..]).into_owned()
+    }
+
+    /// Position before the last `count` lines.
+    #[must_use]
+    pub fn tail(&self, count: u64) -> LogCursor {
+        let lines = self.lock();
+        LogCursor(lines.end().saturating_sub(count).max(lines.first))
+    }
+
+    fn wake(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        // A panic while holding it cannot leave lines half-written in a way that matters to a reader.
+        self.lines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl LogSource for LogRing {
+    fn read(&self, from: LogCursor, max_bytes: usize) -> LogChunk {
+        let lines = self.lock();
+        let start = from.0.clamp(lines.first, lines.end());
+        let skip = usize::try_from(start - lines.first).unwrap_or(usize::MAX);
+        let mut room = max_bytes;
+        let fits = |line: &&LogLine| {
+            let first = room == max_bytes;
+            let fits = first || line.bytes.len() <= room;
+            room = room.saturating_sub(line.bytes.len().max(1));
+            fits
+        };
+        let out: Vec<LogLine> = lines.kept.iter().skip(skip).take_while(fits).cloned().collect();
+        let next = start + out.len() as u64;
+        LogChunk {
+            lines: out,
+            next: LogCursor(next),
+            ended: lines.ended && next == lines.end(),
+            dropped: lines.first.saturating_sub(from.0),
+        }
+    }
+
+    fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+fn wall_ns(clock: &Clock) -> i64 {
+    clock.now().wall_ms().saturating_mul(1_000_000)
+}
+
+impl Lines {
+    /// Position after the last kept line.
+    fn end(&self) -> u64 {
+        self.first + self.kept.len() as u64
+    }
+
+    /// Adds bytes without a newline to the stream's unfinished line, cutting off full pieces.
+    fn extend(&mut self, stream: LogStream, mut bytes: &[u8], now: i64) {
+        loop {
+            let room = LOG_LINE_BYTES_MAX - self.open[stream as usize].len();
+            let (part, rest) = bytes.split_at(bytes.len().min(room));
+            self.open[stream as usize].extend_from_slice(part);
+            if rest.is_empty() {
+                return;
+            }
+            let full = std::mem::take(&mut self.open[stream as usize]);
+            self.push(stream, full, true, now);
+            bytes = rest;
+        }
+    }
+
+    fn close(&mut self, stream: LogStream, now: i64) {
+        let line = std::mem::take(&mut self.open[stream as usize]);
+        self.push(stream, line, false, now);
+    }
+
+    fn push(&mut self, stream: LogStream, bytes: Vec<u8>, partial: bool, time_ns: i64) {
+        self.bytes += bytes.len() + LINE_OVERHEAD_BYTES;
+        self.kept.push_back(LogLine { time_ns, stream, partial, bytes: Bytes::from(bytes) });
+        while self.bytes > LOG_RING_BYTES_MAX {
+            let Some(old) = self.kept.pop_front() else { return };
+            self.bytes -= old.bytes.len() + LINE_OVERHEAD_BYTES;
+            self.first += 1;
+        }
+    }
+}
+
+/// The runtime's end of a ring.
+#[derive(Debug)]
+pub struct RunLog(pub Arc<LogRing>);
+
+impl LogSink for RunLog {
+    fn write(&self, stream: runtime::Stream, bytes: &[u8]) {
+        let stream = match stream {
+            runtime::Stream::Stdout => LogStream::Stdout,
+            runtime::Stream::Stderr => LogStream::Stderr,
+        };
+        self.0.write(stream, bytes);
+    }
+
+    /// Whole lines are kept as they come; an unfinished one waits for its rest.
+    fn flush(&self) {}
+}
+
+/// The rings of one pod: for each container the current run's and the one before it.
+#[derive(Debug)]
+pub struct PodLogs {
+    rings: Mutex<BTreeMap<ContainerName, Rings>>,
+    changed: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Rings {
+    current: Arc<LogRing>,
+    previous: Option<Arc<LogRing>>,
+}
+
+impl PodLogs {
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::new(Self { rings: Mutex::default(), changed: watch::Sender::new(0) })
+    }
+
+    /// A new run begins; its predecessor's ring stays readable, the one before that goes. A run that is tried again under the
+    /// same number (it did not start) replaces its own ring only.
+    #[must_use]
+    pub fn begin(&self, container: &ContainerName, attempt: Attempt, clock: Clock) -> Arc<LogRing> {
+        let ring = LogRing::new(attempt, clock);
+        {
+            let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+            let previous = rings.remove(container).and_then(|r| match r.current.attempt {
+                again if again == attempt => r.previous,
+                _ => Some(r.current),
+            });
+            let entry = Rings { current: Arc::clone(&ring), previous };
+            rings.insert(container.clone(), entry);
+        }
+        self.changed.send_modify(|version| *version += 1);
+        ring
+    }
+
+    #[must_use]
+    pub fn get(&self, container: &ContainerName, previous: bool) -> Option<Arc<LogRing>> {
+        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        let rings = rings.get(container)?;
+        if previous { rings.previous.clone() } else { Some(Arc::clone(&rings.current)) }
+    }
+
+    /// Changes whenever a run begins.
+    #[must_use]
+    pub fn changed(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn ring() -> Arc<LogRing> {
+        LogRing::new(0, Clock::start())
+    }
+
+    fn read(ring: &LogRing, from: u64) -> LogChunk {
+        ring.read(LogCursor(from), usize::MAX)
+    }
+
+    fn texts(chunk: &LogChunk) -> Vec<(String, bool)> {
+        let text = |l: &LogLine| (String::from_utf8_lossy(&l.bytes).into_owned(), l.partial);
+        chunk.lines.iter().map(text).collect()
+    }
+
+    #[test]
+    fn output_becomes_lines_however_it_is_cut() {
+        let ring = ring();
+        for piece in ["he", "llo\nwor", "ld\n", "\n", "end"] {
+            ring.write(LogStream::Stdout, piece.as_bytes());
+        }
+        ring.finish();
+        let lines = texts(&read(&ring, 0));
+        let expected = [("hello", false), ("world", false), ("", false), ("end", true)]
+            .map(|(t, p)| (t.to_owned(), p));
+        assert_eq!(lines, expected);
+    }
+
+    #[test]
+    fn the_two_streams_do_not_mix_within_a_line() {
+        let ring = ring();
+        ring.write(LogStream::Stdout, b"out");
+        ring.write(LogStream::Stderr, b"err\n");
+        ring.write(LogStream::Stdout, b"put\n");
+        assert_eq!(
+            texts(&read(&ring, 0)),
+            [("err".to_owned(), false), ("output".to_owned(), false)]
+        );
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut_and_a_flood_is_bounded() {
+        let ring = ring();
+        for _ in 0..64 {
+            ring.write(LogStream::Stdout, &[b'x'; 10_000]);
+        }
+        let chunk = read(&ring, 0);
+        assert!(chunk.lines.iter().all(|l| l.partial && l.bytes.len() == LOG_LINE_BYTES_MAX));
+        assert!(chunk.dropped > 0);
+        for _ in 0..100_000 {
+            ring.write(LogStream::Stderr, b"\n");
+        }
+        let kept = read(&ring, 0).lines.len();
+        assert!(kept <= LOG_RING_BYTES_MAX / LINE_OVERHEAD_BYTES, "{kept}");
+    }
+
+    #[test]
+    fn a_reader_goes_on_where_it_stopped_and_learns_the_end() {
+        let ring = ring();
+        ring.write(LogStream::Stdout, b"a\nb\nc\n");
+        let first = ring.read(LogCursor::START, 2);
+        assert_eq!((first.lines.len(), first.ended), (2, false));
+        ring.finish();
+        let second = read(&ring, first.next.0);
+        assert_eq!(texts(&second), [("c".to_owned(), false)]);
+        assert!(second.ended);
+        assert_eq!(read(&ring, ring.tail(1).0).lines.len(), 1);
+        assert!(read(&ring, ring.tail(0).0).lines.is_empty());
+    }
+
+    #[test]
+    fn the_previous_run_stays_readable_and_no_more_than_that() {
+        let (logs, name) = (PodLogs::new(), ContainerName::new("c"));
+        for attempt in 0..3 {
+            let ring = logs.begin(&name, attempt, Clock::start());
+            ring.write(LogStream::Stdout, format!("run {attempt}\n").as_bytes());
+        }
+        let again = logs.begin(&name, 2, Clock::start());
+        again.write(LogStream::Stdout, b"run 2\n");
+        let run = |previous| logs.get(&name, previous).map(|r| r.last_text(80, 2048));
+        assert_eq!(run(false).as_deref(), Some("run 2\n"));
+        assert_eq!(run(true).as_deref(), Some("run 1\n"));
+    }
+}

@@ -1,0 +1,62 @@
+//! ConfigMaps, Secrets and the downward API, as environments and volumes ask for them.
+//!
+//! Owns: adapting the board to the look-ups of `manifest` and `volume`. Values are read when a container starts or a volume
+//! is set up; nothing is cached, so a Secret is held once, on the board.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use k8s_openapi::api::core::v1 as corev1;
+
+use crate::board::Board;
+use crate::manifest::Objects;
+use crate::pod::environment::{Facts, field_value, resource_value};
+use crate::spec::{FieldPath, Pod, ResourceField};
+use crate::volume::ObjectData;
+
+/// The board as the place where ConfigMaps and Secrets are.
+#[derive(Clone, Debug)]
+pub struct BoardObjects(pub Board);
+
+impl Objects for BoardObjects {
+    fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<corev1::ConfigMap>> {
+        self.0.config_map(namespace, name)
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<corev1::Secret>> {
+        self.0.secret(namespace, name)
+    }
+}
+
+/// What the volumes of one pod may contain.
+#[derive(Debug)]
+pub struct VolumeData<'a> {
+    pub board: &'a Board,
+    pub pod: &'a Pod,
+    pub facts: Facts,
+}
+
+impl ObjectData for VolumeData<'_> {
+    fn config_map(&self, namespace: &str, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
+        let map = self.board.config_map(namespace, name)?;
+        let text = map.data.iter().flatten().map(|(k, v)| (k.clone(), v.clone().into_bytes()));
+        let binary = map.binary_data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone()));
+        Some(text.chain(binary).collect())
+    }
+
+    fn secret(&self, namespace: &str, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
+        let secret = self.board.secret(namespace, name)?;
+        Some(secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect())
+    }
+
+    fn field(&self, field: &FieldPath) -> Option<String> {
+        Some(field_value(self.pod, field, &self.facts))
+    }
+
+    fn resource(&self, field: &ResourceField) -> Option<String> {
+        // A volume's reference always names its container; validation has seen to it.
+        let name = field.container.as_deref()?;
+        let container = self.pod.all_containers().find(|c| c.name.as_str() == name)?;
+        Some(resource_value(self.pod, container, field, &self.facts))
+    }
+}

@@ -1,0 +1,92 @@
+//! One pod as the board shows it: the accepted object, its deletion, its status.
+//!
+//! Owns: putting the three together. The worker reports status, the reconciler reports deletion; both go through here, so
+//! that neither can overwrite what the other said.
+
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as corev1;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+use crate::board::{Board, wire_time};
+use crate::clock::Timestamp;
+use crate::lifecycle::PodStatus;
+use crate::manifest;
+use crate::spec::Pod;
+
+#[derive(Debug)]
+pub struct PublishedPod {
+    board: Board,
+    host_ips: Vec<IpAddr>,
+    pod: Arc<Pod>,
+    object: Mutex<corev1::Pod>,
+}
+
+impl PublishedPod {
+    /// Shows an accepted pod, in phase Pending.
+    #[must_use]
+    pub fn new(
+        board: Board,
+        host_ips: Vec<IpAddr>,
+        pod: Arc<Pod>,
+        mut object: corev1::Pod,
+    ) -> Arc<Self> {
+        object.status = Some(corev1::PodStatus {
+            phase: Some("Pending".into()),
+            qos_class: Some(pod.qos.as_str().into()),
+            ..corev1::PodStatus::default()
+        });
+        board.upsert_pod(object.clone());
+        Arc::new(Self { board, host_ips, pod, object: Mutex::new(object) })
+    }
+
+    #[must_use]
+    pub fn pod(&self) -> &Arc<Pod> {
+        &self.pod
+    }
+
+    /// Shows a new status.
+    pub fn set_status(&self, status: &PodStatus) {
+        let wire = manifest::status::pod_status(&self.pod, status, &self.host_ips);
+        self.change(|object| object.status = Some(wire));
+    }
+
+    /// Shows that the pod is being deleted. A repeated deletion moves the time back only.
+    pub fn set_deleting(&self, now: Timestamp, grace: Duration) -> Arc<corev1::Pod> {
+        let until = wire_time(now.plus(grace).wall_ms());
+        let seconds = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
+        self.change(|object| {
+            let meta = &mut object.metadata;
+            let shorter = meta.deletion_grace_period_seconds.is_none_or(|old| seconds < old);
+            if shorter {
+                if meta.deletion_timestamp.is_none() {
+                    meta.generation = meta.generation.map(|g| g + 1);
+                }
+                meta.deletion_timestamp = Some(until);
+                meta.deletion_grace_period_seconds = Some(seconds);
+            }
+        })
+    }
+
+    /// Shows new labels and annotations.
+    pub fn set_metadata(&self, meta: &ObjectMeta) -> Arc<corev1::Pod> {
+        self.change(|object| {
+            object.metadata.labels.clone_from(&meta.labels);
+            object.metadata.annotations.clone_from(&meta.annotations);
+        })
+    }
+
+    /// The pod is gone.
+    pub fn remove(&self) {
+        self.board.remove_pod(&self.pod.key, Some(&self.pod.uid));
+    }
+
+    fn change(&self, change: impl FnOnce(&mut corev1::Pod)) -> Arc<corev1::Pod> {
+        // The board is told while the lock is held: two changes reach it in the order in which they were made.
+        let mut object = self.object.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut object);
+        self.board.upsert_pod(object.clone())
+    }
+}

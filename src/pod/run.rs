@@ -1,0 +1,239 @@
+//! One run of one container: from its image to its end.
+//!
+//! Owns: the order in which a run comes about (environment, mounts, code, start), what can go wrong at each step in
+//! Kubernetes' reasons, and the termination message. Not: when to start or stop (`lifecycle`), nor how a guest runs
+//! (`runtime`).
+
+use std::sync::Arc;
+
+use rustix::fs::{Mode, OFlags, open};
+
+use crate::error::chain;
+use crate::image::ResolvedImage;
+use crate::lifecycle::RunId;
+use crate::limits::TERMINATION_MESSAGE_BYTES_MAX;
+use crate::pod::context::NodeContext;
+use crate::pod::environment::{Resolved, resolve};
+use crate::pod::logs::LogRing;
+use crate::pod::objects::BoardObjects;
+use crate::pod::sandbox::Sandbox;
+use crate::runtime::{
+    Artifact, GuestMount, LogSink, ModuleFile, Run, RunControl, RunHandle, RunLimits, Stdin,
+};
+use crate::spec::{Container, Exit, Pod, TerminationMessagePolicy};
+use crate::volume::RunMounts;
+
+/// Log tail that stands in for an empty termination message (`MaxContainerTerminationMessageLogLines/LogLength`).
+const FALLBACK_LINES: usize = 80;
+const FALLBACK_BYTES: usize = 2048;
+
+/// Why a run did not start; becomes the container's waiting reason and message.
+#[derive(Debug)]
+pub struct StartFailure {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl StartFailure {
+    fn new(reason: &'static str, message: String) -> Self {
+        Self { reason, message }
+    }
+
+    /// The shell's own task broke: a bug of ours, shown rather than swallowed.
+    #[must_use]
+    pub fn broken(what: &dyn std::fmt::Display) -> Self {
+        Self::new("RunContainerError", format!("podling failed internally: {what}"))
+    }
+}
+
+/// A run that is under way.
+#[derive(Debug)]
+pub struct Begun {
+    pub handle: RunHandle,
+    pub mounts: RunMounts,
+}
+
+/// What a run is made of.
+#[derive(Clone, Debug)]
+pub struct Ingredients {
+    pub node: Arc<NodeContext>,
+    pub pod: Arc<Pod>,
+    pub sandbox: Arc<Sandbox>,
+    pub image: ResolvedImage,
+}
+
+impl Ingredients {
+    /// Starts the container's module.
+    ///
+    /// # Errors
+    /// With the reason that Kubernetes has for the step that failed.
+    pub async fn start(
+        &self,
+        container: &Container,
+        run: &RunId,
+        sink: Arc<dyn LogSink>,
+    ) -> Result<Begun, StartFailure> {
+        let resolved = self.environment(container)?;
+        let artifact = self.artifact(container).await?;
+        let mut mounts = self.mounts(container, run.attempt, &resolved).await?;
+        let handle = self.instance(container, resolved, artifact, &mut mounts, sink, None).await?;
+        Ok(Begun { handle, mounts })
+    }
+
+    /// Starts a second instance of the module with another argv (exec probe or hook), charged to the running one.
+    ///
+    /// # Errors
+    /// As [`Ingredients::start`].
+    pub async fn exec(
+        &self,
+        container: &Container,
+        serial: u32,
+        command: &[String],
+        sink: Arc<dyn LogSink>,
+        charge_to: RunControl,
+    ) -> Result<Begun, StartFailure> {
+        let mut resolved = self.environment(container)?;
+        resolved.argv = command.to_vec();
+        let artifact = self.artifact(container).await?;
+        let mut mounts = self.mounts(container, serial, &resolved).await?;
+        let handle = self
+            .instance(container, resolved, artifact, &mut mounts, sink, Some(charge_to))
+            .await?;
+        Ok(Begun { handle, mounts })
+    }
+
+    fn environment(&self, container: &Container) -> Result<Resolved, StartFailure> {
+        let facts = self.node.facts(self.sandbox.ip());
+        let objects = BoardObjects(self.node.board.clone());
+        resolve(&self.pod, container, &facts, &objects)
+            .map_err(|e| StartFailure::new("CreateContainerConfigError", chain(&e)))
+    }
+
+    async fn artifact(&self, container: &Container) -> Result<Artifact, StartFailure> {
+        let module =
+            ModuleFile { path: self.image.path.clone(), sha256: *self.image.digest.bytes() };
+        let prepared = self.node.runtime.prepare(module, container.resources.needs_fuel()).await;
+        prepared.map_err(|e| {
+            let message = format!("image {}: {}", container.image, chain(&e));
+            StartFailure::new("CreateContainerError", message)
+        })
+    }
+
+    async fn mounts(
+        &self,
+        container: &Container,
+        attempt: u32,
+        resolved: &Resolved,
+    ) -> Result<RunMounts, StartFailure> {
+        let (this, container) = (self.clone(), container.clone());
+        let sub_paths = resolved.sub_paths.clone();
+        let prepared = tokio::task::spawn_blocking(move || {
+            let volumes = this.sandbox.volumes();
+            this.node.volumes.prepare(&this.pod, &container, attempt, volumes, &sub_paths)
+        });
+        match prepared.await {
+            Ok(Ok(mounts)) => Ok(mounts),
+            Ok(Err(e)) => Err(StartFailure::new(e.reason(), chain(&e))),
+            Err(e) => Err(StartFailure::broken(&e)),
+        }
+    }
+
+    async fn instance(
+        &self,
+        container: &Container,
+        resolved: Resolved,
+        artifact: Artifact,
+        mounts: &mut RunMounts,
+        logs: Arc<dyn LogSink>,
+        charge_to: Option<RunControl>,
+    ) -> Result<RunHandle, StartFailure> {
+        let failed = |e: &dyn std::error::Error| StartFailure::new("RunContainerError", chain(e));
+        let mut guest_mounts = vec![];
+        // The handles pass to the runtime; keeping ours as well would cost each module twice the descriptors.
+        for mount in std::mem::take(&mut mounts.mounts) {
+            // The path leads to the very directory that was checked, not to its name.
+            let dir = open(
+                mount.host(),
+                OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+                Mode::empty(),
+            )
+            .map_err(|e| failed(&std::io::Error::from(e)))?;
+            let (guest, read_only) = (mount.guest().to_owned(), mount.read_only());
+            guest_mounts.push(GuestMount { dir, guest, read_only });
+        }
+        let limits = &container.resources;
+        let run = Run {
+            name: format!("{}/{}", self.pod.key, container.name),
+            artifact,
+            argv: resolved.argv,
+            env: resolved.env,
+            working_dir: container.working_dir.clone(),
+            mounts: guest_mounts,
+            limits: RunLimits {
+                memory_bytes: limits.memory_limit_bytes,
+                on_memory_limit: container.on_memory_limit,
+                cpu_millis: limits.cpu_limit_millis,
+                fuel: limits.fuel,
+                fuel_per_second: limits.fuel_per_second,
+            },
+            pod: self.sandbox.account().clone(),
+            charge_to,
+            network: self.sandbox.network(container.name.as_str()),
+            stop_signal: container.stop_signal,
+            stdin: Stdin::Closed,
+            logs,
+        };
+        self.node.runtime.start(run).await.map_err(|e| failed(&e))
+    }
+
+    /// Takes the run's private folders away; returns what it left as termination message.
+    pub async fn clear(&self, mounts: RunMounts) -> String {
+        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
+        let cleared = tokio::task::spawn_blocking(move || node.volumes.end_run(&pod, mounts));
+        cleared.await.unwrap_or_default()
+    }
+
+    /// Takes the run's private folders away and says what its termination message is.
+    pub async fn finish(
+        &self,
+        container: &Container,
+        mounts: RunMounts,
+        exit: &Exit,
+        ring: &LogRing,
+    ) -> String {
+        let file = self.clear(mounts).await;
+        if !file.is_empty() {
+            return file;
+        }
+        if let Some(text) = exit.message() {
+            return bounded(text);
+        }
+        let fallback = TerminationMessagePolicy::FallbackToLogsOnError;
+        if container.termination_message_policy == fallback && !exit.is_success() {
+            return ring.last_text(FALLBACK_LINES, FALLBACK_BYTES);
+        }
+        String::new()
+    }
+}
+
+/// Cuts a message at the bound, at a character's edge.
+fn bounded(text: &str) -> String {
+    let mut end = text.len().min(TERMINATION_MESSAGE_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].to_owned()
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn a_long_message_is_cut_between_characters() {
+        let text = "é".repeat(TERMINATION_MESSAGE_BYTES_MAX);
+        assert_eq!(bounded(&text).len(), TERMINATION_MESSAGE_BYTES_MAX);
+        let odd = format!("a{text}");
+        assert_eq!(bounded(&odd).len(), TERMINATION_MESSAGE_BYTES_MAX - 1);
+    }
+}

@@ -1,0 +1,237 @@
+//! What the modules of a pod share: network, volumes, published ports, one account.
+//!
+//! Owns: putting it up in order and taking it down in reverse, after the last run. Survives the restart of any module. Not: when
+//! (`lifecycle` says), nor the parts themselves.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use crate::error::chain;
+use crate::net::{ConnectError, HostAlias, Member, MemberLimits, NetConfig, NoLedger, PodNet};
+use crate::pod::context::NodeContext;
+use crate::pod::host_port::{PublishError, PublishedPorts};
+use crate::pod::http_probe::Dial;
+use crate::pod::net_io::NetStream;
+use crate::pod::objects::VolumeData;
+use crate::runtime::{Network, PodAccount, PodLimits};
+use crate::spec::Pod;
+use crate::volume::{MountedVolumes, VolumeError};
+
+/// Why a sandbox could not be put up; the core retries with back-off.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    #[error(transparent)]
+    Volume(#[from] VolumeError),
+    #[error("Failed to create pod sandbox: no pod address is free; the node runs 65534 pods")]
+    NoAddress,
+    #[error("Failed to create pod sandbox")]
+    Publish(#[source] PublishError),
+    #[error("podling failed internally while setting up the pod")]
+    Broken(#[source] tokio::task::JoinError),
+}
+
+impl SandboxError {
+    /// The reason of the Event that reports it.
+    #[must_use]
+    pub fn reason(&self) -> &'static str {
+        match self {
+            Self::Volume(e) => e.reason(),
+            Self::NoAddress | Self::Publish(_) | Self::Broken(_) => "FailedCreatePodSandBox",
+        }
+    }
+
+    #[must_use]
+    pub fn message(&self) -> String {
+        chain(self)
+    }
+}
+
+/// The shared parts of one pod.
+#[derive(Debug)]
+pub struct Sandbox {
+    node: Arc<NodeContext>,
+    pod: Arc<Pod>,
+    address: Address,
+    net: PodNet,
+    /// The daemon's own membership: probes and published ports.
+    daemon: Arc<Member>,
+    volumes: MountedVolumes,
+    account: PodAccount,
+    /// Ends the tasks of the published ports.
+    stop: CancellationToken,
+}
+
+/// A pod address that goes back when its sandbox does.
+#[derive(Debug)]
+struct Address {
+    node: Arc<NodeContext>,
+    ip: Ipv4Addr,
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        self.node.addresses.release(self.ip);
+    }
+}
+
+impl Sandbox {
+    /// Puts everything up: volumes, network, published ports. May be called again after a failure.
+    ///
+    /// # Errors
+    /// With the first part that could not be had; what stood before it is taken down again or can be set up twice.
+    pub async fn set_up(node: Arc<NodeContext>, pod: Arc<Pod>) -> Result<Self, SandboxError> {
+        let ip = node.addresses.take().ok_or(SandboxError::NoAddress)?;
+        let address = Address { node: Arc::clone(&node), ip };
+        let volumes = set_up_volumes(&node, &pod, ip).await?;
+        let net = PodNet::new(net_config(&pod, ip));
+        let daemon = net.join("podling", MemberLimits::default(), Arc::new(NoLedger));
+        let daemon = Arc::new(daemon);
+        let stop = CancellationToken::new();
+        let ports = PublishedPorts::bind(&pod).await.map_err(SandboxError::Publish)?;
+        ports.serve(&daemon, ip.into(), &stop);
+        let account = PodAccount::new(PodLimits {
+            memory_bytes: pod.resources.memory_limit_bytes,
+            cpu_millis: pod.resources.cpu_limit_millis,
+        });
+        Ok(Self { node, pod, address, net, daemon, volumes, account, stop })
+    }
+
+    /// Takes everything down. With `keep_volumes` (the daemon ends, the pod does not) the files stay for its next life.
+    pub async fn tear_down(&self, keep_volumes: bool) {
+        self.stop.cancel();
+        self.daemon.reset();
+        if !keep_volumes {
+            remove_volumes(&self.node, &self.pod).await;
+        }
+    }
+
+    /// Closes the published ports; the rest stays. May be repeated.
+    pub fn release_ports(&self) {
+        self.stop.cancel();
+    }
+
+    #[must_use]
+    pub fn ip(&self) -> IpAddr {
+        self.address.ip.into()
+    }
+
+    #[must_use]
+    pub fn volumes(&self) -> &MountedVolumes {
+        &self.volumes
+    }
+
+    #[must_use]
+    pub fn account(&self) -> &PodAccount {
+        &self.account
+    }
+
+    /// The network as a run joins it, under the name that its socket table shows.
+    #[must_use]
+    pub fn network(&self, member: &str) -> Network {
+        Network::Pod { net: self.net.clone(), member: member.to_owned() }
+    }
+
+    #[must_use]
+    pub fn net(&self) -> &PodNet {
+        &self.net
+    }
+
+    /// Opens connections into the pod for the daemon.
+    #[must_use]
+    pub fn dialer(&self) -> Dialer {
+        Dialer(Arc::clone(&self.daemon))
+    }
+
+    /// A host name or address as the pod's network knows it; `None` for anything outside.
+    #[must_use]
+    pub fn resolve(&self, host: &str) -> Option<IpAddr> {
+        match host.parse() {
+            Ok(ip) => self.net.is_local(ip).then_some(ip),
+            Err(_) => self.net.resolve(host).ok()?.into_iter().find(|ip| self.net.is_local(*ip)),
+        }
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Removes a pod's volumes; a failure is logged and made good at the next start (`VolumeRoot::remove_orphans`).
+pub async fn remove_volumes(node: &Arc<NodeContext>, pod: &Arc<Pod>) {
+    let (node, pod) = (Arc::clone(node), Arc::clone(pod));
+    let removed = tokio::task::spawn_blocking(move || {
+        if let Err(error) = node.volumes.tear_down(&pod.uid) {
+            let cause = chain(&error);
+            tracing::warn!(pod = %pod.key, %cause, "volumes stay until the next start");
+        }
+    });
+    if let Err(error) = removed.await {
+        tracing::error!(%error, "removing volumes failed internally");
+    }
+}
+
+async fn set_up_volumes(
+    node: &Arc<NodeContext>,
+    pod: &Arc<Pod>,
+    ip: Ipv4Addr,
+) -> Result<MountedVolumes, SandboxError> {
+    let (node, pod) = (Arc::clone(node), Arc::clone(pod));
+    let set_up = tokio::task::spawn_blocking(move || {
+        let facts = node.facts(ip.into());
+        let data = VolumeData { board: &node.board, pod: &pod, facts };
+        node.volumes.set_up(&pod, &data, &node.host_paths)
+    });
+    Ok(set_up.await.map_err(SandboxError::Broken)??)
+}
+
+fn net_config(pod: &Pod, ip: Ipv4Addr) -> NetConfig {
+    let mut config = NetConfig::new(ip);
+    config.host_names = vec![pod.hostname.clone()];
+    if let Some(subdomain) = &pod.subdomain {
+        let namespace = &pod.key.namespace;
+        let full = format!("{}.{subdomain}.{namespace}.svc.cluster.local", pod.hostname);
+        config.host_names.push(full);
+    }
+    let alias = |a: &crate::spec::HostAlias| HostAlias { ip: a.ip, names: a.hostnames.clone() };
+    config.aliases = pod.host_aliases.iter().map(alias).collect();
+    config
+}
+
+/// Connects into the pod's network on the daemon's account.
+#[derive(Clone, Debug)]
+pub struct Dialer(Arc<Member>);
+
+impl Dial for Dialer {
+    type Stream = NetStream;
+    type Error = DialError;
+
+    async fn dial(&self, to: SocketAddr) -> Result<NetStream, DialError> {
+        NetStream::connect(&self.0, to).await.map_err(DialError)
+    }
+}
+
+/// Why no connection came about, in the words that Kubernetes' probes print after "connect: ".
+#[derive(Debug)]
+pub struct DialError(ConnectError);
+
+impl fmt::Display for DialError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            ConnectError::Refused(_) => f.write_str("connection refused"),
+            ConnectError::TimedOut(_) => f.write_str("connection timed out"),
+            ConnectError::Unreachable(_) => f.write_str("network is unreachable"),
+            ConnectError::Denied(_) => f.write_str("permission denied"),
+            ConnectError::InvalidAddress(_)
+            | ConnectError::InvalidState
+            | ConnectError::NoPort
+            | ConnectError::Open(_) => self.0.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for DialError {}

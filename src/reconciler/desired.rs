@@ -1,0 +1,247 @@
+//! What the node should run, merged from its sources. Pure.
+//!
+//! Owns: who owns which name, what replaces what, what is being deleted. Not: durability (`task` commits before it tells this),
+//! nor workers (`plan` compares).
+//!
+//! One name has one owner: the first source that named it keeps it, the other is told [`SourceConflict`]. A pod that is
+//! replaced stays until its worker is gone, with its successor waiting behind it; of many rapid edits only the last
+//! is run.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as corev1;
+
+use super::plan::Wanted;
+use crate::spec::{Pod, PodKey, PodUid, Source};
+
+/// A pod as it was accepted: the wire object (defaulted, without status) and what the inside made of it.
+#[derive(Clone, Debug)]
+pub struct Accepted {
+    pub object: Arc<corev1::Pod>,
+    pub pod: Arc<Pod>,
+}
+
+#[derive(Clone, Debug)]
+struct Entry {
+    current: Accepted,
+    deleting: Option<Duration>,
+    next: Option<Accepted>,
+}
+
+/// Another source owns that name.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "SourceConflict: pod {key} already comes from {owner}; it stays, and the one from {refused} is not used"
+)]
+pub struct SourceConflict {
+    pub key: PodKey,
+    pub owner: Source,
+    pub refused: Source,
+}
+
+/// What became of an offered pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Offered {
+    /// A new name: it starts.
+    Added,
+    /// The same incarnation as before; labels or images may differ.
+    Unchanged,
+    /// Waits for its predecessor to end.
+    Replaces,
+}
+
+/// The merged desire. One per node, owned by the reconciler task.
+#[derive(Debug, Default)]
+pub struct Desired {
+    pods: BTreeMap<PodKey, Entry>,
+}
+
+impl Desired {
+    /// Takes in a pod from its source.
+    ///
+    /// # Errors
+    /// If another source owns the name.
+    pub fn offer(&mut self, pod: Accepted) -> Result<Offered, SourceConflict> {
+        let key = pod.pod.key.clone();
+        let Some(entry) = self.pods.get_mut(&key) else {
+            self.pods.insert(key, Entry { current: pod, deleting: None, next: None });
+            return Ok(Offered::Added);
+        };
+        let owner = entry.next.as_ref().unwrap_or(&entry.current);
+        // A name that is on its way out and has no successor is free for whoever asks first.
+        let leaving = entry.deleting.is_some() && entry.next.is_none();
+        if owner.pod.source != pod.pod.source && !leaving {
+            let (owner, refused) = (owner.pod.source.clone(), pod.pod.source.clone());
+            return Err(SourceConflict { key, owner, refused });
+        }
+        if entry.deleting.is_none() && entry.current.pod.uid == pod.pod.uid {
+            return Ok(Offered::Unchanged);
+        }
+        if entry.deleting.is_none() {
+            entry.deleting = Some(entry.current.pod.grace);
+        }
+        entry.next = Some(pod);
+        Ok(Offered::Replaces)
+    }
+
+    /// Replaces the object of the same incarnation: labels or annotations changed.
+    pub fn amend(&mut self, pod: Accepted) {
+        if let Some(entry) = self.pods.get_mut(&pod.pod.key)
+            && entry.current.pod.uid == pod.pod.uid
+        {
+            entry.current = pod;
+        }
+    }
+
+    /// Marks a pod for its end; a successor that waits is forgotten. Grace may only shrink. `None` if there is no such
+    /// pod.
+    pub fn delete(&mut self, key: &PodKey, grace: Option<Duration>) -> Option<Duration> {
+        let entry = self.pods.get_mut(key)?;
+        let asked = grace.unwrap_or(entry.current.pod.grace);
+        let grace = entry.deleting.map_or(asked, |before| before.min(asked));
+        entry.deleting = Some(grace);
+        entry.next = None;
+        Some(grace)
+    }
+
+    /// The worker of a pod that was ending is gone: its successor takes the name. Returns the removed pod and whether
+    /// one followed.
+    pub fn removed(&mut self, key: &PodKey) -> Option<(Accepted, Option<Accepted>)> {
+        let entry = self.pods.get(key).filter(|e| e.deleting.is_some())?;
+        let (old, next) = (entry.current.clone(), entry.next.clone());
+        match &next {
+            Some(next) => {
+                let entry = Entry { current: next.clone(), deleting: None, next: None };
+                self.pods.insert(key.clone(), entry);
+            }
+            None => {
+                self.pods.remove(key);
+            }
+        }
+        Some((old, next))
+    }
+
+    /// The pods a source wants, its waiting successors included: what a new snapshot is compared with.
+    pub fn owned_by(&self, owns: impl Fn(&Source) -> bool) -> Vec<PodKey> {
+        let leads = |e: &Entry| match (&e.next, e.deleting) {
+            (Some(next), _) => owns(&next.pod.source),
+            (None, None) => owns(&e.current.pod.source),
+            (None, Some(_)) => false,
+        };
+        self.pods.iter().filter(|(_, e)| leads(e)).map(|(key, _)| key.clone()).collect()
+    }
+
+    #[must_use]
+    pub fn get(&self, key: &PodKey) -> Option<(&Accepted, Option<Duration>)> {
+        self.pods.get(key).map(|e| (&e.current, e.deleting))
+    }
+
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pods.len()
+    }
+
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pods.is_empty()
+    }
+
+    /// The form that the plan compares with the workers.
+    #[must_use]
+    pub fn wanted(&self) -> BTreeMap<PodKey, Wanted> {
+        let wanted = |e: &Entry| Wanted { uid: e.current.pod.uid.clone(), deleting: e.deleting };
+        self.pods.iter().map(|(key, e)| (key.clone(), wanted(e))).collect()
+    }
+
+    /// UIDs that anything on disk may still belong to.
+    pub fn uids(&self) -> impl Iterator<Item = &PodUid> {
+        self.pods.values().flat_map(|e| {
+            std::iter::once(&e.current.pod.uid).chain(e.next.as_ref().map(|n| &n.pod.uid))
+        })
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::testkit::pods;
+
+    const FOLDER: fn() -> Source = || Source::Folder("/etc/pods/a.yaml".into());
+
+    fn pod(uid: &str, source: Source) -> Accepted {
+        let mut pod = pods::pod([pods::regular("c")]);
+        pod.key = key();
+        pod.uid = PodUid::new(uid);
+        pod.source = source;
+        Accepted { object: Arc::default(), pod: Arc::new(pod) }
+    }
+
+    fn uid(desired: &Desired) -> Option<String> {
+        let (accepted, _) = desired.get(&PodKey::new("default", "a"))?;
+        Some(accepted.pod.uid.to_string())
+    }
+
+    fn key() -> PodKey {
+        PodKey::new("default", "a")
+    }
+
+    #[test]
+    fn the_first_owner_keeps_the_name() {
+        let mut desired = Desired::default();
+        assert_eq!(desired.offer(pod("1", FOLDER())), Ok(Offered::Added));
+        let refused = desired.offer(pod("2", Source::Api)).unwrap_err();
+        assert_eq!((refused.owner, refused.refused), (FOLDER(), Source::Api));
+        assert_eq!(uid(&desired).as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn of_many_edits_the_last_is_run_after_the_first_has_ended() {
+        let mut desired = Desired::default();
+        desired.offer(pod("1", FOLDER())).unwrap();
+        assert_eq!(desired.offer(pod("1", FOLDER())), Ok(Offered::Unchanged));
+        assert_eq!(desired.offer(pod("2", FOLDER())), Ok(Offered::Replaces));
+        assert_eq!(desired.offer(pod("3", FOLDER())), Ok(Offered::Replaces));
+        assert_eq!(uid(&desired).as_deref(), Some("1"), "the old one is still ending");
+        assert!(desired.wanted()[&key()].deleting.is_some());
+        desired.removed(&key()).unwrap();
+        assert_eq!(uid(&desired).as_deref(), Some("3"));
+        assert!(desired.wanted()[&key()].deleting.is_none());
+    }
+
+    #[test]
+    fn the_same_text_put_back_while_it_ends_starts_again() {
+        let mut desired = Desired::default();
+        desired.offer(pod("1", FOLDER())).unwrap();
+        desired.delete(&key(), None).unwrap();
+        assert!(desired.owned_by(|_| true).is_empty());
+        assert_eq!(desired.offer(pod("1", FOLDER())), Ok(Offered::Replaces));
+        let (_, next) = desired.removed(&key()).unwrap();
+        assert!(next.is_some());
+        assert_eq!(uid(&desired).as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn grace_only_shrinks_and_a_deletion_forgets_the_successor() {
+        let mut desired = Desired::default();
+        let seconds = Duration::from_secs;
+        desired.offer(pod("1", Source::Api)).unwrap();
+        assert_eq!(desired.delete(&key(), Some(seconds(10))), Some(seconds(10)));
+        assert_eq!(desired.delete(&key(), Some(seconds(20))), Some(seconds(10)));
+        assert_eq!(desired.delete(&key(), Some(seconds(1))), Some(seconds(1)));
+        desired.removed(&key()).unwrap();
+        assert!(desired.is_empty());
+        assert_eq!(desired.delete(&key(), None), None);
+    }
+
+    #[test]
+    fn a_name_on_its_way_out_is_free_for_another_source() {
+        let mut desired = Desired::default();
+        desired.offer(pod("1", FOLDER())).unwrap();
+        desired.delete(&key(), None).unwrap();
+        assert_eq!(desired.offer(pod("2", Source::Api)), Ok(Offered::Replaces));
+        assert!(desired.offer(pod("3", FOLDER())).is_err());
+    }
+}

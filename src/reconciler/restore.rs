@@ -1,0 +1,94 @@
+//! What was accepted before the daemon ended is acted upon at once when it comes back: without network, without clock.
+//!
+//! Owns: turning durable records into desire. A record that this version cannot read is reported and left where it is; it
+//! costs one object.
+
+use tracing::warn;
+
+use super::desired::Accepted;
+use super::intake::{Offer, offer, pod_offer};
+use super::records;
+use super::task::NodeTask;
+use crate::manifest::{self, Object};
+use crate::spec::{PodUid, Source};
+use crate::store::{Loaded, ObjectKind, StoredObject};
+
+impl NodeTask {
+    /// Takes in what the store held. Before [`NodeTask::run`].
+    pub fn restore(&mut self, loaded: Loaded) {
+        for record in loaded.runtime {
+            match records::from_json(&record.json) {
+                Ok(facts) => {
+                    self.restored.insert(record.uid, facts);
+                }
+                Err(error) => warn!(uid = %record.uid, %error, "restart counts are unreadable"),
+            }
+        }
+        for object in loaded.objects {
+            if let Err(problem) = self.restore_object(&object) {
+                warn!(
+                    kind = ?object.kind, namespace = %object.namespace, name = %object.name,
+                    "a stored object is not used: {problem}"
+                );
+            }
+        }
+    }
+
+    /// The folder as it is at start, before anything runs: so that what is on disk for pods that are gone can be told from
+    /// what is still needed.
+    pub fn restore_folder(&mut self, offered: Vec<super::Offered>) {
+        self.folder(offered);
+    }
+
+    /// Every UID whose files and records are still needed.
+    #[must_use]
+    pub fn known_uids(&self) -> Vec<PodUid> {
+        self.desired.uids().cloned().collect()
+    }
+
+    fn restore_object(&mut self, stored: &StoredObject) -> Result<(), String> {
+        let text = |e: &dyn std::fmt::Display| e.to_string();
+        match stored.kind {
+            ObjectKind::Pod => {
+                let pod = serde_json::from_slice(&stored.json).map_err(|e| text(&e))?;
+                let accepted = self.restored_pod(pod, &stored.source)?;
+                self.desired.offer(accepted).map_err(|e| text(&e))?;
+            }
+            ObjectKind::ConfigMap => {
+                let map = serde_json::from_slice(&stored.json).map_err(|e| text(&e))?;
+                self.restore_data(Object::ConfigMap(Box::new(map)), &stored.source)?;
+            }
+            ObjectKind::Secret => {
+                let secret = serde_json::from_slice(&stored.json).map_err(|e| text(&e))?;
+                self.restore_data(Object::Secret(Box::new(secret)), &stored.source)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn restored_pod(
+        &self,
+        mut pod: k8s_openapi::api::core::v1::Pod,
+        source: &Source,
+    ) -> Result<Accepted, String> {
+        manifest::default::pod(&mut pod);
+        let uid = pod.metadata.uid.clone().ok_or("it has no uid")?;
+        let node_name = &self.node.node.name;
+        let (accepted, _warnings) =
+            pod_offer(pod, PodUid::new(&uid), source, node_name).map_err(|errors| join(&errors))?;
+        Ok(accepted)
+    }
+
+    fn restore_data(&mut self, object: Object, source: &Source) -> Result<(), String> {
+        let node_name = self.node.node.name.clone();
+        match offer(object, source, &node_name).map_err(|errors| join(&errors))? {
+            (Offer::Data(object), _warnings) => self.take_data(object, source),
+            (Offer::Pod(_), _) => return Err("it is a pod".to_owned()),
+        }
+        Ok(())
+    }
+}
+
+fn join(errors: &[manifest::FieldError]) -> String {
+    errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,259 @@
+//! The node's one task: takes requests, keeps the desire durable, starts and stops workers.
+//!
+//! Owns: [`Desired`], the workers, who owns which ConfigMap and Secret. Not: understanding manifests (`intake`), comparing
+//! (`plan`), running pods (`pod`). Requests are taken one at a time, so that two writes of one name cannot cross; a write
+//! waits for its disk, and nobody else's pod does.
+//!
+//! ```text
+//!  request ─► store (durable) ─► desired ─► pass: plan ─► forget, stop, remove, start
+//!  worker finished ────────────────────────► pass
+//! ```
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::board::{Board, ObjectKey, wire_time};
+use crate::lifecycle::{Restored, StopReason};
+use crate::pod::{NodeContext, PublishedPod, Worker, WorkerHandle};
+use crate::reconciler::desired::{Accepted, Desired};
+use crate::reconciler::handle::{LogIndex, NodeHandle, REQUESTS_MAX, Request};
+use crate::reconciler::intake::Offer;
+use crate::reconciler::plan::{Plan, Running, Stage};
+use crate::reconciler::records::RecordKeeper;
+use crate::spec::{PodKey, PodUid, Source};
+use crate::store::Store;
+
+/// Passes in a row that one change may need: a deletion, then its successor's start, then nothing.
+const PASSES_MAX: usize = 4;
+
+/// Workers that may finish at once without waiting for this task.
+const FINISHED_MAX: usize = 64;
+
+/// What may happen after the longest grace at shutdown: the kill, the volumes, the last status.
+const AFTER_GRACE: Duration = Duration::from_secs(5);
+
+struct Entry {
+    handle: WorkerHandle,
+    finished: bool,
+}
+
+/// See the header. Made once, consumed by [`NodeTask::run`].
+pub struct NodeTask {
+    pub(super) node: Arc<NodeContext>,
+    /// Absent for `play`: nothing is to survive.
+    pub(super) store: Option<Arc<Store>>,
+    keeper: Option<Arc<RecordKeeper>>,
+    pub(super) desired: Desired,
+    /// Who owns the ConfigMaps and Secrets on the board.
+    pub(super) data_owners: BTreeMap<ObjectKey, Source>,
+    /// The last good reading of each file: a file that has become bad keeps its pods.
+    pub(super) last_good: BTreeMap<std::path::PathBuf, Vec<Offer>>,
+    /// What was said of each file, so that it is said once.
+    pub(super) reported: BTreeMap<std::path::PathBuf, Vec<String>>,
+    workers: BTreeMap<PodUid, Entry>,
+    pub(super) restored: BTreeMap<PodUid, Restored>,
+    logs: LogIndex,
+    requests: mpsc::Receiver<Request>,
+    finished: (mpsc::Sender<PodUid>, mpsc::Receiver<PodUid>),
+}
+
+impl std::fmt::Debug for NodeTask {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("NodeTask")
+            .field("pods", &self.desired.len())
+            .field("workers", &self.workers.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl NodeTask {
+    /// A node without pods.
+    #[must_use]
+    pub fn new(
+        node: Arc<NodeContext>,
+        store: Option<Arc<Store>>,
+        keeper: Option<Arc<RecordKeeper>>,
+    ) -> (Self, NodeHandle) {
+        let (sender, requests) = mpsc::channel(REQUESTS_MAX);
+        let logs = LogIndex::default();
+        let handle = NodeHandle::new(sender, node.board.clone(), logs.clone());
+        let task = Self {
+            node,
+            store,
+            keeper,
+            desired: Desired::default(),
+            data_owners: BTreeMap::new(),
+            last_good: BTreeMap::new(),
+            reported: BTreeMap::new(),
+            workers: BTreeMap::new(),
+            restored: BTreeMap::new(),
+            logs,
+            requests,
+            finished: mpsc::channel(FINISHED_MAX),
+        };
+        (task, handle)
+    }
+
+    /// Runs the node until `stop`, then ends every pod within its grace.
+    pub async fn run(mut self, stop: CancellationToken) {
+        self.pass();
+        loop {
+            // Each arm is cancel-safe: both channels keep what was not taken.
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(uid) = self.finished.1.recv() => self.worker_finished(&uid),
+                request = self.requests.recv() => match request {
+                    Some(request) => self.answer(request).await,
+                    None => break,
+                },
+            }
+            self.pass();
+        }
+        self.end_all().await;
+    }
+
+    async fn answer(&mut self, request: Request) {
+        // A caller that has gone away needs no answer; what it asked for is done all the same.
+        match request {
+            Request::Folder(offered) => self.folder(offered),
+            Request::Play(offered, reply) => drop(reply.send(self.play(offered))),
+            Request::CreatePod(pod, how, reply) => {
+                drop(reply.send(self.create_pod(*pod, how).await));
+            }
+            Request::UpdatePod(pod, how, reply) => {
+                drop(reply.send(self.update_pod(*pod, how).await));
+            }
+            Request::DeletePod(key, how, reply) => {
+                drop(reply.send(self.delete_pod(&key, how).await));
+            }
+            Request::PutObject(object, replace, how, reply) => {
+                drop(reply.send(self.put_object(object, replace, how).await));
+            }
+            Request::DeleteObject(key, how, reply) => {
+                drop(reply.send(self.delete_object(&key, how).await));
+            }
+        }
+    }
+
+    pub(super) fn board(&self) -> &Board {
+        &self.node.board
+    }
+
+    /// Compares what is wanted with what runs until there is nothing to do.
+    pub(super) fn pass(&mut self) {
+        for _ in 0..PASSES_MAX {
+            let running: Vec<Running> = self.workers.values().map(Entry::seen).collect();
+            let plan = Plan::new(&self.desired.wanted(), &running);
+            if !self.apply(plan) {
+                return;
+            }
+        }
+    }
+
+    /// Carries a plan out; true if another pass may find more.
+    fn apply(&mut self, plan: Plan) -> bool {
+        let more = !plan.forget.is_empty() || !plan.remove.is_empty();
+        for uid in &plan.forget {
+            self.workers.remove(uid);
+        }
+        for (uid, grace) in &plan.stop {
+            if let Some(entry) = self.workers.get(uid) {
+                if let Some(grace) = grace {
+                    entry.handle.published.set_deleting(self.node.clock.now(), *grace);
+                }
+                entry.handle.stop(*grace, StopReason::Deleted);
+            }
+        }
+        for key in &plan.remove {
+            self.remove(key);
+        }
+        for key in &plan.start {
+            self.start(key);
+        }
+        more
+    }
+
+    /// A pod that was ending is gone: its object goes, its successor may come.
+    fn remove(&mut self, key: &PodKey) {
+        let Some((old, next)) = self.desired.removed(key) else { return };
+        self.node.board.remove_pod(key, Some(&old.pod.uid));
+        if let Some(keeper) = &self.keeper {
+            keeper.forget(&old.pod.uid);
+        }
+        self.restored.remove(&old.pod.uid);
+        if next.is_none() {
+            self.logs.remove(key);
+        }
+        info!(pod = %key, uid = %old.pod.uid, "pod is gone");
+    }
+
+    fn start(&mut self, key: &PodKey) {
+        let Some((accepted, _)) = self.desired.get(key) else { return };
+        let published = self.publish(&accepted.clone());
+        let uid = published.pod().uid.clone();
+        let restored = self.restored.remove(&uid);
+        let finished = self.finished.0.clone();
+        let handle = Worker::spawn(&self.node, published, restored, finished);
+        self.logs.insert(key.clone(), Arc::clone(&handle.logs));
+        self.workers.insert(uid, Entry { handle, finished: false });
+    }
+
+    fn publish(&self, accepted: &Accepted) -> Arc<PublishedPod> {
+        let host_ips = self.node.node.host_ips.clone();
+        let mut object = (*accepted.object).clone();
+        let now = wire_time(self.node.clock.now().wall_ms());
+        object.metadata.creation_timestamp.get_or_insert(now);
+        let pod = Arc::clone(&accepted.pod);
+        PublishedPod::new(self.node.board.clone(), host_ips, pod, object)
+    }
+
+    pub(super) fn worker(&self, uid: &PodUid) -> Option<&WorkerHandle> {
+        self.workers.get(uid).map(|entry| &entry.handle)
+    }
+
+    fn worker_finished(&mut self, uid: &PodUid) {
+        if let Some(entry) = self.workers.get_mut(uid) {
+            entry.finished = true;
+        }
+    }
+
+    /// Ends every pod and waits, at most the longest grace and a little.
+    async fn end_all(&mut self) {
+        self.requests.close();
+        let graces = self.workers.values().map(|e| e.handle.published.pod().grace);
+        let longest = graces.max().unwrap_or_default();
+        for entry in self.workers.values() {
+            entry.handle.stop(None, StopReason::Shutdown);
+        }
+        let deadline = Instant::now() + longest + AFTER_GRACE;
+        while self.workers.values().any(|entry| !entry.finished) {
+            match tokio::time::timeout_at(deadline, self.finished.1.recv()).await {
+                Ok(Some(uid)) => self.worker_finished(&uid),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        for entry in self.workers.values().filter(|entry| !entry.finished) {
+            warn!(pod = %entry.handle.key, "did not end in time");
+        }
+    }
+}
+
+impl Entry {
+    fn seen(&self) -> Running {
+        let stage = if self.finished {
+            Stage::Finished
+        } else if self.handle.is_stopping() {
+            Stage::Stopping
+        } else {
+            Stage::Running
+        };
+        Running { key: self.handle.key.clone(), uid: self.handle.uid.clone(), stage }
+    }
+}

@@ -1,0 +1,291 @@
+//! The daemon's side of compiling: one child process at a time, bounded in time and memory, killed when nobody waits for it.
+//!
+//! Owns: the queue, the child, and reading its verdict. Is not: the compilation (`compile_child.rs`, in that process), nor the cache.
+//!
+//! Compiling inside the daemon would leave some 50 MB behind in it, and untrusted bytes would meet the code generator in the
+//! process that holds every pod. The child is this same program, called again; a user-mode emulator needs to be named, so
+//! the command is configurable.
+
+use std::ffi::OsString;
+use std::io::Read as _;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+use tokio::process::Command;
+use tokio::sync::{Semaphore, SemaphorePermit};
+
+use super::cache::hex;
+use super::compile_child::{self, Failure, Task};
+use super::{EngineSettings, ModuleFile, PrepareError};
+
+/// Largest module, bytes. The largest in use (language runtimes with their libraries) have some 30 MB; compiling takes
+/// forty times a module's size in memory.
+pub const MODULE_BYTES_MAX: u64 = 64 << 20;
+
+/// Modules waiting to be compiled. Each has a pod that waits; a node has no more pods than this.
+const WAITING_MAX: usize = 1024;
+
+/// Address space of the child. A module of a few megabytes needs 100 MB; the rest is room for unusual ones.
+const CHILD_BYTES_MAX: u64 = 1 << 30;
+
+/// Time the child may take, whatever the size: a slow core that others keep busy.
+const TIME_BASE: Duration = Duration::from_secs(60);
+
+/// … and for each megabyte on top: a fast core takes one second, a slow one six, and it runs at the lowest priority.
+const TIME_PER_MB: Duration = Duration::from_secs(30);
+
+/// What is kept of the child's words.
+const WORDS_MAX: u64 = 4096;
+
+/// How modules are compiled.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CompileMode {
+    /// By this command (program and first arguments), to which `compile …` is added.
+    Child(Vec<OsString>),
+    /// In this process: for tests and benchmarks.
+    InProcess,
+}
+
+/// The queue of compilations.
+#[derive(Debug)]
+pub(crate) struct Compiler {
+    mode: CompileMode,
+    one: Semaphore,
+    waiting: AtomicUsize,
+}
+
+/// A turn at compiling; the next one waits for its end.
+#[derive(Debug)]
+pub(crate) struct Turn<'a> {
+    compiler: &'a Compiler,
+    _permit: Option<SemaphorePermit<'a>>,
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.compiler.waiting.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl Compiler {
+    pub(crate) fn new(mode: CompileMode) -> Self {
+        Self { mode, one: Semaphore::new(1), waiting: AtomicUsize::new(0) }
+    }
+
+    /// Waits for our turn.
+    pub(crate) async fn turn(&self) -> Result<Turn<'_>, PrepareError> {
+        let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
+        let mut turn = Turn { compiler: self, _permit: None };
+        if waiting >= WAITING_MAX {
+            return Err(PrepareError::Busy { waiting });
+        }
+        turn._permit = self.one.acquire().await.ok();
+        Ok(turn)
+    }
+
+    /// Compiles `module`, which has `size` bytes, into the file `output`. Dropping the future kills the child.
+    pub(crate) async fn compile(
+        &self,
+        settings: &EngineSettings,
+        module: &ModuleFile,
+        size: u64,
+        output: &Path,
+        _turn: &Turn<'_>,
+    ) -> Result<(), PrepareError> {
+        let task = Task {
+            settings: settings.clone(),
+            sha256: hex(&module.sha256),
+            memory: CHILD_BYTES_MAX,
+            input: module.path.clone(),
+            output: output.to_owned(),
+        };
+        match &self.mode {
+            CompileMode::InProcess => {
+                let result = tokio::task::spawn_blocking(move || compile_child::compile(&task));
+                let result = result.await.map_err(|error| PrepareError::Internal {
+                    message: format!("the compiler panicked: {error}"),
+                })?;
+                result.map_err(|failure| verdict(failure, module))
+            }
+            CompileMode::Child(command) => {
+                let limit = time_limit(size);
+                match tokio::time::timeout(limit, run(command, &task)).await {
+                    Ok(Ok((status, words))) => judge(status, &words, module),
+                    Ok(Err(source)) => {
+                        let command = command.first().cloned().unwrap_or_default();
+                        let command = command.to_string_lossy().into_owned();
+                        Err(PrepareError::Spawn { command, source })
+                    }
+                    Err(_) => Err(PrepareError::Timeout { limit }),
+                }
+            }
+        }
+    }
+}
+
+fn time_limit(size: u64) -> Duration {
+    let mb = u32::try_from(size >> 20).unwrap_or(u32::MAX);
+    TIME_BASE.saturating_add(TIME_PER_MB.saturating_mul(mb))
+}
+
+/// Runs the child to its end; returns the end of what it said.
+async fn run(command: &[OsString], task: &Task) -> std::io::Result<(ExitStatus, String)> {
+    let (program, first) = command.split_first().ok_or_else(|| {
+        std::io::Error::new(std::io::ErrorKind::InvalidInput, "the compile command is empty")
+    })?;
+    let mut child = Command::new(program)
+        .args(first)
+        .arg("compile")
+        .args(task.to_args())
+        // Two threads at most, whatever the machine has: compiling is not why it is there.
+        .env("RAYON_NUM_THREADS", "2")
+        // Kept open: the child ends when it closes, so it does not outlive a daemon that was killed.
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    let _alive = child.stdin.take();
+    let words = match child.stderr.take() {
+        Some(stderr) => last_words(stderr).await?,
+        None => String::new(),
+    };
+    Ok((child.wait().await?, words))
+}
+
+/// Reads to the end, keeping the last [`WORDS_MAX`] bytes.
+async fn last_words(mut from: impl AsyncRead + Unpin) -> std::io::Result<String> {
+    let mut kept = Vec::new();
+    while (&mut from).take(WORDS_MAX).read_to_end(&mut kept).await? > 0 {
+        let excess = kept.len().saturating_sub(usize::try_from(WORDS_MAX).unwrap_or(usize::MAX));
+        kept.drain(..excess);
+    }
+    Ok(String::from_utf8_lossy(&kept).trim().to_owned())
+}
+
+/// What the child's end means.
+fn judge(status: ExitStatus, words: &str, module: &ModuleFile) -> Result<(), PrepareError> {
+    if status.success() {
+        return Ok(());
+    }
+    // What the standard library says before it aborts, what it returns, and what the kernel says.
+    let starved = ["memory allocation of", "out of memory", "Cannot allocate memory"];
+    let failure = status.code().and_then(|code| Failure::from_code(code, words));
+    match failure {
+        Some(Failure::Machine(_)) | None if starved.iter().any(|said| words.contains(said)) => {
+            return Err(PrepareError::CompilerMemory { limit: CHILD_BYTES_MAX });
+        }
+        Some(failure) => return Err(verdict(failure, module)),
+        None => {}
+    }
+    Err(PrepareError::ChildFailed { status: status.to_string(), message: words.to_owned() })
+}
+
+fn verdict(failure: Failure, module: &ModuleFile) -> PrepareError {
+    match failure {
+        Failure::Invalid(message) => PrepareError::Invalid { message },
+        Failure::Truncated(message) => PrepareError::Truncated { message },
+        Failure::Digest(found) => {
+            PrepareError::DigestMismatch { expected: hex(&module.sha256), found }
+        }
+        Failure::Machine(message) => PrepareError::ChildFailed { status: "error".into(), message },
+    }
+}
+
+/// A look at the module's beginning, so that no process is started for what is plainly none. Returns its size.
+pub(crate) fn sniff(path: &Path) -> Result<u64, PrepareError> {
+    let failed = |source| PrepareError::Read { path: path.to_owned(), source };
+    let file = std::fs::File::open(path).map_err(failed)?;
+    let bytes = file.metadata().map_err(failed)?.len();
+    if bytes > MODULE_BYTES_MAX {
+        return Err(PrepareError::TooBig { bytes, limit: MODULE_BYTES_MAX });
+    }
+    let mut begin = Vec::new();
+    file.take(16).read_to_end(&mut begin).map_err(failed)?;
+    let magic = b"\0asm";
+    if begin.starts_with(magic) && begin.len() >= 8 {
+        return Ok(bytes);
+    }
+    if !begin.is_empty() && (begin.starts_with(magic) || magic.starts_with(&begin)) {
+        let message = format!("it has only {} bytes", begin.len());
+        return Err(PrepareError::Truncated { message });
+    }
+    Err(PrepareError::NotWasm { begins: show(&begin) })
+}
+
+/// The first bytes of something, as a person recognises them.
+fn show(begin: &[u8]) -> String {
+    if begin.is_empty() {
+        return "nothing (the file is empty)".to_owned();
+    }
+    let text = begin.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    if text.len() >= 2 && text.iter().all(|byte| byte.is_ascii_graphic() || *byte == b' ') {
+        return format!("{:?}", String::from_utf8_lossy(text));
+    }
+    let bytes: Vec<_> = begin.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    format!("the bytes {}", bytes.join(" "))
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use std::os::unix::process::ExitStatusExt as _;
+
+    fn sniffed(bytes: &[u8]) -> String {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), bytes).unwrap();
+        sniff(file.path()).map_or_else(|error| error.to_string(), |_| "wasm".to_owned())
+    }
+
+    #[test]
+    fn what_is_no_module_is_described_by_how_it_begins() {
+        assert_eq!(sniffed(b"\0asm\x01\0\0\0"), "wasm");
+        assert_eq!(sniffed(b"\0asm\x0d\0\x01\0"), "wasm");
+        let not = "not a WebAssembly module: it begins with ";
+        assert_eq!(sniffed(b"#!/bin/sh\necho"), format!("{not}\"#!/bin/sh\""));
+        assert_eq!(
+            sniffed(b"\x7fELF\x02\x01\x01\0\0"),
+            format!("{not}the bytes 7f 45 4c 46 02 01 01 00")
+        );
+        assert_eq!(sniffed(b""), format!("{not}nothing (the file is empty)"));
+        assert_eq!(sniffed(b"\0as"), "the WebAssembly module is cut off: it has only 3 bytes");
+        assert_eq!(
+            sniffed(b"\0asm\x01\0"),
+            "the WebAssembly module is cut off: it has only 6 bytes"
+        );
+    }
+
+    #[test]
+    fn a_module_too_big_is_refused_unread() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(MODULE_BYTES_MAX + 1).unwrap();
+        assert!(matches!(sniff(file.path()), Err(PrepareError::TooBig { .. })));
+    }
+
+    #[test]
+    fn the_ways_a_child_ends_are_told_apart() {
+        let module = ModuleFile { path: "m".into(), sha256: [0; 32] };
+        let judged = |raw: i32, words: &str| judge(ExitStatus::from_raw(raw), words, &module);
+        judged(0, "").unwrap();
+        let invalid = judged(Failure::INVALID << 8, "bad magic").unwrap_err();
+        assert_eq!(invalid.to_string(), "not a valid WebAssembly module: bad magic");
+        assert!(invalid.is_modules_fault());
+        let memory = judged(6, "memory allocation of 1048576 bytes failed").unwrap_err();
+        assert_eq!(memory.to_string(), "compiling needs more than 1024 MiB of memory");
+        let memory = judged(Failure::MACHINE << 8, "read the module: out of memory").unwrap_err();
+        assert!(matches!(memory, PrepareError::CompilerMemory { .. }), "{memory}");
+        let killed = judged(9, "").unwrap_err();
+        assert!(matches!(killed, PrepareError::ChildFailed { .. }), "{killed}");
+        assert!(!killed.is_modules_fault());
+    }
+
+    #[tokio::test]
+    async fn a_child_that_talks_without_end_is_cut_short() {
+        let words = last_words(&b"x".repeat(100_000)[..]).await.unwrap();
+        assert!(words.len() as u64 <= WORDS_MAX);
+    }
+}

@@ -1,0 +1,169 @@
+//! The data of one store: everything that host functions of one run can reach.
+//!
+//! Owns: making it from a [`Run`] (standard streams, environment, opened directories, random and table bounds). Is not: the store,
+//! or running it (`instance.rs`).
+//!
+//! One type serves components and core modules: wasmtime-wasi's context for WASI 0.1 contains the one for 0.2 and 0.3.
+
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::sync::Arc;
+
+use wasmtime::component::ResourceTable;
+use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
+
+use super::ledger::Ledger;
+use super::limiter::Limiter;
+use super::run::Shared;
+use super::stdio::{LogStream, StdinPipe, Stream};
+use super::{GuestMount, LogSink, Network, StartError};
+use crate::net::{Member, MemberLimits, NetConfig, PodNet};
+use crate::spec::OnMemoryLimit;
+use crate::wasi::lifecycle::{LifecycleView, StopListener};
+use crate::wasi::sockets::{NetCtxView, NetView};
+
+/// Largest request for random bytes in one call. Programs ask for tens; the bytes lie on the host until they are copied.
+const RANDOM_BYTES_MAX: u64 = 1 << 20;
+
+/// Host resources (files, streams, sockets, pollables) that one run may hold. Four times a process's usual limit of open
+/// files, since a socket with its streams and pollables takes about four.
+const RESOURCES_MAX: usize = 4096;
+
+/// Data of one store.
+pub(crate) struct Guest {
+    wasi: WasiP1Ctx,
+    pub(crate) limiter: Limiter,
+    stop: StopListener,
+    member: Arc<Member>,
+}
+
+/// What a [`Guest`] is made from.
+pub(crate) struct GuestPlan {
+    pub(crate) argv: Vec<String>,
+    pub(crate) env: Vec<(String, String)>,
+    pub(crate) working_dir: Option<String>,
+    pub(crate) mounts: Vec<GuestMount>,
+    pub(crate) on_memory_limit: OnMemoryLimit,
+    pub(crate) stdin: Option<StdinPipe>,
+    pub(crate) logs: Arc<dyn LogSink>,
+    /// File work may be done on the guest's own thread.
+    pub(crate) may_block: bool,
+}
+
+impl Guest {
+    /// Opens what the module is granted. Touches the file system, so it may block.
+    ///
+    /// # Errors
+    /// [`StartError::Mount`].
+    pub(crate) fn new(plan: &GuestPlan, run: &Shared) -> Result<Self, StartError> {
+        let mut wasi = WasiCtxBuilder::new();
+        wasi.args(&plan.argv)
+            .envs(&plan.env)
+            .stdout(LogStream::new(Arc::clone(&plan.logs), Stream::Stdout))
+            .stderr(LogStream::new(Arc::clone(&plan.logs), Stream::Stderr))
+            .max_random_size(RANDOM_BYTES_MAX);
+        if let Some(stdin) = &plan.stdin {
+            wasi.stdin(stdin.clone());
+        }
+        if let Some(dir) = &plan.working_dir {
+            wasi.initial_cwd(dir);
+        }
+        for mount in &plan.mounts {
+            open(&mut wasi, mount, plan.may_block)
+                .map_err(|source| StartError::Mount { guest: mount.guest.clone(), source })?;
+        }
+        let limiter = Limiter::new(Arc::clone(&run.account.memory), plan.on_memory_limit);
+        let (stop, member) = (run.stop_listener(), Arc::clone(&run.member));
+        let mut guest = Self { wasi: wasi.build_p1(), limiter, stop, member };
+        guest.ctx().table.set_max_capacity(RESOURCES_MAX);
+        Ok(guest)
+    }
+
+    /// A guest without anything, for a store that only asks the linker questions.
+    pub(crate) fn blank() -> Self {
+        let ledger = Arc::new(Ledger::new(Some(0), None));
+        Self {
+            wasi: WasiCtxBuilder::new().build_p1(),
+            member: Arc::new(join(Network::None, &ledger)),
+            limiter: Limiter::new(ledger, OnMemoryLimit::Fail),
+            stop: StopListener::new(),
+        }
+    }
+
+    pub(crate) fn wasi_p1(&mut self) -> &mut WasiP1Ctx {
+        &mut self.wasi
+    }
+}
+
+/// Grants one directory. It is opened through our own descriptor of it, so that no path is resolved a second time.
+fn open(wasi: &mut WasiCtxBuilder, mount: &GuestMount, may_block: bool) -> io::Result<()> {
+    let fd = mount.dir.as_fd();
+    // Captured by wasmtime-wasi for each directory: file work on a local disk is 8 to 24 times cheaper on the
+    // guest's own thread; on a network it could hold that thread for minutes.
+    wasi.allow_blocking_current_thread(may_block && is_local(fd));
+    let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+    wasi.preopened_dir(format!("/proc/self/fd/{}", fd.as_raw_fd()), &mount.guest, perms).map_err(
+        |error| match error.downcast::<io::Error>() {
+            Ok(error) => error,
+            Err(error) => io::Error::other(error.to_string()),
+        },
+    )?;
+    Ok(())
+}
+
+/// Whether a file system answers by itself. What is unknown counts as local; what may ask somebody else is listed.
+fn is_local(dir: BorrowedFd<'_>) -> bool {
+    /// `statfs(2)`: 9p, AFS, Ceph, CIFS, Coda, FUSE, NCP, NFS, SMB, SMB2.
+    const REMOTE: [u32; 10] = [
+        0x0102_1997,
+        0x5346_414f,
+        0x00c3_6400,
+        0xff53_4d42,
+        0x7375_7245,
+        0x6573_5546,
+        0x564c,
+        0x6969,
+        0x517b,
+        0xfe53_4d42,
+    ];
+    rustix::fs::fstatfs(dir).is_ok_and(|fs| {
+        #[allow(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "magic numbers have 32 bits, whatever the field's width"
+        )]
+        let kind = fs.f_type as u32;
+        !REMOTE.contains(&kind)
+    })
+}
+
+/// Makes the run a member of its network; what is buffered for it is paid from `ledger`. A run without one is alone in a
+/// network of its own, so that sockets need no case for it.
+pub(crate) fn join(network: Network, ledger: &Arc<Ledger>) -> Member {
+    let (net, name) = match network {
+        Network::Pod { net, member } => (net, member),
+        Network::None => (PodNet::new(NetConfig::new(Ipv4Addr::LOCALHOST)), "alone".to_owned()),
+    };
+    let ledger = Arc::clone(ledger);
+    net.join(&name, MemberLimits::default(), ledger)
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.wasi.ctx()
+    }
+}
+
+impl LifecycleView for Guest {
+    fn lifecycle(&mut self) -> (&StopListener, &mut ResourceTable) {
+        (&self.stop, self.wasi.ctx().table)
+    }
+}
+
+impl NetView for Guest {
+    fn net(&mut self) -> NetCtxView<'_> {
+        NetCtxView { table: self.wasi.ctx().table, member: &self.member }
+    }
+}

@@ -1,0 +1,168 @@
+//! The memory account of a module, and of its pod.
+//!
+//! Owns: counting and refusing. Is not: what happens at a refusal; the limiter (`limiter.rs`) kills or answers −1, the network makes
+//! the writer wait.
+//!
+//! ```text
+//! linear memories, tables ──► Ledger of the module ──► Ledger of the pod
+//! socket buffers          ──►        (limit)               (limit)
+//! ```
+//! Charging is two atomic additions; a refused charge changes nothing. Limits: those of the manifest.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Bytes held now, the most ever held, and how many there may be.
+#[derive(Debug)]
+pub(crate) struct Ledger {
+    limit: Option<u64>,
+    used: AtomicU64,
+    peak: AtomicU64,
+    parent: Option<Arc<Ledger>>,
+}
+
+/// A charge was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OverLimit {
+    /// Bytes asked for.
+    pub(crate) asked: u64,
+    /// Bytes held already by the account that refused.
+    pub(crate) used: u64,
+    /// Its limit.
+    pub(crate) limit: u64,
+    /// It was the pod's account and not the module's own.
+    pub(crate) of_pod: bool,
+}
+
+impl Ledger {
+    /// An account with at most `limit` bytes, which also draws on `parent`.
+    #[must_use]
+    pub(crate) fn new(limit: Option<u64>, parent: Option<Arc<Ledger>>) -> Self {
+        Self { limit, used: AtomicU64::new(0), peak: AtomicU64::new(0), parent }
+    }
+
+    /// Takes `bytes`, here and from the parent.
+    ///
+    /// # Errors
+    /// [`OverLimit`] if either has not that many left; nothing is taken then.
+    pub(crate) fn charge(&self, bytes: u64) -> Result<(), OverLimit> {
+        self.take(bytes, false)?;
+        if let Some(parent) = &self.parent
+            && let Err(over) = parent.take(bytes, true)
+        {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(over);
+        }
+        self.peak.fetch_max(self.used(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn take(&self, bytes: u64, of_pod: bool) -> Result<(), OverLimit> {
+        let limit = self.limit.unwrap_or(u64::MAX);
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes).filter(|&sum| sum <= limit)
+        });
+        match taken {
+            Ok(_) => {
+                if of_pod {
+                    self.peak.fetch_max(self.used(), Ordering::Relaxed);
+                }
+                Ok(())
+            }
+            Err(used) => Err(OverLimit { asked: bytes, used, limit, of_pod }),
+        }
+    }
+
+    /// Gives back what an earlier charge took.
+    pub(crate) fn release(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+        if let Some(parent) = &self.parent {
+            parent.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes held now.
+    #[must_use]
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
+
+    /// The most that was ever held at once, bytes.
+    #[must_use]
+    pub(crate) fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+}
+
+/// Socket buffers are paid from the same account.
+impl crate::net::Ledger for Ledger {
+    fn try_charge(&self, bytes: usize) -> bool {
+        self.charge(bytes as u64).is_ok()
+    }
+
+    fn release(&self, bytes: usize) {
+        Self::release(self, bytes as u64);
+    }
+}
+
+impl std::fmt::Display for OverLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { asked, used, limit, of_pod } = self;
+        let whose = if *of_pod { "the pod's memory limit" } else { "its memory limit" };
+        write!(f, "asked for {asked} bytes more with {used} in use; {whose} is {limit} bytes")
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_refused_charge_changes_nothing() {
+        let pod = Arc::new(Ledger::new(Some(100), None));
+        let a = Ledger::new(Some(80), Some(Arc::clone(&pod)));
+        let b = Ledger::new(None, Some(Arc::clone(&pod)));
+        a.charge(60).unwrap();
+        let own = a.charge(30).unwrap_err();
+        assert_eq!(own, OverLimit { asked: 30, used: 60, limit: 80, of_pod: false });
+        assert!(b.charge(50).unwrap_err().of_pod);
+        assert_eq!((a.used(), b.used(), pod.used()), (60, 0, 60));
+        a.release(60);
+        b.charge(100).unwrap();
+        assert_eq!((a.peak(), b.peak(), pod.used(), pod.peak()), (60, 100, 100, 100));
+    }
+
+    #[test]
+    fn a_charge_that_overflows_is_refused() {
+        let ledger = Ledger::new(None, None);
+        ledger.charge(u64::MAX).unwrap();
+        ledger.charge(1).unwrap_err();
+    }
+
+    proptest! {
+        #[test]
+        fn the_pod_always_holds_the_sum_of_its_modules(
+            steps in proptest::collection::vec((0usize..3, 0u64..60, any::<bool>()), 1..200)
+        ) {
+            let pod = Arc::new(Ledger::new(Some(200), None));
+            let modules: Vec<_> =
+                (0..3).map(|_| Ledger::new(Some(100), Some(Arc::clone(&pod)))).collect();
+            for (who, bytes, give) in steps {
+                let module = &modules[who];
+                if give {
+                    module.release(bytes.min(module.used()));
+                } else {
+                    let before = (module.used(), pod.used());
+                    if module.charge(bytes).is_err() {
+                        prop_assert_eq!(before, (module.used(), pod.used()));
+                        prop_assert!(before.0 + bytes > 100 || before.1 + bytes > 200);
+                    }
+                }
+                prop_assert_eq!(pod.used(), modules.iter().map(Ledger::used).sum::<u64>());
+                prop_assert!(pod.used() <= 200 && module.used() <= 100);
+            }
+        }
+    }
+}

@@ -1,0 +1,175 @@
+//! Asks the ledger whenever a memory or a table of a run wants to grow.
+//!
+//! Owns: the sum over all memories and tables of one store (wasmtime asks for each alone), and the bounds on their number. Is not: the
+//! counting (`ledger.rs`). What was charged is given back when the store is dropped, whatever ended it.
+
+use std::fmt;
+use std::sync::Arc;
+
+use wasmtime::ResourceLimiter;
+
+use super::ledger::{Ledger, OverLimit};
+use crate::spec::OnMemoryLimit;
+
+/// Core instances in one run. A component made of others has about four each; the count guards against modules
+/// that do nothing but instantiate.
+const INSTANCES_MAX: usize = 256;
+/// Linear memories in one run: each costs a reservation of address space.
+const MEMORIES_MAX: usize = 64;
+/// Tables in one run.
+const TABLES_MAX: usize = 256;
+/// Elements of one table: some ten times the functions of the largest programs that are compiled to Wasm.
+const TABLE_ELEMENTS_MAX: usize = 1 << 20;
+
+/// The run asked for more than its limit and is to be killed for it; travels through wasmtime as the cause of a trap.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct OutOfMemory(pub(crate) OverLimit);
+
+impl fmt::Display for OutOfMemory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the module {}", self.0)
+    }
+}
+
+impl std::error::Error for OutOfMemory {}
+
+/// One per store.
+#[derive(Debug)]
+pub(crate) struct Limiter {
+    ledger: Arc<Ledger>,
+    on_limit: OnMemoryLimit,
+    /// Bytes that this store's memories and tables hold.
+    held: u64,
+    /// Of these, what the growth in progress took: given back if it fails after all.
+    growing: u64,
+}
+
+impl Limiter {
+    pub(crate) fn new(ledger: Arc<Ledger>, on_limit: OnMemoryLimit) -> Self {
+        Self { ledger, on_limit, held: 0, growing: 0 }
+    }
+
+    fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
+        self.growing = 0;
+        match self.ledger.charge(bytes) {
+            Ok(()) => {
+                self.held += bytes;
+                self.growing = bytes;
+                Ok(true)
+            }
+            Err(over) => match self.on_limit {
+                OnMemoryLimit::Fail => Ok(false),
+                OnMemoryLimit::Kill => Err(wasmtime::Error::new(OutOfMemory(over))),
+            },
+        }
+    }
+
+    fn undo(&mut self) {
+        let bytes = std::mem::take(&mut self.growing);
+        self.held -= bytes;
+        self.ledger.release(bytes);
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.ledger.release(self.held);
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            // The module's own bound: an ordinary failure, and none of ours.
+            self.growing = 0;
+            return Ok(false);
+        }
+        self.grow(desired.saturating_sub(current) as u64)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo();
+        Ok(())
+    }
+
+    fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        if desired > maximum.unwrap_or(usize::MAX).min(TABLE_ELEMENTS_MAX) {
+            self.growing = 0;
+            return Ok(false);
+        }
+        self.grow((desired.saturating_sub(current) * size_of::<usize>()) as u64)
+    }
+
+    fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo();
+        Ok(())
+    }
+
+    fn instances(&self) -> usize {
+        INSTANCES_MAX
+    }
+
+    fn tables(&self) -> usize {
+        TABLES_MAX
+    }
+
+    fn memories(&self) -> usize {
+        MEMORIES_MAX
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    fn limiter(limit: u64, on_limit: OnMemoryLimit) -> (Arc<Ledger>, Limiter) {
+        let ledger = Arc::new(Ledger::new(Some(limit), None));
+        (Arc::clone(&ledger), Limiter::new(ledger, on_limit))
+    }
+
+    #[test]
+    fn memories_and_tables_share_one_limit() {
+        let (ledger, mut limiter) = limiter(200_000, OnMemoryLimit::Fail);
+        assert!(limiter.memory_growing(0, 65_536, None).unwrap());
+        assert!(limiter.memory_growing(0, 65_536, None).unwrap());
+        assert!(limiter.table_growing(0, 1000, None).unwrap());
+        assert!(!limiter.memory_growing(65_536, 131_072, None).unwrap());
+        drop(limiter);
+        assert_eq!(ledger.used(), 0);
+    }
+
+    #[test]
+    fn a_growth_that_fails_after_all_costs_nothing() {
+        let (ledger, mut limiter) = limiter(200_000, OnMemoryLimit::Kill);
+        assert!(limiter.memory_growing(0, 65_536, None).unwrap());
+        assert!(limiter.memory_growing(65_536, 131_072, None).unwrap());
+        limiter.memory_grow_failed(wasmtime::Error::msg("no")).unwrap();
+        assert_eq!(ledger.used(), 65_536);
+        // Over the module's own maximum: refused, not killed, and not given back twice.
+        assert!(!limiter.memory_growing(65_536, 1 << 30, Some(131_072)).unwrap());
+        limiter.memory_grow_failed(wasmtime::Error::msg("no")).unwrap();
+        assert_eq!(ledger.used(), 65_536);
+    }
+
+    #[test]
+    fn over_the_limit_kills_unless_told_otherwise() {
+        let (_, mut limiter) = limiter(100_000, OnMemoryLimit::Kill);
+        let error = limiter.memory_growing(0, 131_072, None).unwrap_err();
+        assert!(error.downcast_ref::<OutOfMemory>().is_some());
+        assert_eq!(
+            error.to_string(),
+            "the module asked for 131072 bytes more with 0 in use; its memory limit is 100000 bytes"
+        );
+    }
+}

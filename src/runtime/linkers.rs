@@ -1,0 +1,190 @@
+//! What guests may import, and where it is implemented.
+//!
+//! Owns: the two linkers of an engine (components, core modules) and the list of the interfaces we offer, each beside the
+//! line that links it, so that "which podling does not offer" names all that is missing and nothing else. Is not: any
+//! implementation.
+//!
+//! wasmtime-wasi's interfaces are linked one by one: its aggregate functions would link the host's sockets.
+
+use wasmtime::component::{self, HasData, ResourceTable};
+use wasmtime::{AsContextMut, Engine};
+use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
+use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView as _};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView as _};
+use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
+use wasmtime_wasi::{I32Exit, WasiView as _, p1, p2, p3};
+use wasmtime_wasi_io::bindings::wasi::io;
+
+use super::guest::Guest;
+use crate::wasi::{lifecycle, sockets};
+
+type Link = fn(&mut component::Linker<Guest>) -> wasmtime::Result<()>;
+
+/// wasi:io works on the resource table alone.
+struct Table;
+
+impl HasData for Table {
+    type Data<'a> = &'a mut ResourceTable;
+}
+
+/// Where WASI 0.1 functions are imported from.
+const PREVIEW1: &str = "wasi_snapshot_preview1";
+
+/// Each interface of WASI 0.2 that we offer.
+const WASI_0_2: &[(&str, Link)] = {
+    use p2::bindings::{cli, clocks, filesystem, random};
+    &[
+        ("wasi:io/error", |l| {
+            io::error::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)
+        }),
+        ("wasi:io/poll", |l| io::poll::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)),
+        ("wasi:io/streams", |l| {
+            io::streams::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)
+        }),
+        ("wasi:clocks/wall-clock", |l| {
+            clocks::wall_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
+        }),
+        ("wasi:clocks/monotonic-clock", |l| {
+            clocks::monotonic_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
+        }),
+        ("wasi:filesystem/types", |l| {
+            filesystem::types::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem)
+        }),
+        ("wasi:filesystem/preopens", |l| {
+            filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem)
+        }),
+        ("wasi:random/random", |l| {
+            random::random::add_to_linker::<_, WasiRandom>(l, Guest::random)
+        }),
+        ("wasi:random/insecure", |l| {
+            random::insecure::add_to_linker::<_, WasiRandom>(l, Guest::random)
+        }),
+        ("wasi:random/insecure-seed", |l| {
+            random::insecure_seed::add_to_linker::<_, WasiRandom>(l, Guest::random)
+        }),
+        ("wasi:cli/exit", |l| cli::exit::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+        ("wasi:cli/environment", |l| cli::environment::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+        ("wasi:cli/stdin", |l| cli::stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+        ("wasi:cli/stdout", |l| cli::stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+        ("wasi:cli/stderr", |l| cli::stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+        ("wasi:cli/terminal-input", |l| {
+            cli::terminal_input::add_to_linker::<_, WasiCli>(l, Guest::cli)
+        }),
+        ("wasi:cli/terminal-output", |l| {
+            cli::terminal_output::add_to_linker::<_, WasiCli>(l, Guest::cli)
+        }),
+        ("wasi:cli/terminal-stdin", |l| {
+            cli::terminal_stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)
+        }),
+        ("wasi:cli/terminal-stdout", |l| {
+            cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)
+        }),
+        ("wasi:cli/terminal-stderr", |l| {
+            cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)
+        }),
+    ]
+};
+
+/// The packages of WASI 0.3 that we offer, whole. Its sockets follow with ours.
+const WASI_0_3: &[(&str, Link)] = &[
+    ("wasi:cli/", p3::cli::add_to_linker),
+    ("wasi:clocks/", p3::clocks::add_to_linker),
+    ("wasi:filesystem/", p3::filesystem::add_to_linker),
+    ("wasi:random/", p3::random::add_to_linker),
+];
+
+/// Both linkers of one engine.
+pub(crate) struct Linkers {
+    pub(crate) component: component::Linker<Guest>,
+    pub(crate) core: wasmtime::Linker<Guest>,
+}
+
+impl Linkers {
+    /// Links everything for `engine`.
+    ///
+    /// # Errors
+    /// wasmtime's, if something is linked twice.
+    pub(crate) fn new(engine: &Engine) -> wasmtime::Result<Self> {
+        let mut component = component::Linker::new(engine);
+        for (_, link) in WASI_0_2.iter().chain(WASI_0_3) {
+            link(&mut component)?;
+        }
+        sockets::add_to_linker_p2(&mut component)?;
+        lifecycle::add_to_linker(&mut component)?;
+
+        let mut core = wasmtime::Linker::new(engine);
+        p1::add_to_linker_async(&mut core, Guest::wasi_p1)?;
+        // wasmtime-wasi traps at codes above 125; a program's exit code is eight bits wide everywhere else.
+        core.allow_shadowing(true);
+        core.func_wrap(PREVIEW1, "proc_exit", |code: i32| -> wasmtime::Result<()> {
+            Err(wasmtime::Error::new(I32Exit(code)))
+        })?;
+        core.allow_shadowing(false);
+        lifecycle::add_to_core_linker(&mut core)?;
+        Ok(Self { component, core })
+    }
+
+    /// The imports of a core module that nothing here answers, as `MODULE::NAME`.
+    pub(crate) fn missing_core(
+        &self,
+        module: &wasmtime::Module,
+        mut store: impl AsContextMut<Data = Guest>,
+    ) -> Vec<String> {
+        module
+            .imports()
+            .filter(|import| self.core.get(&mut store, import.module(), import.name()).is_err())
+            .map(|import| format!("{}::{}", import.module(), import.name()))
+            .collect()
+    }
+}
+
+/// Whether components may import the interface called `name` (with its version).
+pub(crate) fn offers(name: &str) -> bool {
+    if name == lifecycle::INTERFACE {
+        return true;
+    }
+    let Some((interface, version)) = name.split_once('@') else {
+        return false;
+    };
+    if version.starts_with("0.2.") {
+        return WASI_0_2.iter().any(|(offered, _)| *offered == interface)
+            || sockets::WASI_0_2.contains(&interface);
+    }
+    version.starts_with("0.3.")
+        && WASI_0_3.iter().any(|(package, _)| interface.starts_with(package))
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn what_is_offered_is_known_by_name_and_version() {
+        for name in [
+            "wasi:cli/environment@0.2.0",
+            "wasi:cli/environment@0.2.12",
+            "wasi:cli/stdout@0.3.0",
+            "wasi:io/poll@0.2.3",
+            "wasi:sockets/tcp@0.2.0",
+            "podling:pod/lifecycle@0.1.0",
+        ] {
+            assert!(offers(name), "{name}");
+        }
+        for name in [
+            "wasi:cli/environment",
+            "wasi:cli/environment@0.4.0",
+            "wasi:clocks/timezone@0.2.0",
+            "wasi:nn/graph@0.2.0",
+            "wasi:sockets/types@0.3.0",
+            "env",
+        ] {
+            assert!(!offers(name), "{name}");
+        }
+    }
+
+    #[test]
+    fn everything_links_once() {
+        Linkers::new(&Engine::default()).unwrap();
+    }
+}

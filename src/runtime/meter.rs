@@ -1,0 +1,304 @@
+//! CPU as a rate: measures each turn of a guest, and makes it wait when it is over its share.
+//!
+//! Owns: the token bucket and the wrapper that every guest runs in. Is not: what gives the thread back (`ticker.rs` turns
+//! the epoch, and the callback in `instance.rs` yields).
+//!
+//! ```text
+//!   poll ──► ended? ──yes──► drop the guest here, on its own thread
+//!              │no
+//!              ▼
+//!          bucket empty? ──yes──► sleep until it is not (throttled)
+//!              │no
+//!              ▼
+//!          run the guest for a turn, measured in thread time ──► charge the module's bucket and the pod's
+//! ```
+//! A turn is never cut short by the bucket: it may go into debt by one tick (or one long memory instruction), and pays it back by waiting.
+//! So the rate is exact over time, and only its grain is coarse. Work on tokio's blocking threads is not charged.
+
+use std::cell::Cell;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use super::cputime::{monotonic_ns, thread_ns};
+use super::run::{End, Shared};
+use super::ticker::Pulse;
+
+/// CPU time that a module may save up, nanoseconds: enough to answer a request at full speed, too little to be felt by
+/// a neighbour.
+const BURST_NS: i64 = 20_000_000;
+
+/// Turns shorter than this are charged by the wall clock. It counts a little too much when another thread got
+/// between, never too little, and asking the kernel for thread time would cost more than such a turn.
+const SHORT_TURN_NS: u64 = 50_000;
+
+/// How long a reading of thread time serves as the base for the next one.
+const SAMPLE_AGE_NS: u64 = 1_000_000;
+
+/// Thousandths of a core, refilled by the clock.
+#[derive(Debug)]
+pub(crate) struct Bucket {
+    millis: u64,
+    state: Mutex<Level>,
+}
+
+#[derive(Debug)]
+struct Level {
+    /// CPU time in hand, nanoseconds; negative: owed.
+    ns: i64,
+    filled_at: u64,
+}
+
+impl Bucket {
+    pub(crate) fn new(millis: u64, now: u64) -> Self {
+        Self { millis: millis.max(1), state: Mutex::new(Level { ns: BURST_NS, filled_at: now }) }
+    }
+
+    /// How long a module has to wait before its next turn, nanoseconds; 0: not at all.
+    pub(crate) fn wait_ns(&self, now: u64) -> u64 {
+        let mut level = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let since = now.saturating_sub(level.filled_at);
+        let earned = since.saturating_mul(self.millis) / 1000;
+        if earned > 0 {
+            level.filled_at = now;
+            level.ns = level.ns.saturating_add_unsigned(earned).min(BURST_NS);
+        }
+        if level.ns > 0 {
+            return 0;
+        }
+        level.ns.unsigned_abs().saturating_add(1).saturating_mul(1000).div_ceil(self.millis)
+    }
+
+    pub(crate) fn charge(&self, ns: u64) {
+        let mut level = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        level.ns = level.ns.saturating_sub_unsigned(ns);
+    }
+}
+
+/// The CPU account of one module: its own bucket, its pod's, and the sums.
+#[derive(Debug)]
+pub(crate) struct CpuAccount {
+    own: Option<Bucket>,
+    pod: Option<Arc<Bucket>>,
+    used_ns: AtomicU64,
+    throttled_ns: AtomicU64,
+}
+
+impl CpuAccount {
+    pub(crate) fn new(millis: Option<u64>, pod: Option<Arc<Bucket>>) -> Self {
+        Self {
+            own: millis.map(|millis| Bucket::new(millis, monotonic_ns())),
+            pod,
+            used_ns: AtomicU64::new(0),
+            throttled_ns: AtomicU64::new(0),
+        }
+    }
+
+    fn wait_ns(&self, now: u64) -> u64 {
+        let own = self.own.as_ref().map_or(0, |bucket| bucket.wait_ns(now));
+        let pod = self.pod.as_ref().map_or(0, |bucket| bucket.wait_ns(now));
+        own.max(pod)
+    }
+
+    fn charge(&self, ns: u64) {
+        self.used_ns.fetch_add(ns, Ordering::Relaxed);
+        if let Some(bucket) = &self.own {
+            bucket.charge(ns);
+        }
+        if let Some(bucket) = &self.pod {
+            bucket.charge(ns);
+        }
+    }
+
+    pub(crate) fn used(&self) -> Duration {
+        Duration::from_nanos(self.used_ns.load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn throttled(&self) -> Duration {
+        Duration::from_nanos(self.throttled_ns.load(Ordering::Relaxed))
+    }
+}
+
+/// The last reading of this thread's CPU time, and what has been charged since by the wall clock.
+#[derive(Clone, Copy, Default)]
+struct Sample {
+    cpu: u64,
+    wall: u64,
+    charged: u64,
+}
+
+thread_local! {
+    static SAMPLE: Cell<Sample> = const { Cell::new(Sample { cpu: 0, wall: 0, charged: 0 }) };
+}
+
+/// Runs `turn`, and returns with it the CPU time that it took on this thread, nanoseconds.
+fn measured<R>(start: u64, turn: impl FnOnce() -> R) -> (R, u64) {
+    let mut sample = SAMPLE.get();
+    if start.saturating_sub(sample.wall) > SAMPLE_AGE_NS {
+        sample = Sample { cpu: thread_ns(), wall: start, charged: 0 };
+        SAMPLE.set(sample);
+    }
+    let result = turn();
+    let end = monotonic_ns();
+    let wall = end.saturating_sub(start);
+    // Read again: nothing keeps a turn from having run another one inside.
+    let sample = SAMPLE.get();
+    if wall < SHORT_TURN_NS {
+        SAMPLE.set(Sample { charged: sample.charged + wall, ..sample });
+        return (result, wall);
+    }
+    let cpu = thread_ns();
+    SAMPLE.set(Sample { cpu, wall: end, charged: 0 });
+    let since = cpu.saturating_sub(sample.cpu).saturating_sub(sample.charged);
+    (result, since.min(wall))
+}
+
+/// How a metered guest came to its end.
+#[derive(Debug)]
+pub(crate) enum Outcome<T> {
+    /// By itself.
+    Finished(T),
+    /// We ended it.
+    Ended(End),
+}
+
+/// A guest, run under its account. Dropping it drops the guest.
+pub(crate) struct Metered<F> {
+    guest: Option<Pin<Box<F>>>,
+    run: Arc<Shared>,
+    pulse: Pulse,
+    /// Since when it waits for CPU time, and the timer that ends the wait.
+    throttled: Option<u64>,
+    timer: Option<Pin<Box<tokio::time::Sleep>>>,
+}
+
+impl<F> Metered<F> {
+    pub(crate) fn new(guest: F, run: Arc<Shared>, pulse: Pulse) -> Self {
+        Self { guest: Some(Box::pin(guest)), run, pulse, throttled: None, timer: None }
+    }
+
+    /// Whether the bucket lets the guest run now; arms the timer if not.
+    fn may_run(&mut self, now: u64, cx: &mut Context<'_>) -> bool {
+        let cpu = &self.run.account.cpu;
+        let wait = cpu.wait_ns(now);
+        if wait == 0 {
+            if let Some(since) = self.throttled.take() {
+                cpu.throttled_ns.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
+            }
+            return true;
+        }
+        self.throttled.get_or_insert(now);
+        let timer = Box::pin(tokio::time::sleep(Duration::from_nanos(wait)));
+        let timer = self.timer.insert(timer);
+        if timer.as_mut().poll(cx).is_ready() {
+            // Due already (the wheel's grain is a millisecond): look again at the next poll, now.
+            cx.waker().wake_by_ref();
+        }
+        false
+    }
+}
+
+impl<F: Future> Future for Metered<F> {
+    type Output = Outcome<F::Output>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.get_mut();
+        this.run.waker.register(cx.waker());
+        if let Some(end) = this.run.ended() {
+            // Peers see a reset and not an end of file: first the network, then the store.
+            this.run.leave_network();
+            this.guest = None;
+            return Poll::Ready(Outcome::Ended(end));
+        }
+        let start = monotonic_ns();
+        if !this.may_run(start, cx) {
+            return Poll::Pending;
+        }
+        let Some(guest) = &mut this.guest else {
+            return Poll::Pending;
+        };
+        this.run.turn_began.store(start, Ordering::Relaxed);
+        let (result, spent) = measured(start, || this.pulse.during(|| guest.as_mut().poll(cx)));
+        this.run.account.cpu.charge(spent);
+        result.map(Outcome::Finished)
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use proptest::prelude::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// Runs a spinning guest of `millis` in turns of `turn` for `total`; returns the CPU time it got.
+    fn spin(millis: u64, turn: u64, total: u64) -> u64 {
+        let bucket = Bucket::new(millis, 0);
+        let (mut now, mut got) = (0, 0);
+        while now < total {
+            match bucket.wait_ns(now) {
+                0 => {
+                    now += turn;
+                    got += turn;
+                    bucket.charge(turn);
+                }
+                wait => now += wait,
+            }
+        }
+        got
+    }
+
+    #[test]
+    fn a_spinning_module_gets_its_share_and_no_more() {
+        for millis in [10, 50, 200, 500, 900] {
+            let got = spin(millis, 5 * MS, 10_000 * MS);
+            let due = millis * 10 * MS;
+            assert!(got >= due - 5 * MS, "{millis}m got {got}");
+            assert!(got <= due + BURST_NS.unsigned_abs() + 5 * MS, "{millis}m got {got}");
+        }
+    }
+
+    #[test]
+    fn a_module_that_was_idle_saves_up_one_burst_only() {
+        let bucket = Bucket::new(100, 0);
+        assert_eq!(bucket.wait_ns(3_600_000 * MS), 0);
+        bucket.charge(30 * MS);
+        // Ten milliseconds are owed, which a tenth of a core earns in a hundred.
+        let wait = bucket.wait_ns(3_600_000 * MS);
+        assert!((100 * MS..101 * MS).contains(&wait), "{wait}");
+    }
+
+    proptest! {
+        #[test]
+        fn waiting_as_long_as_told_is_always_enough(
+            millis in 1u64..4000, debt in 0u64..10_000_000_000, at in 0u64..1_000_000_000_000
+        ) {
+            let bucket = Bucket::new(millis, at);
+            bucket.charge(debt);
+            let wait = bucket.wait_ns(at);
+            prop_assert_eq!(bucket.wait_ns(at + wait), 0);
+        }
+    }
+
+    #[test]
+    fn turns_are_charged_what_they_took() {
+        let mut charged = 0;
+        let start = thread_ns();
+        for n in 0..200u64 {
+            // Short and long turns in turn, with idle time of the thread between them.
+            let work = if n % 10 == 0 { 300_000 } else { 10_000 };
+            let ((), spent) = measured(monotonic_ns(), || {
+                let until = thread_ns() + work;
+                while thread_ns() < until {
+                    std::hint::spin_loop();
+                }
+            });
+            charged += spent;
+        }
+        let took = thread_ns() - start;
+        assert!(charged <= took * 11 / 10 && charged >= took * 8 / 10, "{charged} of {took}");
+    }
+}

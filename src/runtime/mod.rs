@@ -1,0 +1,254 @@
+//! Runs modules: from a file of WebAssembly to an [`Exit`](crate::spec::Exit).
+//!
+//! Owns: the engines, compiled code, the guests' threads, stores, limits. Is not: deciding what runs (`lifecycle`), nor volumes,
+//! networks and logs, which are given to it ready-made. Knows nothing of pods but an account that their modules share.
+//!
+//! ```text
+//!  ModuleFile ──prepare──► Artifact ──start(Run)──► RunHandle { control, exit }
+//!      │                      ▲                          │
+//!      └─► compile child ─► cache                  guests' threads: Metered( instance( store ) )
+//! ```
+//! The control plane calls [`Runtime`] and nothing else in here; the interface is narrow, so that it can one day lie between
+//! processes. Guest code never runs on the caller's thread, and no call here waits for guest code.
+//!
+//! Limits: each file names its own; the manifest's are in [`RunLimits`] and [`PodLimits`].
+
+mod artifact;
+mod cache;
+mod compile;
+mod compile_child;
+mod cputime;
+mod engine;
+mod error;
+mod guest;
+mod instance;
+mod ledger;
+mod limiter;
+mod linkers;
+mod machine;
+mod meter;
+mod prepare;
+mod run;
+mod start;
+mod stdio;
+#[cfg(test)]
+mod tests;
+mod ticker;
+mod trap;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::net::PodNet;
+use crate::spec::{OnMemoryLimit, StopSignal};
+
+pub use artifact::{Artifact, ModuleKind};
+pub use compile::{CompileMode, MODULE_BYTES_MAX};
+pub use compile_child::compile_child;
+pub use engine::{Backend, EngineSettings, WASMTIME_VERSION};
+pub use error::{CacheError, PrepareError, RuntimeStartError, StartError};
+pub use machine::Machine;
+pub use run::{PodAccount, PodLimits, RunControl, RunExit, RunHandle, Usage};
+pub use stdio::{LogSink, Stdin, StdinClosed, StdinPipe, Stream};
+
+/// Disk that compiled code may take. Four times the size of their modules, for some dozens of modules.
+const CACHE_BYTES_MAX: u64 = 512 << 20;
+
+/// How the runtime is set up.
+#[derive(Clone, Debug)]
+pub struct RuntimeConfig {
+    /// Where compiled code lies: made if absent, refused if others have access.
+    pub cache_dir: PathBuf,
+    /// Who compiles.
+    pub compile: CompileMode,
+    /// Threads for guests; `None`: as many as cores, at least two.
+    pub guest_threads: Option<usize>,
+    /// Disk for compiled code, bytes.
+    pub cache_bytes_max: u64,
+    /// Which code generator.
+    pub backend: Backend,
+}
+
+impl RuntimeConfig {
+    /// The usual settings: this program compiles, with everything chosen from the machine.
+    #[must_use]
+    pub fn new(cache_dir: PathBuf) -> Self {
+        // Not the path of our file: it may have been replaced by a newer version since we started.
+        let this_program = OsString::from("/proc/self/exe");
+        Self {
+            cache_dir,
+            compile: CompileMode::Child(vec![this_program]),
+            guest_threads: None,
+            cache_bytes_max: CACHE_BYTES_MAX,
+            backend: Backend::Auto,
+        }
+    }
+}
+
+/// A module's bytes, and what they must hash to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ModuleFile {
+    pub path: PathBuf,
+    pub sha256: [u8; 32],
+}
+
+/// A directory granted to a module.
+#[derive(Debug)]
+pub struct GuestMount {
+    /// The directory, opened by the volume code (`O_PATH` will do).
+    pub dir: OwnedFd,
+    /// Where the module sees it.
+    pub guest: String,
+    /// Nothing in it can be changed by this module.
+    pub read_only: bool,
+}
+
+/// Limits of one run; `None`: none of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RunLimits {
+    /// Bytes of memory.
+    pub memory_bytes: Option<u64>,
+    pub on_memory_limit: OnMemoryLimit,
+    /// Thousandths of a core.
+    pub cpu_millis: Option<u64>,
+    /// Instructions for the whole run; needs an artifact that counts.
+    pub fuel: Option<u64>,
+    /// Instructions per second; needs an artifact that counts.
+    pub fuel_per_second: Option<u64>,
+}
+
+impl RunLimits {
+    /// No limits.
+    #[must_use]
+    pub const fn unlimited() -> Self {
+        Self {
+            memory_bytes: None,
+            on_memory_limit: OnMemoryLimit::Kill,
+            cpu_millis: None,
+            fuel: None,
+            fuel_per_second: None,
+        }
+    }
+}
+
+impl Default for RunLimits {
+    fn default() -> Self {
+        Self::unlimited()
+    }
+}
+
+/// The network a run sees.
+#[derive(Clone, Debug, Default)]
+pub enum Network {
+    /// None but a loopback of its own.
+    #[default]
+    None,
+    /// The pod's, joined as `member` (shown in its socket table).
+    Pod { net: PodNet, member: String },
+}
+
+/// Everything that one run is given.
+pub struct Run {
+    /// `NAMESPACE/POD/CONTAINER`, for traces.
+    pub name: String,
+    pub artifact: Artifact,
+    /// `argv[0]` and the arguments.
+    pub argv: Vec<String>,
+    pub env: Vec<(String, String)>,
+    pub working_dir: Option<String>,
+    pub mounts: Vec<GuestMount>,
+    pub limits: RunLimits,
+    /// The account of its pod.
+    pub pod: PodAccount,
+    /// Another run whose account and limits this one shares (`exec`); its memory, CPU time and fuel count there.
+    pub charge_to: Option<RunControl>,
+    pub network: Network,
+    pub stop_signal: StopSignal,
+    pub stdin: Stdin,
+    pub logs: Arc<dyn LogSink>,
+}
+
+impl fmt::Debug for Run {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run")
+            .field("name", &self.name)
+            .field("artifact", &self.artifact)
+            .field("argv", &self.argv)
+            .field("mounts", &self.mounts)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What was found and chosen at start; for `podling doctor`.
+#[derive(Clone, Debug)]
+pub struct EngineReport {
+    pub machine: Machine,
+    pub settings: EngineSettings,
+    pub guest_threads: usize,
+    /// Whether this build can compile.
+    pub compiler: bool,
+}
+
+impl fmt::Display for EngineReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "machine: {}", self.machine)?;
+        writeln!(f, "engine: wasmtime {WASMTIME_VERSION}, {}", self.settings)?;
+        writeln!(f, "guest threads: {}", self.guest_threads)?;
+        write!(f, "compiler: {}", if self.compiler { "built in" } else { "none in this build" })
+    }
+}
+
+/// The runtime; clones are the same one. When the last is dropped, everything that still runs is killed.
+#[derive(Clone, Debug)]
+pub struct Runtime(Arc<start::Inner>);
+
+impl Runtime {
+    /// Sets up engines, threads and cache. Takes milliseconds.
+    ///
+    /// # Errors
+    /// [`RuntimeStartError`]: the cache directory is not private, or the machine has not even the smallest set of
+    /// resources.
+    pub fn new(config: RuntimeConfig) -> Result<Self, RuntimeStartError> {
+        start::Inner::new(config).map(|inner| Self(Arc::new(inner)))
+    }
+
+    /// Makes a module ready to run: from memory, from the cache, or by compiling it; `fuel`: with its instructions counted. Call it in a
+    /// tokio runtime that drives I/O and time. Dropping the future stops a compilation that it started.
+    ///
+    /// # Errors
+    /// [`PrepareError`]; see [`PrepareError::is_modules_fault`].
+    pub async fn prepare(&self, module: ModuleFile, fuel: bool) -> Result<Artifact, PrepareError> {
+        self.0.library.prepare(module, fuel).await
+    }
+
+    /// Starts a run. Returns when its directories are open and it is about to be instantiated; whatever the module does, even in
+    /// its start function, is part of the run. If the future is dropped before that, the run is killed.
+    ///
+    /// # Errors
+    /// [`StartError`]; then there is no run.
+    pub async fn start(&self, run: Run) -> Result<RunHandle, StartError> {
+        Box::pin(self.0.start(run)).await
+    }
+
+    /// What was found and chosen at start.
+    #[must_use]
+    pub fn describe(&self) -> &EngineReport {
+        self.0.report()
+    }
+
+    /// Runs that have not ended.
+    #[must_use]
+    pub fn live_runs(&self) -> usize {
+        self.0.live_runs()
+    }
+
+    /// Starts nothing more, kills what runs, and waits `within` for it to be gone.
+    pub async fn shutdown(&self, within: Duration) {
+        self.0.shutdown(within).await;
+    }
+}

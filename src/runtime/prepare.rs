@@ -1,0 +1,257 @@
+//! From a module's digest to code that is ready to run.
+//!
+//! Owns: the order of looking (memory, disk, compiler), and what is remembered about modules that are no good. Is not: any of
+//! the three.
+//!
+//! ```text
+//!  in memory? ──yes──► Artifact
+//!    │no
+//!  known bad? ──yes──► the same error again
+//!    │no
+//!  on disk, undamaged, loadable? ──yes──► Artifact
+//!    │no
+//!  wait for the compiler; look again; compile; keep; load
+//! ```
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use tokio::sync::Semaphore;
+
+use super::artifact::{Artifact, LoadError, Loaded, Profile, load};
+use super::cache::{Cache, hex};
+use super::compile::{Compiler, sniff};
+use super::{CacheError, ModuleFile, PrepareError};
+
+/// Artifacts kept although nothing runs them: the next restart then starts at once. Their code is mapped from a file, so
+/// each costs a few hundred kilobytes at most.
+const KEPT_MAX: usize = 16;
+
+/// Modules remembered as bad, so that a pod that tries again and again does not cost a compilation each time.
+const REFUSED_MAX: usize = 64;
+
+/// Files verified and mapped at once. After a start of the node a thousand pods may want the same few modules: who waits here finds
+/// them in memory afterwards.
+const LOADS_AT_ONCE: usize = 2;
+
+type Key = ([u8; 32], bool);
+
+/// All prepared modules.
+pub(crate) struct Library {
+    plain: Arc<Profile>,
+    fuel: Arc<Profile>,
+    cache: Arc<Cache>,
+    compiler: Compiler,
+    loads: Semaphore,
+    shelf: Arc<Mutex<Shelf>>,
+}
+
+#[derive(Default)]
+struct Shelf {
+    loaded: HashMap<Key, Weak<Loaded>>,
+    kept: VecDeque<Artifact>,
+    refused: VecDeque<(Key, Arc<PrepareError>)>,
+}
+
+impl std::fmt::Debug for Library {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Library")
+            .field("settings", &self.plain.settings)
+            .field("cache", &self.cache)
+            .field("compiler", &self.compiler)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Library {
+    pub(crate) fn new(plain: Profile, fuel: Profile, cache: Cache, compiler: Compiler) -> Self {
+        Self {
+            plain: Arc::new(plain),
+            fuel: Arc::new(fuel),
+            cache: Arc::new(cache),
+            compiler,
+            loads: Semaphore::new(LOADS_AT_ONCE),
+            shelf: Arc::default(),
+        }
+    }
+
+    fn profile(&self, fuel: bool) -> &Arc<Profile> {
+        if fuel { &self.fuel } else { &self.plain }
+    }
+
+    pub(crate) async fn prepare(
+        &self,
+        module: ModuleFile,
+        fuel: bool,
+    ) -> Result<Artifact, PrepareError> {
+        let key = (module.sha256, fuel);
+        if let Some(known) = self.known(&key)? {
+            return Ok(known);
+        }
+        let load = self.loads.acquire().await;
+        if let Some(known) = self.known(&key)? {
+            return Ok(known);
+        }
+        if let Some(artifact) = self.on_disk(&module, fuel).await? {
+            return Ok(artifact);
+        }
+        drop(load);
+        let path = module.path.clone();
+        let sniffed = blocking(move || sniff(&path)).await?;
+        let size = sniffed.map_err(|error| self.refuse(key, error))?;
+        if !cfg!(feature = "compiler") {
+            let mark = self.profile(fuel).mark.clone();
+            return Err(PrepareError::NoCompiler { digest: hex(&module.sha256), mark });
+        }
+        let turn = self.compiler.turn().await?;
+        // Whoever had the turn before us may have wanted the same module.
+        if let Some(known) = self.known(&key)? {
+            return Ok(known);
+        }
+        let temporary = self.cache.temporary()?;
+        let settings = &self.profile(fuel).settings;
+        let compiled = self.compiler.compile(settings, &module, size, temporary.path(), &turn);
+        compiled.await.map_err(|error| self.refuse(key, error))?;
+
+        let (cache, shelf) = (Arc::clone(&self.cache), Arc::clone(&self.shelf));
+        let (digest, mark) = (hex(&module.sha256), self.profile(fuel).mark.clone());
+        let in_use = move |digest: &str, mark: &str| lock(&shelf).in_use(digest, mark);
+        let file = blocking(move || cache.keep(&temporary, &digest, &mark, &in_use)).await??;
+        match self.load(&module, fuel, file).await? {
+            Ok(artifact) => Ok(artifact),
+            Err(LoadError::Module(error)) => Err(self.refuse(key, error)),
+            Err(LoadError::Unusable(message)) => {
+                // The compile command is another version of this program.
+                self.cache.discard(&hex(&module.sha256), &self.profile(fuel).mark);
+                Err(PrepareError::ChildFailed { status: "unusable output".into(), message })
+            }
+        }
+    }
+
+    /// What is in memory about a module.
+    fn known(&self, key: &Key) -> Result<Option<Artifact>, PrepareError> {
+        let mut shelf = lock(&self.shelf);
+        if let Some(loaded) = shelf.loaded.get(key).and_then(Weak::upgrade) {
+            let artifact = Artifact(loaded);
+            shelf.keep(&artifact);
+            return Ok(Some(artifact));
+        }
+        match shelf.refused.iter().find(|(refused, _)| refused == key) {
+            Some((_, error)) => Err(again(error)),
+            None => Ok(None),
+        }
+    }
+
+    async fn on_disk(
+        &self,
+        module: &ModuleFile,
+        fuel: bool,
+    ) -> Result<Option<Artifact>, PrepareError> {
+        let (cache, digest) = (Arc::clone(&self.cache), hex(&module.sha256));
+        let mark = self.profile(fuel).mark.clone();
+        let found: Result<_, CacheError> = blocking(move || cache.find(&digest, &mark)).await?;
+        let Some(file) = found? else { return Ok(None) };
+        match self.load(module, fuel, file).await? {
+            Ok(artifact) => Ok(Some(artifact)),
+            Err(LoadError::Module(error)) => Err(self.refuse((module.sha256, fuel), error)),
+            Err(LoadError::Unusable(why)) => {
+                tracing::warn!(module = hex(&module.sha256), why, "discarded a compiled module");
+                self.cache.discard(&hex(&module.sha256), &self.profile(fuel).mark);
+                Ok(None)
+            }
+        }
+    }
+
+    async fn load(
+        &self,
+        module: &ModuleFile,
+        fuel: bool,
+        file: File,
+    ) -> Result<Result<Artifact, LoadError>, PrepareError> {
+        let (profile, sha256) = (Arc::clone(self.profile(fuel)), module.sha256);
+        let loaded = blocking(move || load(&profile, sha256, &file)).await?;
+        Ok(loaded.map(|artifact| lock(&self.shelf).put((sha256, fuel), artifact)))
+    }
+
+    /// Remembers a module that is no good; hands the error on.
+    fn refuse(&self, key: Key, error: PrepareError) -> PrepareError {
+        if !error.is_modules_fault() {
+            return error;
+        }
+        let error = Arc::new(error);
+        let mut shelf = lock(&self.shelf);
+        shelf.refused.retain(|(refused, _)| *refused != key);
+        shelf.refused.push_back((key, Arc::clone(&error)));
+        if shelf.refused.len() > REFUSED_MAX {
+            shelf.refused.pop_front();
+        }
+        again(&error)
+    }
+}
+
+impl Shelf {
+    /// Puts an artifact on the shelf, unless its like is there already; returns the one that is.
+    fn put(&mut self, key: Key, artifact: Artifact) -> Artifact {
+        self.loaded.retain(|_, loaded| loaded.strong_count() > 0);
+        let artifact = match self.loaded.get(&key).and_then(Weak::upgrade) {
+            Some(earlier) => Artifact(earlier),
+            None => artifact,
+        };
+        self.loaded.insert(key, Arc::downgrade(&artifact.0));
+        self.keep(&artifact);
+        artifact
+    }
+
+    fn keep(&mut self, artifact: &Artifact) {
+        self.kept.retain(|kept| !Arc::ptr_eq(&kept.0, &artifact.0));
+        self.kept.push_back(artifact.clone());
+        if self.kept.len() > KEPT_MAX {
+            self.kept.pop_front();
+        }
+    }
+
+    fn in_use(&self, digest: &str, mark: &str) -> bool {
+        self.loaded
+            .values()
+            .filter_map(Weak::upgrade)
+            .any(|loaded| loaded.profile.mark == mark && hex(&loaded.sha256) == digest)
+    }
+}
+
+/// The same error once more. Only errors that are the module's fault are remembered, and those hold nothing but text.
+fn again(error: &PrepareError) -> PrepareError {
+    use PrepareError as E;
+    match error {
+        E::TooBig { bytes, limit } => E::TooBig { bytes: *bytes, limit: *limit },
+        E::NotWasm { begins } => E::NotWasm { begins: begins.clone() },
+        E::Truncated { message } => E::Truncated { message: message.clone() },
+        E::Invalid { message } => E::Invalid { message: message.clone() },
+        E::MissingImports { imports } => E::MissingImports { imports: imports.clone() },
+        E::Incompatible { message } => E::Incompatible { message: message.clone() },
+        E::NotACommand { message } => E::NotACommand { message: message.clone() },
+        E::HttpHandler { export } => E::HttpHandler { export: export.clone() },
+        E::Read { .. }
+        | E::DigestMismatch { .. }
+        | E::NoCompiler { .. }
+        | E::Timeout { .. }
+        | E::CompilerMemory { .. }
+        | E::ChildFailed { .. }
+        | E::Spawn { .. }
+        | E::Cache(_)
+        | E::Busy { .. }
+        | E::Internal { .. } => E::Internal { message: error.to_string() },
+    }
+}
+
+fn lock(shelf: &Mutex<Shelf>) -> MutexGuard<'_, Shelf> {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> R + Send + 'static,
+) -> Result<R, PrepareError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| PrepareError::Internal { message: error.to_string() })
+}

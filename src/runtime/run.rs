@@ -1,0 +1,318 @@
+//! One run of one module, seen from outside: what it may use, how it is stopped, how it ended.
+//!
+//! Owns: [`Shared`], the state that the control plane and the guest's thread both look at; it is all atomics, so that neither ever waits
+//! for the other. Is not: the run itself (`instance.rs`).
+//!
+//! ```text
+//!                     ask_to_stop, hears it ──► goes on, ends itself: Code(n)
+//!  running ──────────►
+//!                     ask_to_stop, does not ──► Terminated        kill ──► Killed
+//! ```
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::task::AtomicWaker;
+use tokio::sync::oneshot;
+
+use super::RunLimits;
+use super::ledger::Ledger;
+use super::meter::{Bucket, CpuAccount};
+use super::stdio::StdinPipe;
+use crate::net::Member;
+use crate::spec::{Exit, StopSignal};
+use crate::wasi::lifecycle::StopListener;
+
+/// Limits of a whole pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PodLimits {
+    /// Bytes of memory of all its modules together.
+    pub memory_bytes: Option<u64>,
+    /// Thousandths of a core for all its modules together.
+    pub cpu_millis: Option<u64>,
+}
+
+/// The account that all modules of a pod draw on. One per pod; clones are the same account.
+#[derive(Clone, Debug)]
+pub struct PodAccount {
+    memory: Arc<Ledger>,
+    cpu: Option<Arc<Bucket>>,
+}
+
+impl PodAccount {
+    /// A new account under `limits`.
+    #[must_use]
+    pub fn new(limits: PodLimits) -> Self {
+        let bucket = |millis| Arc::new(Bucket::new(millis, super::cputime::monotonic_ns()));
+        Self {
+            memory: Arc::new(Ledger::new(limits.memory_bytes, None)),
+            cpu: limits.cpu_millis.map(bucket),
+        }
+    }
+
+    /// An account without limits, that only counts.
+    #[must_use]
+    pub fn unlimited() -> Self {
+        Self::new(PodLimits::default())
+    }
+
+    /// Bytes that the pod's modules hold now.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.used()
+    }
+
+    /// The most bytes they ever held at once.
+    #[must_use]
+    pub fn memory_peak_bytes(&self) -> u64 {
+        self.memory.peak()
+    }
+}
+
+/// Where one module's use is counted. An `exec` into it shares it.
+#[derive(Debug)]
+pub(crate) struct Account {
+    pub(crate) memory: Arc<Ledger>,
+    pub(crate) cpu: CpuAccount,
+    /// Whether instructions are counted, and how many were executed so far.
+    counts_fuel: bool,
+    fuel_used: AtomicU64,
+}
+
+impl Account {
+    pub(crate) fn new(limits: &RunLimits, counts_fuel: bool, pod: &PodAccount) -> Self {
+        let parent = Some(Arc::clone(&pod.memory));
+        Self {
+            memory: Arc::new(Ledger::new(limits.memory_bytes, parent)),
+            cpu: CpuAccount::new(limits.cpu_millis, pod.cpu.clone()),
+            counts_fuel,
+            fuel_used: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn add_fuel(&self, instructions: u64) {
+        self.fuel_used.fetch_add(instructions, Ordering::Relaxed);
+    }
+}
+
+/// What a run has used so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Usage {
+    /// CPU time on guest threads, host functions included.
+    pub cpu_time: Duration,
+    /// Time spent waiting because of the CPU limit, up to the last wait that ended.
+    pub throttled: Duration,
+    /// Bytes held now: linear memories, tables, socket buffers.
+    pub memory_bytes: u64,
+    /// The most ever held at once.
+    pub memory_peak_bytes: u64,
+    /// Instructions executed; `None` where they are not counted. While it runs, as far as its code has written them down
+    /// (a tight loop does when it ends).
+    pub fuel_used: Option<u64>,
+}
+
+/// Why we ended a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    Terminated,
+    Killed,
+}
+
+impl End {
+    pub(crate) fn exit(self) -> Exit {
+        match self {
+            Self::Terminated => Exit::Terminated,
+            Self::Killed => Exit::Killed,
+        }
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Terminated => "terminated",
+            Self::Killed => "killed",
+        })
+    }
+}
+
+/// As the cause of the trap that takes a spinning guest off its thread.
+impl std::error::Error for End {}
+
+const RUNNING: u8 = 0;
+const TERMINATED: u8 = 1;
+const KILLED: u8 = 2;
+
+/// What the control plane and the guest's thread share.
+pub(crate) struct Shared {
+    pub(crate) name: String,
+    pub(crate) account: Arc<Account>,
+    /// Wakes the guest's task, wherever it waits, so that it sees its end.
+    pub(crate) waker: AtomicWaker,
+    /// When the turn in progress began, monotonic nanoseconds.
+    pub(crate) turn_began: AtomicU64,
+    end: AtomicU8,
+    over: AtomicBool,
+    stop: StopListener,
+    stop_signal: StopSignal,
+    /// Closed at a stop request, where that is how the module hears it.
+    stdin: Option<StdinPipe>,
+    /// Its place in the pod's network.
+    pub(crate) member: Arc<Member>,
+}
+
+impl Shared {
+    pub(crate) fn new(
+        name: String,
+        account: Arc<Account>,
+        stop_signal: StopSignal,
+        stdin: Option<StdinPipe>,
+        member: Arc<Member>,
+    ) -> Self {
+        Self {
+            name,
+            account,
+            waker: AtomicWaker::new(),
+            turn_began: AtomicU64::new(0),
+            end: AtomicU8::new(RUNNING),
+            over: AtomicBool::new(false),
+            stop: StopListener::new(),
+            stop_signal,
+            stdin,
+            member,
+        }
+    }
+
+    pub(crate) fn stop_listener(&self) -> StopListener {
+        self.stop.clone()
+    }
+
+    /// Whether we want it ended, and how.
+    pub(crate) fn ended(&self) -> Option<End> {
+        match self.end.load(Ordering::Acquire) {
+            TERMINATED => Some(End::Terminated),
+            KILLED => Some(End::Killed),
+            _ => None,
+        }
+    }
+
+    /// Ends it; the first reason stays.
+    pub(crate) fn end(&self, end: End) {
+        let end = match end {
+            End::Terminated => TERMINATED,
+            End::Killed => KILLED,
+        };
+        let _ = self.end.compare_exchange(RUNNING, end, Ordering::AcqRel, Ordering::Acquire);
+        self.waker.wake();
+    }
+
+    /// Resets its connections, as a kernel does for a process that died. For a run that ends in order, only what its
+    /// store did not close itself is left to do.
+    pub(crate) fn leave_network(&self) {
+        self.member.reset();
+    }
+
+    /// Nothing of the run is left but this; whoever still holds it keeps no port and no pipe.
+    pub(crate) fn set_over(&self) {
+        self.leave_network();
+        if let Some(stdin) = &self.stdin {
+            stdin.abandon();
+        }
+        self.over.store(true, Ordering::Release);
+    }
+
+    fn hears_stop(&self) -> bool {
+        self.stop.is_heard() || self.stop_signal == StopSignal::StdinEof
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Run")
+            .field("name", &self.name)
+            .field("end", &self.ended())
+            .field("over", &self.over)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Stops and observes a run. Clones are the same run; dropping them all leaves it running.
+#[derive(Clone, Debug)]
+pub struct RunControl(pub(crate) Arc<Shared>);
+
+impl RunControl {
+    /// Tells the module to stop. One that has not asked to hear this ends at once, with [`Exit::Terminated`]; one that has
+    /// goes on until it ends by itself or is killed. Asking again changes nothing.
+    pub fn ask_to_stop(&self) {
+        if self.0.hears_stop() {
+            self.0.stop.tell();
+            if self.0.stop_signal == StopSignal::StdinEof
+                && let Some(stdin) = &self.0.stdin
+            {
+                stdin.close();
+            }
+        } else {
+            self.0.end(End::Terminated);
+        }
+    }
+
+    /// Ends the module now, whatever it does, with [`Exit::Killed`].
+    pub fn kill(&self) {
+        self.0.end(End::Killed);
+    }
+
+    /// Whether the module has asked to hear a stop request (or hears it as end of file on its standard input).
+    #[must_use]
+    pub fn hears_stop(&self) -> bool {
+        self.0.hears_stop()
+    }
+
+    /// Whether the run has ended and nothing of it is left.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.over.load(Ordering::Acquire)
+    }
+
+    /// What it has used so far; stays readable after its end.
+    #[must_use]
+    pub fn usage(&self) -> Usage {
+        let account = &self.0.account;
+        let fuel = account.fuel_used.load(Ordering::Relaxed);
+        Usage {
+            cpu_time: account.cpu.used(),
+            throttled: account.cpu.throttled(),
+            memory_bytes: account.memory.used(),
+            memory_peak_bytes: account.memory.peak(),
+            fuel_used: account.counts_fuel.then_some(fuel),
+        }
+    }
+}
+
+/// The end of a run: resolves exactly once, after everything the run held is free again (memory, ports, files), also if
+/// our own task panics ([`Exit::Lost`]). Dropping it does not end the run.
+#[derive(Debug)]
+pub struct RunExit(pub(crate) oneshot::Receiver<Exit>);
+
+impl Future for RunExit {
+    type Output = Exit;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Exit> {
+        Pin::new(&mut self.0).poll(cx).map(|exit| {
+            exit.unwrap_or_else(|_| Exit::Lost { message: "the runtime dropped the run".into() })
+        })
+    }
+}
+
+/// A run that was started.
+#[derive(Debug)]
+pub struct RunHandle {
+    /// Stops and observes it.
+    pub control: RunControl,
+    /// How it ends.
+    pub exit: RunExit,
+}

@@ -1,0 +1,320 @@
+//! The guests' threads, and the task that each run is.
+//!
+//! Owns: the guests' tokio runtime, the ticker, the list of live runs, and the promise that each started run yields exactly one [`Exit`].
+//! Is not: the caller's runtime; nothing in here runs on the control plane's threads but a few lines of hand-over.
+//!
+//! ```text
+//!  start() ─► task on the guests' runtime: open directories ─► Metered(instance) ─► free everything ─► Exit
+//! ```
+//! A panic in a run's task ends that run only ([`Exit::Lost`]): its state is private, so nothing else can be half-changed.
+
+use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use tokio::runtime::{Builder, Handle};
+use tokio::sync::{oneshot, watch};
+
+use super::artifact::Profile;
+use super::cache::Cache;
+use super::compile::Compiler;
+use super::guest::{Guest, GuestPlan, join};
+use super::instance::{self, FuelPlan};
+use super::meter::{Metered, Outcome};
+use super::prepare::Library;
+use super::run::{Account, End, RunControl, RunExit, RunHandle, Shared};
+use super::ticker::{Pulse, Ticker};
+use super::{
+    Artifact, EngineReport, EngineSettings, LogSink, Machine, Run, RuntimeConfig,
+    RuntimeStartError, StartError, Stdin, StdinPipe,
+};
+use crate::spec::{Exit, StopSignal};
+
+/// Runs at once. A thousand pods of four modules; each costs some 100 KiB and a few descriptors.
+const RUNS_MAX: usize = 4096;
+
+/// Threads for file work that may not be done on a guest's own thread (network mounts), and for opening directories. A
+/// server that hangs takes them all at worst, and nobody else's.
+const BLOCKING_THREADS_MAX: usize = 16;
+
+/// How long a blocking thread waits for more work.
+const BLOCKING_KEEP_ALIVE: Duration = Duration::from_secs(10);
+
+/// How long dropping the last [`super::Runtime`] waits, on a thread of its own, for guests to be gone.
+const DROP_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What all clones of a runtime share.
+#[derive(Debug)]
+pub(crate) struct Inner {
+    pub(crate) library: Library,
+    report: EngineReport,
+    guests: Handle,
+    pulse: Pulse,
+    live: Arc<Live>,
+    closed: AtomicBool,
+    next: AtomicU64,
+    /// Taken when the last handle goes.
+    machinery: Mutex<Option<Machinery>>,
+}
+
+/// What runs by itself. Dropped in this order, and never on a thread that must not block.
+#[derive(Debug)]
+struct Machinery {
+    runtime: tokio::runtime::Runtime,
+    ticker: Ticker,
+}
+
+/// The runs that have not ended.
+#[derive(Debug)]
+struct Live {
+    runs: Mutex<HashMap<u64, Weak<Shared>>>,
+    count: watch::Sender<usize>,
+}
+
+impl Live {
+    fn runs(&self) -> MutexGuard<'_, HashMap<u64, Weak<Shared>>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn end_all(&self) {
+        let runs: Vec<_> = self.runs().values().filter_map(Weak::upgrade).collect();
+        for run in runs {
+            run.end(End::Killed);
+        }
+    }
+}
+
+impl Inner {
+    pub(crate) fn new(config: RuntimeConfig) -> Result<Self, RuntimeStartError> {
+        let machine = Machine::probe();
+        let settings = EngineSettings::choose(&machine, config.backend, false);
+        let profile = |fuel| {
+            let settings = settings.with_fuel(fuel);
+            let text = settings.to_string();
+            Profile::new(settings).map_err(|error| RuntimeStartError::Engine {
+                settings: text,
+                source: error.into_boxed_dyn_error(),
+            })
+        };
+        let (plain, fuel) = (profile(false)?, profile(true)?);
+        let cache = Cache::open(&config.cache_dir, config.cache_bytes_max)?;
+        let guest_threads = config.guest_threads.unwrap_or(machine.cores.max(2)).max(1);
+        let threads = |source| RuntimeStartError::Threads { source };
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(guest_threads)
+            .max_blocking_threads(BLOCKING_THREADS_MAX)
+            .thread_keep_alive(BLOCKING_KEEP_ALIVE)
+            .thread_name("guest")
+            .enable_all()
+            .build()
+            .map_err(threads)?;
+        let ticker =
+            Ticker::start(&[&plain.engine, &fuel.engine], guest_threads).map_err(threads)?;
+        let compiler = cfg!(feature = "compiler");
+        Ok(Self {
+            report: EngineReport { machine, settings, guest_threads, compiler },
+            library: Library::new(plain, fuel, cache, Compiler::new(config.compile)),
+            guests: runtime.handle().clone(),
+            pulse: ticker.pulse(),
+            live: Arc::new(Live { runs: Mutex::default(), count: watch::Sender::new(0) }),
+            closed: AtomicBool::new(false),
+            next: AtomicU64::new(0),
+            machinery: Mutex::new(Some(Machinery { runtime, ticker })),
+        })
+    }
+
+    pub(crate) fn report(&self) -> &EngineReport {
+        &self.report
+    }
+
+    pub(crate) fn live_runs(&self) -> usize {
+        *self.live.count.borrow()
+    }
+
+    pub(crate) async fn start(&self, run: Run) -> Result<RunHandle, StartError> {
+        let (shared, task) = self.task(run);
+        let alive = self.enlist(&shared, Arc::clone(&task.plan.logs))?;
+        let (started, is_started) = oneshot::channel();
+        let (ended, exit) = oneshot::channel();
+        let pulse = self.pulse.clone();
+        let unless_started = KillUnlessStarted(Some(Arc::clone(&shared)));
+        self.guests.spawn(async move {
+            let work = Box::pin(task.run(pulse, started));
+            let exit = AssertUnwindSafe(work).catch_unwind().await;
+            // Before the exit is told: whoever waits for it may count on the run being gone.
+            drop(alive);
+            let exit = exit.unwrap_or_else(|panic| {
+                Some(Exit::Lost { message: format!("the runtime panicked: {}", words(&*panic)) })
+            });
+            if let Some(exit) = exit {
+                let _ = ended.send(exit);
+            }
+        });
+        let internal = |_| StartError::Internal { message: "its task ended early".to_owned() };
+        is_started.await.map_err(internal)??;
+        unless_started.disarm();
+        Ok(RunHandle { control: RunControl(shared), exit: RunExit(exit) })
+    }
+
+    /// Splits a [`Run`] into what both sides see and what only the guest's thread needs.
+    fn task(&self, run: Run) -> (Arc<Shared>, RunTask) {
+        let account = match &run.charge_to {
+            Some(other) => Arc::clone(&other.0.account),
+            None => Arc::new(Account::new(&run.limits, run.artifact.counts_fuel(), &run.pod)),
+        };
+        let stdin = match (run.stdin, run.stop_signal) {
+            (Stdin::Pipe(pipe), _) => Some(pipe),
+            (Stdin::Closed, StopSignal::StdinEof) => Some(StdinPipe::new()),
+            (Stdin::Closed, StopSignal::Lifecycle) => None,
+        };
+        let member = Arc::new(join(run.network, &account.memory));
+        let shared =
+            Arc::new(Shared::new(run.name, account, run.stop_signal, stdin.clone(), member));
+        let plan = GuestPlan {
+            argv: run.argv,
+            env: run.env,
+            working_dir: run.working_dir,
+            mounts: run.mounts,
+            on_memory_limit: run.limits.on_memory_limit,
+            stdin,
+            logs: run.logs,
+            // A single thread would let one module's disk work stop all others.
+            may_block: self.report.guest_threads > 1,
+        };
+        let fuel = FuelPlan { budget: run.limits.fuel, per_second: run.limits.fuel_per_second };
+        (Arc::clone(&shared), RunTask { shared, plan, artifact: run.artifact, fuel })
+    }
+
+    /// Puts a run on the list, unless the runtime is closed or full.
+    fn enlist(&self, run: &Arc<Shared>, logs: Arc<dyn LogSink>) -> Result<Enlisted, StartError> {
+        let mut runs = self.live.runs();
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(StartError::ShuttingDown);
+        }
+        if runs.len() >= RUNS_MAX {
+            return Err(StartError::TooMany { limit: RUNS_MAX });
+        }
+        let id = self.next.fetch_add(1, Ordering::Relaxed);
+        runs.insert(id, Arc::downgrade(run));
+        self.live.count.send_replace(runs.len());
+        Ok(Enlisted { live: Arc::clone(&self.live), id, run: Arc::clone(run), logs })
+    }
+
+    pub(crate) async fn shutdown(&self, within: Duration) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.live.end_all();
+        let mut count = self.live.count.subscribe();
+        let gone = tokio::time::timeout(within, count.wait_for(|count| *count == 0)).await;
+        if gone.is_err() {
+            tracing::warn!(left = self.live_runs(), "modules did not end in time");
+        }
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        self.closed.store(true, Ordering::SeqCst);
+        self.live.end_all();
+        let machinery = self.machinery.get_mut().unwrap_or_else(PoisonError::into_inner).take();
+        // On a thread of its own, since we may be dropped inside of an async task; the ticker must go on until the
+        // guests are gone, or one that spins would never notice.
+        let end = move || {
+            if let Some(Machinery { runtime, ticker }) = machinery {
+                runtime.shutdown_timeout(DROP_PATIENCE);
+                drop(ticker);
+            }
+        };
+        let _ = std::thread::Builder::new().name("runtime-end".into()).spawn(end);
+    }
+}
+
+/// A place on the list of live runs. Dropped when the run is over and its store is gone, also if its task unwinds: what
+/// the run left elsewhere goes with it.
+struct Enlisted {
+    live: Arc<Live>,
+    id: u64,
+    run: Arc<Shared>,
+    logs: Arc<dyn LogSink>,
+}
+
+impl Drop for Enlisted {
+    fn drop(&mut self) {
+        self.run.set_over();
+        self.logs.flush();
+        let mut runs = self.live.runs();
+        runs.remove(&self.id);
+        self.live.count.send_replace(runs.len());
+    }
+}
+
+/// Kills the run if whoever starts it gives up half-way.
+struct KillUnlessStarted(Option<Arc<Shared>>);
+
+impl KillUnlessStarted {
+    fn disarm(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for KillUnlessStarted {
+    fn drop(&mut self) {
+        if let Some(run) = self.0.take() {
+            run.end(End::Killed);
+        }
+    }
+}
+
+/// What a run's task owns.
+struct RunTask {
+    shared: Arc<Shared>,
+    plan: GuestPlan,
+    artifact: Artifact,
+    fuel: FuelPlan,
+}
+
+impl RunTask {
+    /// Runs the module; `None`: it was never started, and `started` says why.
+    async fn run(
+        self,
+        pulse: Pulse,
+        started: oneshot::Sender<Result<(), StartError>>,
+    ) -> Option<Exit> {
+        let Self { shared, plan, artifact, fuel } = self;
+        let theirs = Arc::clone(&shared);
+        let opened = tokio::task::spawn_blocking(move || Guest::new(&plan, &theirs)).await;
+        let guest =
+            opened.unwrap_or_else(|error| Err(StartError::Internal { message: error.to_string() }));
+        let guest = match guest {
+            Ok(guest) => guest,
+            Err(error) => {
+                let _ = started.send(Err(error));
+                return None;
+            }
+        };
+        let _ = started.send(Ok(()));
+        tracing::debug!(run = shared.name, "started");
+        let theirs = Arc::clone(&shared);
+        let instance = async move {
+            let loaded = &artifact.0;
+            instance::run(&loaded.profile.engine, &loaded.command, guest, &theirs, fuel).await
+        };
+        let exit = match Metered::new(instance, Arc::clone(&shared), pulse).await {
+            Outcome::Finished(exit) => exit,
+            Outcome::Ended(end) => end.exit(),
+        };
+        tracing::debug!(run = shared.name, ?exit, "ended");
+        Some(exit)
+    }
+}
+
+/// What a panic said.
+fn words(panic: &(dyn std::any::Any + Send)) -> String {
+    panic
+        .downcast_ref::<&str>()
+        .map(|&text| text.to_owned())
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "something that is not text".to_owned())
+}

@@ -1,0 +1,197 @@
+//! Memory, fuel and CPU limits, as guests meet them.
+
+use std::time::Duration;
+
+use super::super::{PodAccount, PodLimits, RunLimits};
+use super::lab::{Trial, eventually, over, prepare, prepare_text};
+use crate::clock::Clock;
+use crate::spec::{Exit, OnMemoryLimit};
+
+const MIB: u64 = 1 << 20;
+
+fn memory(mib: u64, on_memory_limit: OnMemoryLimit) -> RunLimits {
+    RunLimits { memory_bytes: Some(mib * MIB), on_memory_limit, ..RunLimits::unlimited() }
+}
+
+#[tokio::test]
+async fn a_hog_is_killed_at_its_limit_and_told_why() {
+    let trial = Trial::of("hog", &["1"]).await.limits(memory(16, OnMemoryLimit::Kill));
+    let (handle, paper) = trial.start().await;
+    let control = handle.control.clone();
+    let exit = over(handle).await;
+    let Exit::OutOfMemory { message } = &exit else { panic!("{exit:?}") };
+    assert!(message.contains("its memory limit is 16777216 bytes"), "{message}");
+    assert_eq!((exit.code(), exit.reason()), (137, "OOMKilled"));
+    paper.says("holding 10 MiB").await;
+    assert!(!paper.stdout().contains("holding 16 MiB"));
+    let usage = control.usage();
+    assert!((12 * MIB..=16 * MIB).contains(&usage.memory_peak_bytes), "{usage:?}");
+    assert_eq!(usage.memory_bytes, 0);
+}
+
+#[tokio::test]
+async fn a_hog_may_be_refused_instead() {
+    let trial = Trial::of("hog", &["1"]).await.limits(memory(16, OnMemoryLimit::Fail));
+    let (exit, paper) = trial.finish().await;
+    assert_eq!(exit, Exit::Code(3));
+    paper.says("memory refused").await;
+}
+
+#[tokio::test]
+async fn a_module_that_does_not_even_fit_is_out_of_memory() {
+    for (text, limit) in [
+        (r#"(module (memory 32) (func (export "_start")))"#, memory(1, OnMemoryLimit::Kill)),
+        (
+            r#"(module (table 500000 funcref) (func (export "_start")))"#,
+            memory(1, OnMemoryLimit::Kill),
+        ),
+    ] {
+        let artifact = prepare_text(text, false).await.unwrap();
+        let (exit, _) = Trial::new(artifact, &[]).limits(limit).finish().await;
+        assert!(matches!(exit, Exit::OutOfMemory { .. }), "{text}: {exit:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_modules_of_a_pod_share_its_limit() {
+    let pod = PodAccount::new(PodLimits { memory_bytes: Some(24 * MIB), cpu_millis: None });
+    let mut first = Trial::of("hog", &["1", "16"]).await;
+    first.run.pod = pod.clone();
+    let (first, paper) = first.start().await;
+    paper.says("holding 16 MiB").await;
+    let mut second = Trial::of("hog", &["1", "16"]).await;
+    second.run.pod = pod.clone();
+    let (exit, _) = second.finish().await;
+    let Exit::OutOfMemory { message } = exit else { panic!("{exit:?}") };
+    assert!(message.contains("the pod's memory limit is 25165824 bytes"), "{message}");
+    assert!(!first.control.is_over(), "the neighbour lives on");
+    first.control.kill();
+    over(first).await;
+    assert_eq!(pod.memory_bytes(), 0);
+    assert!(pod.memory_peak_bytes() > 16 * MIB);
+}
+
+#[tokio::test]
+async fn fuel_ends_a_run_when_it_is_used_up() {
+    let limits = RunLimits { fuel: Some(10_000_000), ..RunLimits::unlimited() };
+    for name in ["spin", "spin-p1"] {
+        let trial = Trial::new(prepare(name, true).await, &[]).limits(limits);
+        let (handle, _) = trial.start().await;
+        let control = handle.control.clone();
+        let exit = over(handle).await;
+        assert_eq!(exit, Exit::OutOfFuel, "{name}");
+        assert_eq!(control.usage().fuel_used, Some(10_000_000));
+    }
+    let trial = Trial::new(prepare("hello-p1", true).await, &[]).limits(limits);
+    let (handle, _) = trial.start().await;
+    let control = handle.control.clone();
+    assert_eq!(over(handle).await, Exit::Code(0));
+    let used = control.usage().fuel_used.unwrap();
+    assert!((1_000..10_000_000).contains(&used), "{used}");
+}
+
+#[tokio::test]
+async fn fuel_per_second_paces_and_does_not_end() {
+    // A spinning loop executes hundreds of millions of instructions each second; this one may have five million.
+    let limits = RunLimits { fuel_per_second: Some(5_000_000), ..RunLimits::unlimited() };
+    let trial = Trial::new(prepare("spin-p1", true).await, &[]).limits(limits);
+    let (handle, _) = trial.start().await;
+    let start = Clock::start();
+    let used = || handle.control.usage().fuel_used.unwrap();
+    eventually("three million instructions", || used() > 3_000_000).await;
+    let rate = used() as f64 / start.now().mono().as_secs_f64();
+    // It may overdraw by one tick before it first waits, so the early rate is no measure; a later stretch is.
+    let (from, at) = (used(), Clock::start());
+    eventually("as much again and more", || used() > from + 10_000_000).await;
+    let later = (used() - from) as f64 / at.now().mono().as_secs_f64();
+    assert!(later < 20_000_000.0, "{later} per second, {rate} at first");
+    handle.control.kill();
+    assert_eq!(over(handle).await, Exit::Killed);
+}
+
+#[tokio::test]
+async fn a_cpu_limit_throttles_and_does_not_end() {
+    let limits = RunLimits { cpu_millis: Some(100), ..RunLimits::unlimited() };
+    let (handle, _) = Trial::of("spin-p1", &[]).await.limits(limits).start().await;
+    let start = Clock::start();
+    let usage = || handle.control.usage();
+    eventually("100 ms of CPU time", || usage().cpu_time > Duration::from_millis(100)).await;
+    // A tenth of a core, the burst of 20 ms, and a last turn: a tick, or more where the machine is busy.
+    let (used, took) = (usage().cpu_time, start.now().mono());
+    assert!(used < took / 10 + Duration::from_millis(70), "{used:?} in {took:?}");
+    eventually("throttled", || usage().throttled > Duration::from_millis(100)).await;
+    handle.control.kill();
+    assert_eq!(over(handle).await, Exit::Killed);
+}
+
+#[tokio::test]
+async fn the_modules_of_a_pod_share_its_cpu() {
+    let pod = PodAccount::new(PodLimits { memory_bytes: None, cpu_millis: Some(200) });
+    let mut handles = Vec::new();
+    let start = Clock::start();
+    for _ in 0..3 {
+        let mut trial = Trial::of("spin-p1", &[]).await;
+        trial.run.pod = pod.clone();
+        handles.push(trial.start().await.0);
+    }
+    let used = || handles.iter().map(|handle| handle.control.usage().cpu_time).sum::<Duration>();
+    eventually("200 ms of CPU time", || used() > Duration::from_millis(200)).await;
+    assert!(start.now().mono() > Duration::from_millis(500), "{:?}", start.now().mono());
+    for handle in handles {
+        handle.control.kill();
+        over(handle).await;
+    }
+}
+
+#[tokio::test]
+async fn an_exec_is_charged_to_the_module_it_goes_into() {
+    let (target, paper) = {
+        let trial = Trial::of("hog", &["1", "8"]).await.limits(memory(16, OnMemoryLimit::Kill));
+        trial.start().await
+    };
+    paper.says("holding 8 MiB").await;
+    let before = target.control.usage();
+    let mut exec = Trial::of("hog", &["1"]).await;
+    exec.run.charge_to = Some(target.control.clone());
+    let (exit, exec_paper) = exec.finish().await;
+    assert!(matches!(exit, Exit::OutOfMemory { .. }), "{exit:?}");
+    assert!(!exec_paper.stdout().contains("holding 8 MiB"));
+    assert!(!target.control.is_over());
+    let after = target.control.usage();
+    assert_eq!(after.memory_bytes, before.memory_bytes);
+    assert!(after.cpu_time > before.cpu_time);
+    target.control.kill();
+    over(target).await;
+}
+
+#[tokio::test]
+async fn what_the_host_would_hold_for_a_guest_is_bounded() {
+    // Asks for 512 MiB of random bytes in one call.
+    let greedy = prepare_text(
+        r#"(module
+             (import "wasi_snapshot_preview1" "random_get"
+               (func $random (param i32 i32) (result i32)))
+             (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+             (memory (export "memory") 8193)
+             (func (export "_start")
+               (call $exit (call $random (i32.const 0) (i32.const 536870912)))))"#,
+        false,
+    );
+    let (exit, _) = Trial::new(greedy.await.unwrap(), &[]).finish().await;
+    assert!(!matches!(exit, Exit::Code(0)), "{exit:?}");
+}
+
+#[tokio::test]
+async fn a_spinning_crowd_delays_neither_a_neighbour_nor_a_kill() {
+    let mut crowd = Vec::new();
+    for _ in 0..4 {
+        crowd.push(Trial::of("spin-p1", &[]).await.start().await.0);
+    }
+    let (exit, paper) = Trial::of("sleep", &["0.05"]).await.finish().await;
+    assert_eq!(exit, Exit::Code(0));
+    paper.says("awake").await;
+    for handle in crowd {
+        handle.control.kill();
+        assert_eq!(over(handle).await, Exit::Killed);
+    }
+}

@@ -1,0 +1,10 @@
+//! Whole runs of real guests, in this process. `lab.rs` is the equipment; each other file is about one promise.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod exits;
+mod lab;
+mod limits;
+mod network;
+mod prepare;
+mod stop;
+mod streams;

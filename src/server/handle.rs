@@ -1,0 +1,83 @@
+//! One request, one response: which handler answers what.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Method, Request, Response, StatusCode};
+
+use crate::board::Kind;
+
+use super::request::{Params, Route, Target, negotiate};
+use super::status::ApiError;
+use super::{App, discovery, follow, logs, metrics, read, wire, write};
+
+/// Answers a request. Never fails: a refusal is a response with a `Status`.
+pub async fn handle(app: Arc<App>, request: Request<Body>) -> Response<Body> {
+    match answer(&app, request).await {
+        Ok(response) => response,
+        Err(error) => error.into_response(),
+    }
+}
+
+async fn answer(app: &Arc<App>, request: Request<Body>) -> Result<Response<Body>, ApiError> {
+    let route = Route::parse(request.uri().path());
+    if let Route::Objects(target) = route {
+        return objects(app, target, request).await;
+    }
+    if route == Route::Unknown {
+        return Err(ApiError::no_such_path());
+    }
+    if !matches!(*request.method(), Method::GET | Method::HEAD) {
+        return Err(ApiError::method_not_allowed());
+    }
+    Ok(match route {
+        Route::Version => app.version.response(),
+        Route::Health => wire::text(StatusCode::OK, "ok"),
+        Route::Metrics => metrics::response(app),
+        Route::ApiVersions => discovery::api_versions(request.headers()),
+        Route::Groups => discovery::groups(request.headers()),
+        Route::Resources => discovery::core_resources(),
+        Route::Objects(_) | Route::Unknown => return Err(ApiError::no_such_path()),
+    })
+}
+
+async fn objects(
+    app: &Arc<App>,
+    target: Target,
+    request: Request<Body>,
+) -> Result<Response<Body>, ApiError> {
+    let params = Params::parse(request.uri())?;
+    let method = request.method().clone();
+    match (target.kind, target.subresource.as_deref()) {
+        (_, None) => {}
+        (Kind::Pod, Some("log")) if method == Method::GET => {
+            return logs::serve(app, &target, &params);
+        }
+        (Kind::Pod, Some("status")) if method == Method::GET => {
+            return read::get(app, &target, &params, negotiate(request.headers())?);
+        }
+        (Kind::Pod, Some("log" | "status")) => return Err(ApiError::method_not_allowed()),
+        (_, Some(_)) => return Err(ApiError::no_such_path()),
+    }
+    let named = target.name.is_some();
+    if method == Method::GET {
+        let form = negotiate(request.headers())?;
+        return match (params.flag("watch"), named) {
+            (true, _) => follow::serve(app, &target, &params, form),
+            (false, true) => read::get(app, &target, &params, form),
+            (false, false) => read::list(app, &target, &params, form),
+        };
+    }
+    let writable = matches!(target.kind, Kind::Pod | Kind::ConfigMap | Kind::Secret);
+    if !writable || target.namespace.is_none() {
+        return Err(ApiError::method_not_allowed());
+    }
+    match (method, named) {
+        (Method::POST, false) => write::create(app, &target, &params, request).await,
+        (Method::PUT, true) => write::replace(app, &target, &params, request).await,
+        (Method::PATCH, true) => write::patch(app, &target, &params, request).await,
+        (Method::DELETE, true) => write::delete(app, &target, &params, request).await,
+        (Method::DELETE, false) => write::delete_collection(app, &target, &params, request).await,
+        _ => Err(ApiError::method_not_allowed()),
+    }
+}

@@ -1,0 +1,6 @@
+//! What a guest can import beyond wasmtime-wasi's own: sockets on the pod's network, and the stop contract.
+//!
+//! Owns: the host side of our interfaces. Is not: the store or its limits (`runtime`), nor the network itself (`net`).
+
+pub mod lifecycle;
+pub mod sockets;

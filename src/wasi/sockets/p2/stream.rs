@@ -1,0 +1,207 @@
+//! A connection's halves as `wasi:io` streams.
+//!
+//! Owns: the permit protocol of output streams, and the one case in which a permitted write does
+//! not fit.
+//! Is not: a buffer. What a guest writes goes into the connection as the memory it came in; the
+//! exception is `held`. wasmtime-wasi-io traps a guest whose stream says it is ready ten times
+//! without progress. So `ready` resolves only when a read has something to say, or a write has
+//! room, and the blocking calls wait for the deed itself.
+//! Limits: [`CHUNK_MAX`] a call in either direction; `held` is at most one permitted write.
+
+use std::future::poll_fn;
+use std::io;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use wasmtime_wasi_io::async_trait;
+use wasmtime_wasi_io::poll::Pollable;
+use wasmtime_wasi_io::streams::{InputStream, OutputStream, StreamError, StreamResult};
+
+use crate::net::{ReadError, ReadHalf, WriteError, WriteHalf};
+
+/// Most bytes that one read or write moves: what a guest can make the host allocate by one call.
+/// The largest block that programs commonly use, and half of what a connection holds in one
+/// direction.
+const CHUNK_MAX: usize = 64 * 1024;
+
+/// The receiving half.
+pub(super) struct TcpInput(ReadHalf);
+
+impl TcpInput {
+    pub(super) fn new(half: ReadHalf) -> Self {
+        Self(half)
+    }
+}
+
+fn read_error(error: ReadError) -> StreamError {
+    let kind = match error {
+        ReadError::Reset => io::ErrorKind::ConnectionReset,
+    };
+    // As an `io::Error`, so that `network-error-code` finds the code in it.
+    StreamError::LastOperationFailed(wasmtime::Error::new(io::Error::new(kind, error)))
+}
+
+/// An empty result of the network is the end; an empty one of WASI is "not yet".
+fn read_outcome(outcome: Result<Bytes, ReadError>) -> StreamResult<Bytes> {
+    match outcome {
+        Ok(bytes) if bytes.is_empty() => Err(StreamError::Closed),
+        Ok(bytes) => Ok(bytes),
+        Err(error) => Err(read_error(error)),
+    }
+}
+
+#[async_trait]
+impl InputStream for TcpInput {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        if size == 0 {
+            return Ok(Bytes::new());
+        }
+        match self.0.try_read(size.min(CHUNK_MAX)) {
+            Poll::Ready(outcome) => read_outcome(outcome),
+            Poll::Pending => Ok(Bytes::new()),
+        }
+    }
+
+    async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
+        if size == 0 {
+            self.ready().await;
+            return Ok(Bytes::new());
+        }
+        let outcome = poll_fn(|cx| self.0.poll_read(cx, size.min(CHUNK_MAX))).await;
+        read_outcome(outcome)
+    }
+}
+
+#[async_trait]
+impl Pollable for TcpInput {
+    async fn ready(&mut self) {
+        poll_fn(|cx| self.0.poll_ready(cx)).await;
+    }
+}
+
+/// The sending half.
+pub(super) struct TcpOutput {
+    half: WriteHalf,
+    /// What the last `check-write` allowed the next `write` to bring.
+    permit: usize,
+    /// Permitted bytes that found no room after all: the buffer was made smaller, or the module's
+    /// memory used up, between the two calls. They go before anything else does.
+    held: Bytes,
+}
+
+fn write_error(error: WriteError) -> StreamError {
+    let kind = match error {
+        WriteError::Closed | WriteError::Broken => return StreamError::Closed,
+        WriteError::Reset => io::ErrorKind::ConnectionReset,
+        WriteError::NoMemory => io::ErrorKind::OutOfMemory,
+    };
+    StreamError::LastOperationFailed(wasmtime::Error::new(io::Error::new(kind, error)))
+}
+
+impl TcpOutput {
+    pub(super) fn new(half: WriteHalf) -> Self {
+        Self { half, permit: 0, held: Bytes::new() }
+    }
+
+    /// Sends what is held. Pending while some of it is.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), WriteError>> {
+        while !self.held.is_empty() {
+            ready!(self.half.poll_write(cx, &mut self.held))?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, WriteError>> {
+        ready!(self.poll_held(cx))?;
+        self.half.poll_writable(cx)
+    }
+
+    /// Sends what fits and holds the rest.
+    fn put(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.held = bytes;
+        while !self.held.is_empty() {
+            match self.half.try_write(&mut self.held) {
+                Poll::Ready(Ok(_)) => {}
+                Poll::Pending => break,
+                Poll::Ready(Err(error)) => {
+                    self.held = Bytes::new();
+                    if error == WriteError::NoMemory {
+                        // Bytes the guest counts as sent are lost: the reader must not take what is
+                        // left for the whole.
+                        self.half.abort();
+                    }
+                    return Err(write_error(error));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl OutputStream for TcpOutput {
+    fn check_write(&mut self) -> StreamResult<usize> {
+        self.permit = 0;
+        if !self.held.is_empty() {
+            let held = std::mem::take(&mut self.held);
+            self.put(held)?;
+            if !self.held.is_empty() {
+                return Ok(0);
+            }
+        }
+        match self.half.try_writable() {
+            Poll::Ready(Ok(room)) => {
+                self.permit = room.min(CHUNK_MAX);
+                Ok(self.permit)
+            }
+            Poll::Ready(Err(error)) => Err(write_error(error)),
+            Poll::Pending => Ok(0),
+        }
+    }
+
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        if bytes.len() > std::mem::take(&mut self.permit) {
+            return Err(StreamError::trap("write of more bytes than check-write permitted"));
+        }
+        self.put(bytes)
+    }
+
+    /// Nothing to do: written bytes are with the reader at once.
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    async fn write_ready(&mut self) -> StreamResult<usize> {
+        let room = poll_fn(|cx| self.poll_room(cx)).await.map_err(write_error)?;
+        self.permit = room.min(CHUNK_MAX);
+        Ok(self.permit)
+    }
+
+    async fn blocking_write_and_flush(&mut self, mut bytes: Bytes) -> StreamResult<()> {
+        self.permit = 0;
+        poll_fn(|cx| {
+            ready!(self.poll_held(cx))?;
+            while !bytes.is_empty() {
+                ready!(self.half.poll_write(cx, &mut bytes))?;
+            }
+            Poll::Ready(Ok(()))
+        })
+        .await
+        .map_err(write_error)
+    }
+
+    /// Called before the stream is dropped, which closes the sending side: what the guest counts as
+    /// sent goes first.
+    async fn cancel(&mut self) {
+        // If it cannot go, the connection is broken already.
+        let _ = poll_fn(|cx| self.poll_held(cx)).await;
+    }
+}
+
+#[async_trait]
+impl Pollable for TcpOutput {
+    async fn ready(&mut self) {
+        // An error is told by the call that follows.
+        let _ = poll_fn(|cx| self.poll_room(cx)).await;
+    }
+}

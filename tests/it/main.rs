@@ -1,0 +1,14 @@
+//! The real binary, end to end: what a person who runs a gateway would see.
+//!
+//! One integration binary, so that it is linked once. Each file is a theme, each test a sentence. Nothing here sleeps: waits are
+//! for conditions, with a deadline.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod api;
+mod bad_input;
+mod crashes;
+mod folder;
+mod play;
+mod restart;
+mod support;
