@@ -7,6 +7,7 @@
 #![allow(dead_code, reason = "each bench uses its part")]
 
 pub mod guests;
+pub mod memory;
 pub mod peer;
 pub mod report;
 pub mod stats;

@@ -9,7 +9,7 @@ use super::Object;
 
 /// Changes kept. Five hundred pods that start at once make some thousands within seconds; a `kubectl` on a bad link
 /// may be that far behind.
-pub const CHANGES_MAX: usize = 4096;
+pub const CHANGES_MAX: usize = 2048;
 
 /// Estimated bytes of superseded objects kept for watchers. Most changes are one pod status of under 10 kB; a
 /// gateway of 128 MB can spare this much, and a watcher that falls out lists again.

@@ -130,11 +130,16 @@ fn namespaces_are_those_in_use_and_default() {
 #[test]
 fn a_secret_is_never_in_debug_output() {
     let data = BTreeMap::from([("p".to_owned(), k8s_openapi::ByteString(b"hunter2".to_vec()))]);
-    let secret = Secret { metadata: meta("default", "s", "1"), data: Some(data), ..Secret::default() };
+    let secret =
+        Secret { metadata: meta("default", "s", "1"), data: Some(data), ..Secret::default() };
     let board = board();
     let mut watch = board.watch(Query::all(Kind::Secret), None).unwrap();
     let object = board.upsert(secret);
-    let shown = format!("{object:?} {:?} {board:?} {:?}", board.list(&Query::all(Kind::Secret)), watch.next_batch(9));
+    let shown = format!(
+        "{object:?} {:?} {board:?} {:?}",
+        board.list(&Query::all(Kind::Secret)),
+        watch.next_batch(9)
+    );
     assert!(shown.contains("secret/default/s@1002"), "{shown}");
     let bytes = format!("{:?}", b"hunter2");
     assert!(!shown.contains("hunter2") && !shown.contains(&bytes), "{shown}");
@@ -332,9 +337,12 @@ fn equal_events_count_up_and_keep_their_name() {
     board.record(&draft("web", "BackOff", "another"), at(9));
     board.record(&EventDraft { warning: true, ..draft("web", "BackOff", "again") }, at(10));
     let of = |reason: &str, message: &str, count| (reason.to_owned(), message.to_owned(), count);
-    let expected = [of("BackOff", "again", 3), of("BackOff", "another", 1), of("BackOff", "again", 1)];
+    let expected =
+        [of("BackOff", "again", 3), of("BackOff", "another", 1), of("BackOff", "again", 1)];
     assert_eq!(recorded(&board), expected);
-    let Object::Event(first) = board.list(&Query::all(Kind::Event)).items[0].clone() else { panic!() };
+    let Object::Event(first) = board.list(&Query::all(Kind::Event)).items[0].clone() else {
+        panic!()
+    };
     let value = serde_json::to_value(first.as_ref()).unwrap();
     assert_eq!(value["firstTimestamp"], "1970-01-01T00:00:00Z");
     assert_eq!(value["lastTimestamp"], "1970-01-01T00:00:09Z");
@@ -427,7 +435,9 @@ fn label_selectors_match_as_in_kubernetes() {
     for (text, expected) in cases {
         assert_eq!(LabelSelector::parse(text).unwrap().matches(&object), expected, "{text}");
     }
-    for wrong in ["=a", "app=(", "app in", "app in a", "a b", "app=a=b", "a,,b", "!", "app>x", "-=/", "a/b/c"] {
+    for wrong in [
+        "=a", "app=(", "app in", "app in a", "a b", "app=a=b", "a,,b", "!", "app>x", "-=/", "a/b/c",
+    ] {
         assert!(LabelSelector::parse(wrong).is_err(), "{wrong}");
     }
     assert_eq!(LabelSelector::parse(&"a,".repeat(4096)), Err(SelectorError::TooLong));
@@ -459,7 +469,9 @@ fn field_selectors_know_the_fields_of_each_kind() {
     }
     let unknown = FieldSelector::parse(Kind::Pod, "spec.foo=1").unwrap_err();
     assert_eq!(unknown.to_string(), "field label not supported: spec.foo");
-    assert!(FieldSelector::parse(Kind::Event, "involvedObject.name=a,reason!=b,type=Normal").is_ok());
+    assert!(
+        FieldSelector::parse(Kind::Event, "involvedObject.name=a,reason!=b,type=Normal").is_ok()
+    );
     assert!(FieldSelector::parse(Kind::Secret, "type=Opaque").is_ok());
     assert!(FieldSelector::parse(Kind::ConfigMap, "type=Opaque").is_err());
     for wrong in ["metadata.name", "metadata.name=a=b", "metadata.name=a\\x"] {

@@ -199,7 +199,7 @@ fn show_warnings(answer: &Response<Incoming>) {
     for value in answer.headers().get_all(header::WARNING) {
         let Ok(value) = value.to_str() else { continue };
         if let Some(text) = warning_text(value) {
-            eprintln!("Warning: {text}");
+            super::complain(&format!("Warning: {text}"));
         }
     }
 }

@@ -12,7 +12,7 @@ use crate::board::Kind;
 use super::args::{DeleteArgs, Select};
 use super::client::{Ask, Client, ClientError, Lines, PathBuilder};
 use super::get::{explain_selector, listing, nothing_found};
-use super::{Out, duration, kinds, manifests, show_error};
+use super::{Out, complain, duration, kinds, manifests, show_error};
 
 /// One object to delete.
 #[derive(Clone, Debug)]
@@ -40,9 +40,9 @@ pub(super) async fn run(
     let doomed = doomed(client, args).await?;
     let force = args.force;
     if force && grace == Some(0) {
-        eprintln!(
+        complain(
             "Warning: Immediate deletion does not wait for confirmation that the running resource has been terminated. \
-             The resource may continue to run on the cluster indefinitely."
+             The resource may continue to run on the cluster indefinitely.",
         );
     }
     let mut code = ExitCode::SUCCESS;
@@ -101,10 +101,7 @@ async fn doomed(client: &Client, args: &DeleteArgs) -> anyhow::Result<Vec<Doomed
     let (kind, names) = kinds::kind_and_names(word, &args.names)?;
     let namespace = args.target.namespace().to_owned();
     let selecting = args.all || args.selector.is_some();
-    ensure!(
-        !(selecting && !names.is_empty()),
-        "name cannot be provided when a selector is specified"
-    );
+    ensure!(!selecting || names.is_empty(), "name cannot be provided when a selector is specified");
     if !selecting {
         ensure!(!names.is_empty(), "resource(s) were provided, but no name was specified");
         let doomed = |name| Doomed { kind, namespace: namespace.clone(), name };
@@ -121,7 +118,7 @@ async fn doomed(client: &Client, args: &DeleteArgs) -> anyhow::Result<Vec<Doomed
         .map(|name| Doomed { kind, namespace: namespace.clone(), name: name.to_owned() })
         .collect();
     if doomed.is_empty() {
-        eprintln!("{}", nothing_found(kind, &namespace, &select));
+        complain(&nothing_found(kind, &namespace, &select));
     }
     Ok(doomed)
 }

@@ -20,7 +20,7 @@ use crate::server::age;
 use super::args::DescribeArgs;
 use super::client::{Client, ClientError, PathBuilder};
 use super::get::{explain_selector, listing, nothing_found};
-use super::{Out, kinds, show_error};
+use super::{Out, complain, kinds, show_error};
 
 use page::{Page, text};
 
@@ -65,7 +65,7 @@ async fn fetch(
         let list: Result<List<Pod>, _> = client.get(path.as_str()).await;
         let list = list.map_err(|error| explain_selector(error, Kind::Pod, &args.select))?;
         if list.items.is_empty() {
-            eprintln!("{}", nothing_found(Kind::Pod, namespace, &args.select));
+            complain(&nothing_found(Kind::Pod, namespace, &args.select));
         }
         return Ok((list.items, Vec::new()));
     }

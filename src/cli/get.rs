@@ -7,13 +7,14 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use crate::board::Kind;
-use crate::server::wire::{Column, Row, Table};
+use crate::server::wire::Table;
 
 use super::args::{GetArgs, Select};
 use super::client::{Ask, Client, ClientError, Lines, PathBuilder};
-use super::columns::{self, Columns};
+use super::columns::Columns;
 use super::jsonpath::JsonPath;
-use super::{Out, kinds, show_error, yaml};
+use super::table::TablePrinter;
+use super::{Out, complain, kinds, show_error, yaml};
 
 /// What is asked of the server for tables.
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
@@ -59,6 +60,8 @@ struct Get<'a> {
     names: Vec<String>,
     format: Format,
     table: TablePrinter,
+    /// Version of the one object that was printed by name.
+    printed: Option<String>,
 }
 
 pub(super) async fn run(
@@ -87,10 +90,18 @@ pub(super) async fn run(
         labels: args.show_labels,
         headers: !args.no_headers,
     };
-    let mut get = Get { client, args, kind, names, format, table };
-    let code = if get.names.is_empty() { get.list(out).await? } else { get.named(out).await? };
+    let mut get = Get { client, args, kind, names, format, table, printed: None };
+    if get.names.is_empty() {
+        let version = get.list(out).await?;
+        if args.watch {
+            return get.watch(version, out).await;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let code = get.named(out).await?;
     if args.watch && code == ExitCode::SUCCESS {
-        return get.watch(out).await;
+        let version = get.catch_up(out).await?;
+        return get.watch(version, out).await;
     }
     Ok(code)
 }
@@ -140,14 +151,16 @@ impl Get<'_> {
         answer.map_err(|error| explain_selector(error, self.kind, &self.args.select))
     }
 
-    async fn list(&mut self, out: &mut Out) -> anyhow::Result<ExitCode> {
+    /// Prints the list; returns its version, from which a watch misses nothing.
+    async fn list(&mut self, out: &mut Out) -> anyhow::Result<String> {
         let path = listing(self.kind, self.namespace(), &self.args.select);
         let found = self.fetch(&path.with("limit", "500")).await?;
+        let version = resource_version(&found).context("the list has no version")?;
         let rows = if matches!(self.format, Format::Table { .. }) { "rows" } else { "items" };
         let empty = found[rows].as_array().is_none_or(Vec::is_empty);
         match &self.format {
             Format::Table { .. } if empty && !self.args.watch => {
-                eprintln!("{}", nothing_found(self.kind, self.namespace(), &self.args.select));
+                complain(&nothing_found(self.kind, self.namespace(), &self.args.select));
             }
             Format::Table { .. } => {
                 let table: Table = serde_json::from_value(found)?;
@@ -166,7 +179,7 @@ impl Get<'_> {
                 self.print_object(&list, out)?;
             }
         }
-        Ok(ExitCode::SUCCESS)
+        Ok(version)
     }
 
     /// Each name on its own: what exists is printed, what does not is an error at the end.
@@ -183,6 +196,7 @@ impl Get<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
+        self.printed = found.last().and_then(resource_version);
         if let Format::Table { .. } = self.format {
             for table in found {
                 let table: Table = serde_json::from_value(table)?;
@@ -203,43 +217,66 @@ impl Get<'_> {
         Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
-    /// Follows what was listed. A watch that the server ends is taken up again where it stopped.
-    async fn watch(&mut self, out: &mut Out) -> anyhow::Result<ExitCode> {
-        out.flush()?;
+    /// Lists the one object that was just printed, since its own version may be older than the server remembers. Prints it
+    /// again if it has changed since; returns the list's version.
+    async fn catch_up(&mut self, out: &mut Out) -> anyhow::Result<String> {
+        let found = self.fetch(&self.watched()).await?;
+        let version = resource_version(&found).context("the list has no version")?;
+        let now = found["rows"][0]["object"]["metadata"]["resourceVersion"].as_str();
+        let now = now.or(found["items"][0]["metadata"]["resourceVersion"].as_str());
+        if let Some(now) = now.filter(|now| self.printed.as_deref() != Some(*now)) {
+            self.printed = Some(now.to_owned());
+            let changed = if found["rows"].is_array() { &found } else { &found["items"][0] };
+            self.print_change(changed.clone(), out)?;
+        }
+        Ok(version)
+    }
+
+    /// The collection, narrowed to the one name if there is one.
+    fn watched(&self) -> PathBuilder {
         let mut select = self.args.select.clone();
         if let [name] = self.names.as_slice() {
             select.field_selector = Some(format!("metadata.name={name}"));
         }
-        let path = listing(self.kind, self.namespace(), &select);
-        let listed: Value = self.client.get(path.as_str()).await?;
-        let mut version = resource_version(&listed).context("the list has no version")?;
+        listing(self.kind, self.namespace(), &select)
+    }
+
+    /// Follows what was listed. A watch that the server ends is taken up again where it stopped.
+    async fn watch(&mut self, mut version: String, out: &mut Out) -> anyhow::Result<ExitCode> {
+        out.flush()?;
         loop {
-            let path = path.clone().with("watch", "true").with("resourceVersion", &version);
-            let send = Ask { accept: self.format.accept(), ..Ask::default() };
-            let answer = self.client.open(Method::GET, path.as_str(), send).await?;
+            let path = self.watched().with("watch", "true").with("allowWatchBookmarks", "true");
+            let path = path.with("resourceVersion", &version);
+            let ask = Ask { accept: self.format.accept(), ..Ask::default() };
+            let answer = self.client.open(Method::GET, path.as_str(), ask).await?;
             let mut lines = Lines::new(answer);
             while let Some(line) = lines.next().await? {
                 let mut event: Value = serde_json::from_slice(&line)?;
                 let object = event["object"].take();
-                if event["type"] == "ERROR" {
-                    bail!(
-                        "{}",
-                        object["message"].as_str().unwrap_or("the watch ended with an error")
-                    );
-                }
                 version = resource_version(&object).unwrap_or(version);
-                if let Format::Table { .. } = self.format {
-                    let table: Table = serde_json::from_value(object)?;
-                    out.text(&self.table.print(&table)?)?;
-                } else {
-                    if let Format::Yaml = self.format {
-                        out.line("---")?;
+                match event["type"].as_str() {
+                    Some("ERROR") => {
+                        let message = object["message"].as_str();
+                        bail!("{}", message.unwrap_or("the watch ended with an error"));
                     }
-                    self.print_object(&object, out)?;
+                    Some("BOOKMARK") => {}
+                    _ => self.print_change(object, out)?,
                 }
-                out.flush()?;
             }
         }
+    }
+
+    fn print_change(&mut self, object: Value, out: &mut Out) -> anyhow::Result<()> {
+        if let Format::Table { .. } = self.format {
+            let table: Table = serde_json::from_value(object)?;
+            out.text(&self.table.print(&table)?)?;
+        } else {
+            if let Format::Yaml = self.format {
+                out.line("---")?;
+            }
+            self.print_object(&object, out)?;
+        }
+        out.flush()
     }
 
     fn print_object(&self, object: &Value, out: &mut Out) -> anyhow::Result<()> {
@@ -282,77 +319,4 @@ fn resource_version(object: &Value) -> Option<String> {
     let version =
         |object: &Value| object["metadata"]["resourceVersion"].as_str().map(str::to_owned);
     version(object).or_else(|| version(&object["rows"][0]["object"]))
-}
-
-/// Prints tables that follow one another as one.
-#[derive(Debug)]
-struct TablePrinter {
-    columns: Columns,
-    /// Of the first table; those that follow have none of their own.
-    definitions: Vec<Column>,
-    wide: bool,
-    namespace: bool,
-    labels: bool,
-    headers: bool,
-}
-
-impl TablePrinter {
-    fn print(&mut self, table: &Table) -> anyhow::Result<String> {
-        let mut rows = Vec::new();
-        if let Some(definitions) = table.column_definitions.as_ref().filter(|d| !d.is_empty()) {
-            let first = self.definitions.is_empty();
-            self.definitions.clone_from(definitions);
-            if first && self.headers {
-                rows.push(self.heading());
-            }
-        }
-        for row in &table.rows {
-            rows.push(self.row(row)?);
-        }
-        Ok(self.columns.set(&rows))
-    }
-
-    fn heading(&self) -> Vec<String> {
-        let shown = self.definitions.iter().filter(|column| self.shows(column));
-        let own = shown.map(|column| column.name.to_uppercase());
-        let namespace = self.namespace.then(|| "NAMESPACE".to_owned());
-        let labels = self.labels.then(|| "LABELS".to_owned());
-        namespace.into_iter().chain(own).chain(labels).collect()
-    }
-
-    fn row(&self, row: &Row) -> anyhow::Result<Vec<String>> {
-        ensure!(
-            row.cells.len() == self.definitions.len(),
-            "a row of the server's table has the wrong length"
-        );
-        let meta = row.object.as_ref().map(|object| &object["metadata"]);
-        let mut cells = Vec::new();
-        if self.namespace {
-            let namespace = meta.and_then(|meta| meta["namespace"].as_str()).unwrap_or_default();
-            cells.push(namespace.to_owned());
-        }
-        for (column, value) in self.definitions.iter().zip(&row.cells) {
-            if self.shows(column) {
-                cells.push(match value {
-                    Value::String(text) => columns::cell(text),
-                    Value::Null => "<none>".to_owned(),
-                    other => other.to_string(),
-                });
-            }
-        }
-        if self.labels {
-            let labels = meta.and_then(|meta| meta["labels"].as_object());
-            let labels: Vec<String> = labels
-                .into_iter()
-                .flatten()
-                .map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or_default()))
-                .collect();
-            cells.push(if labels.is_empty() { "<none>".to_owned() } else { labels.join(",") });
-        }
-        Ok(cells)
-    }
-
-    fn shows(&self, column: &Column) -> bool {
-        column.priority == 0 || self.wide
-    }
 }

@@ -14,7 +14,7 @@ use crate::spec::ImageRef;
 
 use super::args::{ImageCommand, NodeArgs};
 use super::columns::Columns;
-use super::{Out, node, show_error};
+use super::{Out, complain, node, show_error};
 
 pub(super) fn run(command: ImageCommand, out: &mut Out) -> anyhow::Result<ExitCode> {
     match command {
@@ -31,7 +31,7 @@ fn open(args: &NodeArgs) -> anyhow::Result<ImageStore> {
     let (store, damage) =
         opened.with_context(|| format!("cannot open the image store {}", dir.display()))?;
     for words in damage {
-        eprintln!("Warning: {words}");
+        complain(&format!("Warning: {words}"));
     }
     Ok(store)
 }

@@ -45,7 +45,9 @@ impl JsonPath {
                 closing_brace(&rest[open..]).context("unclosed action in the jsonpath template")?;
             let action = rest[open + 1..open + close].trim();
             rest = &rest[open + close + 1..];
-            let range = action.strip_prefix("range").filter(|path| path.starts_with([' ', '.', '[', '@', '$']));
+            let range = action
+                .strip_prefix("range")
+                .filter(|path| path.starts_with([' ', '.', '[', '@', '$']));
             if let Some(path) = range {
                 ensure!(stack.len() < 16, "ranges are nested too deeply");
                 stack.push((path_of(path.trim())?, std::mem::take(&mut parts)));
@@ -89,10 +91,7 @@ fn print_parts(parts: &[Part], at: &Value, out: &mut String) {
 }
 
 fn shown(value: &Value) -> String {
-    match value {
-        Value::String(text) => text.clone(),
-        other => other.to_string(),
-    }
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 fn select<'a>(path: &[Step], from: &'a Value) -> Vec<&'a Value> {

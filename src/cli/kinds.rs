@@ -53,7 +53,7 @@ pub(super) fn kind_and_names(first: &str, rest: &[String]) -> anyhow::Result<(Ki
 }
 
 /// Path segments of a kind's collection.
-pub(super) fn collection<'a>(kind: Kind, namespace: Option<&'a str>) -> Vec<&'a str> {
+pub(super) fn collection(kind: Kind, namespace: Option<&str>) -> Vec<&str> {
     match namespace.filter(|_| kind.namespaced()) {
         Some(namespace) => vec!["namespaces", namespace, kind.plural()],
         None => vec![kind.plural()],

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::args::LogsArgs;
 use super::client::{Ask, Client, ClientError, Lines, PathBuilder};
-use super::{Out, duration, show_error};
+use super::{Out, complain, duration, show_error};
 
 /// The container that `logs` means when none is named (kubectl reads the same annotation).
 const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
@@ -124,7 +124,7 @@ fn default_container(pod: &Pod) -> anyhow::Result<String> {
         spec.ephemeral_containers.iter().flatten().map(|c| format!("{} (ephem)", c.name));
     let all: Vec<String> = regular.chain(ephemeral).chain(init).collect();
     if all.len() > 1 {
-        eprintln!("Defaulted container \"{first}\" out of: {}", all.join(", "));
+        complain(&format!("Defaulted container \"{first}\" out of: {}", all.join(", ")));
     }
     Ok(first)
 }

@@ -77,7 +77,7 @@ fn bounded(from: impl Read, shown: &str) -> anyhow::Result<Vec<u8>> {
 fn parse(shown: &str, text: &[u8], namespace: Option<&str>) -> anyhow::Result<Vec<Wanted>> {
     let parsed = manifest::parse(text, FieldValidation::Strict);
     for warning in &parsed.warnings {
-        eprintln!("Warning: {shown}: {warning}");
+        super::complain(&format!("Warning: {shown}: {warning}"));
     }
     if !parsed.errors.is_empty() {
         let errors: Vec<String> =

@@ -20,6 +20,7 @@ mod kinds;
 mod logs;
 mod manifests;
 mod node;
+mod table;
 mod version;
 mod yaml;
 
@@ -30,6 +31,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{CommandFactory, Parser};
 
 use crate::daemon::config::Places;
@@ -58,7 +60,12 @@ fn run(command: Command) -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "podling", &mut script);
             out.bytes(&script).map(|()| ExitCode::SUCCESS)
         }
-        command => client_command(command, &mut out),
+        command @ (Command::Get(_)
+        | Command::Describe(_)
+        | Command::Logs(_)
+        | Command::Apply(_)
+        | Command::Delete(_)
+        | Command::Version(_)) => client_command(command, &mut out),
     };
     finish(outcome.and_then(|code| out.flush().map(|()| code)))
 }
@@ -116,7 +123,12 @@ fn show_error(error: &anyhow::Error) {
         Some(refused @ ClientError::Refused { .. }) => refused.to_string(),
         _ => format!("error: {}", Chain(error.as_ref())),
     };
-    eprintln!("{}", columns::visible(&text));
+    complain(&text);
+}
+
+/// A line on standard error. That nobody reads it (`2>&1 | head`) is no reason to fail.
+fn complain(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", columns::visible(text));
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {
@@ -124,6 +136,9 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
     error.downcast_ref::<ClientError>().is_none()
         && io_error.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
+
+/// What a full disk or a closed pipe did.
+const UNWRITABLE: &str = "cannot write the output";
 
 /// Where results go: standard output, or a test's buffer.
 struct Out(io::BufWriter<Box<dyn Write + Send>>);
@@ -143,14 +158,12 @@ impl Out {
     }
 
     fn bytes(&mut self, bytes: &[u8]) -> anyhow::Result<()> {
-        self.0.write_all(bytes)?;
-        Ok(())
+        self.0.write_all(bytes).context(UNWRITABLE)
     }
 
     /// Whatever must be seen now.
     fn flush(&mut self) -> anyhow::Result<()> {
-        self.0.flush()?;
-        Ok(())
+        self.0.flush().context(UNWRITABLE)
     }
 }
 

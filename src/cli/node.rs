@@ -33,7 +33,7 @@ pub(super) fn play(args: PlayArgs) -> anyhow::Result<ExitCode> {
 pub(super) fn check(args: &CheckArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
     let report = crate::manifest::check::check_files(&args.files);
     match args.output {
-        ReportFormat::Text => out.text(&report.to_string())?,
+        ReportFormat::Text => out.line(report.to_string().trim_end())?,
         ReportFormat::Json => out.line(&serde_json::to_string_pretty(&report.to_json())?)?,
     }
     Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })

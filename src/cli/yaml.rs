@@ -8,14 +8,29 @@ use serde_json::Value;
 /// Columns after which a long scalar is broken at the next space.
 const WIDTH: usize = 80;
 
+/// How a value is laid out. Empty mappings and lists stand on one line, as scalars do.
+enum Shape<'a> {
+    Mapping,
+    Sequence(&'a [Value]),
+    Scalar,
+}
+
+fn shape(value: &Value) -> Shape<'_> {
+    match (value.as_object(), value.as_array()) {
+        (Some(map), _) if !map.is_empty() => Shape::Mapping,
+        (_, Some(list)) if !list.is_empty() => Shape::Sequence(list),
+        _ => Shape::Scalar,
+    }
+}
+
 /// The document with its line feed.
 pub(super) fn to_string(value: &Value) -> String {
     let mut out = String::new();
-    match value {
-        Value::Object(map) if !map.is_empty() => mapping(&mut out, value, 0, false),
-        Value::Array(list) if !list.is_empty() => sequence(&mut out, list, 0),
-        other => {
-            scalar(&mut out, other, 1);
+    match shape(value) {
+        Shape::Mapping => mapping(&mut out, value, 0, false),
+        Shape::Sequence(list) => sequence(&mut out, list, 0),
+        Shape::Scalar => {
+            scalar(&mut out, value, 1);
             out.push('\n');
         }
     }
@@ -49,18 +64,18 @@ fn key_text(out: &mut String, key: &str) {
 
 /// A value after its key's colon.
 fn child(out: &mut String, value: &Value, depth: usize) {
-    match value {
-        Value::Object(map) if !map.is_empty() => {
+    match shape(value) {
+        Shape::Mapping => {
             out.push('\n');
             mapping(out, value, depth + 1, false);
         }
-        Value::Array(list) if !list.is_empty() => {
+        Shape::Sequence(list) => {
             out.push('\n');
             sequence(out, list, depth);
         }
-        other => {
+        Shape::Scalar => {
             out.push(' ');
-            scalar(out, other, depth + 1);
+            scalar(out, value, depth + 1);
             out.push('\n');
         }
     }
@@ -70,16 +85,16 @@ fn sequence(out: &mut String, list: &[Value], depth: usize) {
     for item in list {
         indent(out, depth);
         out.push_str("- ");
-        match item {
-            Value::Object(map) if !map.is_empty() => mapping(out, item, depth + 1, true),
-            Value::Array(inner) if !inner.is_empty() => {
+        match shape(item) {
+            Shape::Mapping => mapping(out, item, depth + 1, true),
+            Shape::Sequence(inner) => {
                 // A list in a list begins on the dash's own line.
                 let mut nested = String::new();
                 sequence(&mut nested, inner, depth + 1);
                 out.push_str(nested.trim_start());
             }
-            other => {
-                scalar(out, other, depth + 1);
+            Shape::Scalar => {
+                scalar(out, item, depth + 1);
                 out.push('\n');
             }
         }
@@ -157,14 +172,16 @@ fn is_plain(text: &str) -> bool {
         first => ",[]{}#&*!|>'\"%@` \t".contains(first),
     };
     let ambiguous = text.ends_with([' ', ':', '\t']) || text.contains(": ") || text.contains(" #");
-    let odd = |c: char| c.is_control() || matches!(c, '\u{feff}' | '\u{85}' | '\u{2028}' | '\u{2029}');
+    let odd =
+        |c: char| c.is_control() || matches!(c, '\u{feff}' | '\u{85}' | '\u{2028}' | '\u{2029}');
     !indicator && !ambiguous && !text.contains(odd) && !is_word(text) && !is_number_or_date(text)
 }
 
 /// Words that stand for something else.
 fn is_word(text: &str) -> bool {
     const WORDS: [&str; 15] = [
-        "null", "~", "true", "false", "yes", "no", "on", "off", "y", "n", ".nan", ".inf", "=", "<<", "---",
+        "null", "~", "true", "false", "yes", "no", "on", "off", "y", "n", ".nan", ".inf", "=",
+        "<<", "---",
     ];
     let bare = text.trim_start_matches(['+', '-']).to_ascii_lowercase();
     WORDS.contains(&bare.as_str()) || WORDS.contains(&text)
@@ -177,7 +194,8 @@ fn is_number_or_date(text: &str) -> bool {
         return false;
     }
     let radix = ["0x", "0o", "0b", "0X", "0O", "0B"].iter().any(|prefix| bare.starts_with(prefix));
-    let sixties = bare.contains(':') && bare.chars().all(|c| c.is_ascii_digit() || ":.".contains(c));
+    let sixties =
+        bare.contains(':') && bare.chars().all(|c| c.is_ascii_digit() || ":.".contains(c));
     let date = bare.len() >= 8
         && bare.as_bytes()[..4].iter().all(u8::is_ascii_digit)
         && bare.as_bytes()[4] == b'-';

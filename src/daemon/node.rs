@@ -132,7 +132,8 @@ fn host_ips() -> Vec<IpAddr> {
 fn allocatable() -> Allocatable {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let info = rustix::system::sysinfo();
-    let total = u64::try_from(info.totalram).unwrap_or(u64::MAX);
+    #[allow(clippy::useless_conversion, reason = "the field is 32 bits wide on 32-bit machines")]
+    let total = u64::from(info.totalram);
     Allocatable {
         cpu_millis: cores as u64 * 1000,
         memory_bytes: total.saturating_mul(u64::from(info.mem_unit)),

@@ -68,11 +68,6 @@ impl CrashBackoff {
         // Just after: an exit at that very instant is not forgiven.
         self.entry.map(|(_, updated)| updated.plus(FORGIVEN_AFTER + Duration::from_millis(1)))
     }
-
-    /// Forgets every crash.
-    pub fn forgive(&mut self) {
-        self.entry = None;
-    }
 }
 
 /// Doubles from failure to failure, and starts over after a success.

@@ -11,6 +11,10 @@
 //!                                            └─ status(): phase, conditions, container states (derived, never stored)
 //! ```
 //!
+//! Inside, from the whole to the parts: `pod` (order among containers, the end of the pod) asks `container` (one container's
+//! life) which asks `restart`, `backoff`, `probe` and `stop` (one rule each); `phase` and `status` say what it looks like,
+//! in the words of `texts`.
+//!
 //! Contract of [`PodState::step`]: total (every state answers every event), deterministic, blind. A stale event, one that names
 //! a finished attempt, changes nothing. `KUBELET.md` is the law; each deliberate difference is in `docs/manifest.md`.
 

@@ -28,7 +28,7 @@ use crate::spec::{Container, ContainerName, Pod};
 
 use super::backoff::{self, Retry};
 use super::container::{Context, Course, Machine};
-use super::status::{Condition, PodPhase, PodStatus};
+use super::status::{Condition, PodStatus};
 use super::{Action, Event, Restored, RestoredEnd, RunId, StopReason, Timer};
 
 /// The whole state of one pod.
@@ -51,8 +51,6 @@ pub struct PodState {
     ended: Option<RestoredEnd>,
     /// When that was.
     ended_at: Timestamp,
-    /// What to show while the daemon's end stops the modules: the pod itself has not ended.
-    held_phase: Option<PodPhase>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -94,7 +92,6 @@ impl PodState {
             conditions: Vec::new(),
             ended: None,
             ended_at: now,
-            held_phase: None,
         };
         let mut actions = Vec::new();
         if let Some(restored) = restored {

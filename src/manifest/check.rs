@@ -236,3 +236,6 @@ impl fmt::Display for Report {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -170,6 +170,12 @@ impl<'t> Scan<'t> {
         }
     }
 
+    fn drop_key(&mut self) {
+        if self.flow == 0 {
+            self.key = None;
+        }
+    }
+
     /// Passes one token; false at the end or where the parser's scanner would stop.
     fn next_token(&mut self) -> bool {
         self.skip_between();
@@ -179,8 +185,10 @@ impl<'t> Scan<'t> {
         }
         if self.column == 0 && self.peek(0) == b'%' {
             self.unroll_indent(0);
-            self.key_allowed = false;
+            (self.key, self.key_allowed) = (None, false);
             self.skip_to_break();
+            // Passed here, so that no key may start on the next line either.
+            self.skip_break();
             return true;
         }
         if self.is_document_marker() {
@@ -200,10 +208,14 @@ impl<'t> Scan<'t> {
                 self.indicator(true)
             }
             b']' | b'}' => {
+                self.drop_key();
                 self.flow = self.flow.saturating_sub(1);
                 self.indicator(false)
             }
-            b',' => self.indicator(true),
+            b',' => {
+                self.drop_key();
+                self.indicator(true)
+            }
             b'-' if blank_next => self.block_indicator(self.column, true),
             b'?' if self.flow > 0 || blank_next => {
                 self.block_indicator(self.column, self.flow == 0)
@@ -260,18 +272,20 @@ impl<'t> Scan<'t> {
             return false;
         }
         self.roll_indent(column);
-        self.key = None;
+        self.drop_key();
         self.indicator(key_allowed)
     }
 
     fn value_indicator(&mut self) -> bool {
+        if self.flow > 0 {
+            return self.indicator(false);
+        }
         let fresh = |key: &KeyStart| key.line == self.line && self.at - key.at <= KEY_BYTES_MAX;
-        match self.key.take().filter(|key| self.flow == 0 && fresh(key)) {
+        match self.key.take().filter(fresh) {
             Some(key) => {
                 self.roll_indent(key.column);
                 self.indicator(false)
             }
-            None if self.flow > 0 => self.indicator(false),
             None => self.block_indicator(self.column, true),
         }
     }
@@ -336,42 +350,38 @@ impl<'t> Scan<'t> {
     fn plain(&mut self) -> bool {
         self.save_key();
         self.key_allowed = false;
-        loop {
-            if self.is_document_marker() || self.peek(0) == b'#' {
-                return true;
-            }
-            while !self.is_blank_or_end(0) {
-                let byte = self.peek(0);
-                let ends_here = byte == b':' && self.is_blank_or_end(1)
-                    || self.flow > 0 && matches!(byte, b',' | b'[' | b']' | b'{' | b'}');
-                if ends_here {
-                    return true;
-                }
+        // Whether only blanks and line breaks have been passed since the last line of the scalar.
+        let mut between_lines = false;
+        while !self.is_document_marker() && self.peek(0) != b'#' {
+            let (line, start) = (self.line, self.at);
+            while !self.is_blank_or_end(0) && !self.ends_plain() {
                 self.skip();
             }
-            let mut broke = false;
-            while !self.at_end(0) {
+            between_lines &= self.at == start;
+            let stopped = !self.is_blank_or_end(0) || self.at_end(0);
+            while self.is_blank(0) || self.skip_break() {
                 if self.is_blank(0) {
                     self.skip();
-                } else if self.skip_break() {
-                    broke = true;
-                } else {
-                    break;
                 }
             }
-            // The next line belongs to the scalar only if it is indented further than the block.
-            let outdented = self.flow == 0 && self.column < self.indent();
-            if broke && (outdented || self.at_end(0) || self.peek(0) == b'#') {
-                self.key_allowed = true;
-                return true;
+            between_lines |= self.line > line;
+            // A further line belongs to the scalar only if it is indented more than the block.
+            if stopped || self.flow == 0 && self.column < self.indent() {
+                break;
             }
-            if self.at_end(0) {
-                return true;
-            }
-            if broke && self.is_document_marker() {
-                self.key_allowed = true;
-                return true;
-            }
+        }
+        if between_lines {
+            self.key_allowed = true;
+        }
+        true
+    }
+
+    /// Whether a plain scalar ends before this character.
+    fn ends_plain(&self) -> bool {
+        match self.peek(0) {
+            b':' => self.is_blank_or_end(1),
+            b',' | b'[' | b']' | b'{' | b'}' => self.flow > 0,
+            _ => false,
         }
     }
 

@@ -150,6 +150,17 @@ pub fn markdown() -> String {
     text
 }
 
+/// The annotations as Markdown; `docs/manifest.md` holds exactly this.
+#[must_use]
+pub fn annotations_markdown() -> String {
+    let mut text = String::from("| Annotation | Values | What it does |\n|---|---|---|\n");
+    for row in ANNOTATIONS {
+        let values: Vec<String> = row.values.iter().map(|value| format!("`{value}`")).collect();
+        let _ = writeln!(text, "| `{}` | {} | {} |", row.form(), values.join(", "), row.note);
+    }
+    text
+}
+
 fn render(rows: &'static [Row], prefix: &str, seen: &mut Vec<&'static [Row]>, text: &mut String) {
     for row in rows {
         let path = if prefix.is_empty() {

@@ -20,7 +20,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 const POLL: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// Follows every container of the pods until `done`, and then to the end of what is there.
-pub fn all(
+pub(super) fn all(
     node: &NodeHandle,
     pods: &[Arc<Pod>],
     screen: &Screen,

@@ -57,13 +57,16 @@ pub async fn run(files: Vec<PathBuf>, mut config: Config) -> anyhow::Result<Exit
     let screen = Screen::open(&pods);
     let done = CancellationToken::new();
     let followers = follow::all(&handle, &pods, &screen, &done);
-    let watching = watch::until_ended(handle.board(), &pods, &screen);
+    let (ended, mut ends) = tokio::sync::watch::channel(None);
+    let board = handle.board().clone();
+    let watching =
+        tokio::spawn(watch::show_all(board.clone(), pods.clone(), screen.clone(), ended));
     for pod in &pods {
         screen.line(&format!("pod/{} created", pod.key.name));
     }
     handle.play(offered).await.context("cannot start")?;
     let end = tokio::select! {
-        ended = watching => ended,
+        Ok(ended) = ends.wait_for(Option::is_some) => ended.unwrap_or(End::Stopped),
         signal = signals::stop() => {
             signal.context("cannot listen for signals")?;
             screen.line("stopping; Ctrl-C again ends at once");
@@ -80,6 +83,8 @@ pub async fn run(files: Vec<PathBuf>, mut config: Config) -> anyhow::Result<Exit
     };
     node.runtime.shutdown(RUNTIME_SHUTDOWN).await;
     done.cancel();
+    watching.abort();
+    watch::show_last(&board, &screen);
     // Followers only print what is already there; one that does not end in time has lost its terminal.
     drop(tokio::time::timeout(LAST_LINES, followers.wait()).await);
     screen.close(&end);

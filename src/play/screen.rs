@@ -14,15 +14,15 @@ use crate::spec::{Pod, PodKey, Protocol};
 
 /// One container's line in the table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Row {
-    pub state: String,
-    pub ready: bool,
-    pub restarts: i32,
+pub(super) struct Row {
+    pub(super) state: String,
+    pub(super) ready: bool,
+    pub(super) restarts: i32,
 }
 
 /// Cheap to clone; all clones are the same terminal.
 #[derive(Clone, Debug)]
-pub struct Screen(Arc<Inner>);
+pub(super) struct Screen(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -40,7 +40,7 @@ struct Live {
 impl Screen {
     /// Takes the terminal and shows what is published.
     #[must_use]
-    pub fn open(pods: &[Arc<Pod>]) -> Self {
+    pub(super) fn open(pods: &[Arc<Pod>]) -> Self {
         let live = std::io::stdout().is_terminal().then(|| Live::new(pods));
         let screen = Self(Arc::new(Inner { live, shown: Mutex::default() }));
         for pod in pods {
@@ -52,7 +52,7 @@ impl Screen {
     }
 
     /// Prints a line above the table.
-    pub fn line(&self, text: &str) {
+    pub(super) fn line(&self, text: &str) {
         // A terminal that is gone must not end the pods: Ctrl-C and signals still work.
         match &self.0.live {
             Some(live) => drop(live.table.println(text)),
@@ -61,7 +61,7 @@ impl Screen {
     }
 
     /// Shows how a container is.
-    pub fn row(&self, pod: &PodKey, container: &str, row: Row) {
+    pub(super) fn row(&self, pod: &PodKey, container: &str, row: Row) {
         let key = (pod.clone(), container.to_owned());
         let mut shown = self.0.shown.lock().unwrap_or_else(PoisonError::into_inner);
         if shown.get(&key) == Some(&row) {
@@ -75,7 +75,7 @@ impl Screen {
     }
 
     /// Leaves the terminal as a shell wants it.
-    pub fn close(&self, end: &End) {
+    pub(super) fn close(&self, end: &End) {
         if let Some(live) = &self.0.live {
             for bar in live.rows.values() {
                 bar.finish_and_clear();

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as corev1;
+use tokio::sync::watch;
 
 use super::End;
 use super::label;
@@ -14,10 +15,14 @@ use crate::spec::{Pod, PodKey};
 /// Changes taken from the board at a time.
 const BATCH: usize = 64;
 
-/// Shows statuses until every pod has Succeeded or Failed.
-pub async fn until_ended(board: &Board, pods: &[Arc<Pod>], screen: &Screen) -> End {
-    let mut phases: BTreeMap<PodKey, String> = BTreeMap::new();
-    let mut ready: BTreeMap<PodKey, bool> = BTreeMap::new();
+/// Shows statuses as they change, and says once how it ended when every pod has Succeeded or Failed. Runs until dropped.
+pub(super) async fn show_all(
+    board: Board,
+    pods: Vec<Arc<Pod>>,
+    screen: Screen,
+    ended: watch::Sender<Option<End>>,
+) {
+    let mut seen = Seen::default();
     loop {
         // A watch that fell behind begins again with what is there now.
         let Ok(mut watch) = board.watch(Query::all(Kind::Pod), None) else { continue };
@@ -28,40 +33,73 @@ pub async fn until_ended(board: &Board, pods: &[Arc<Pod>], screen: &Screen) -> E
             }
             for event in events {
                 let Object::Pod(pod) = event.object else { continue };
-                show(&pod, screen, &mut phases, &mut ready);
+                seen.show(&pod, &screen);
             }
-            if let Some(end) = ended(&phases, pods) {
-                return end;
-            }
+            let end = seen.ended(&pods);
+            ended.send_if_modified(|known| {
+                let news = *known != end;
+                *known = end;
+                news
+            });
         }
     }
 }
 
-fn show(
-    pod: &corev1::Pod,
-    screen: &Screen,
-    phases: &mut BTreeMap<PodKey, String>,
-    ready: &mut BTreeMap<PodKey, bool>,
-) {
-    let meta = &pod.metadata;
-    let namespace = meta.namespace.as_deref().unwrap_or_default();
-    let key = PodKey::new(namespace, meta.name.as_deref().unwrap_or_default());
-    let Some(status) = &pod.status else { return };
-    let init = status.init_container_statuses.iter().flatten();
-    for container in init.chain(status.container_statuses.iter().flatten()) {
-        screen.row(&key, &container.name, row(container));
-    }
-    let conditions = status.conditions.iter().flatten();
-    let is_ready = conditions.filter(|c| c.type_ == "Ready").any(|c| c.status == "True");
-    if ready.insert(key.clone(), is_ready) != Some(is_ready) && is_ready {
-        screen.line(&format!("pod/{} Ready", label(&key)));
-    }
-    if let Some(phase) = &status.phase {
-        let before = phases.insert(key.clone(), phase.clone());
-        if before.as_deref() != Some(phase) && matches!(phase.as_str(), "Succeeded" | "Failed") {
-            let why = status.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
-            screen.line(&format!("pod/{} {phase}{why}", label(&key)));
+/// Shows what the board says now: the last word after the node has ended.
+pub(super) fn show_last(board: &Board, screen: &Screen) {
+    let mut seen = Seen { quiet: true, ..Seen::default() };
+    for object in board.list(&Query::all(Kind::Pod)).items {
+        if let Object::Pod(pod) = object {
+            seen.show(&pod, screen);
         }
+    }
+}
+
+/// What has been said already.
+#[derive(Debug, Default)]
+struct Seen {
+    phases: BTreeMap<PodKey, String>,
+    ready: BTreeMap<PodKey, bool>,
+    /// Rows only: phases and readiness have been told.
+    quiet: bool,
+}
+
+impl Seen {
+    fn show(&mut self, pod: &corev1::Pod, screen: &Screen) {
+        let meta = &pod.metadata;
+        let namespace = meta.namespace.as_deref().unwrap_or_default();
+        let key = PodKey::new(namespace, meta.name.as_deref().unwrap_or_default());
+        let Some(status) = &pod.status else { return };
+        let init = status.init_container_statuses.iter().flatten();
+        for container in init.chain(status.container_statuses.iter().flatten()) {
+            screen.row(&key, &container.name, row(container));
+        }
+        let conditions = status.conditions.iter().flatten();
+        let is_ready = conditions.filter(|c| c.type_ == "Ready").any(|c| c.status == "True");
+        if self.ready.insert(key.clone(), is_ready) != Some(is_ready) && is_ready && !self.quiet {
+            screen.line(&format!("pod/{} Ready", label(&key)));
+        }
+        if let Some(phase) = &status.phase {
+            let before = self.phases.insert(key.clone(), phase.clone());
+            let news = before.as_deref() != Some(phase) && !self.quiet;
+            if news && matches!(phase.as_str(), "Succeeded" | "Failed") {
+                let why = status.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
+                screen.line(&format!("pod/{} {phase}{why}", label(&key)));
+            }
+        }
+    }
+
+    /// Whether all is over, and how.
+    fn ended(&self, pods: &[Arc<Pod>]) -> Option<End> {
+        let mut failed = false;
+        for pod in pods {
+            match self.phases.get(&pod.key)?.as_str() {
+                "Succeeded" => {}
+                "Failed" => failed = true,
+                _ => return None,
+            }
+        }
+        Some(if failed { End::SomeFailed } else { End::AllSucceeded })
     }
 }
 
@@ -97,17 +135,4 @@ fn terminated(end: &corev1::ContainerStateTerminated) -> String {
 
 fn first_line(text: &str) -> &str {
     text.lines().next().unwrap_or_default()
-}
-
-/// Whether all is over, and how.
-fn ended(phases: &BTreeMap<PodKey, String>, pods: &[Arc<Pod>]) -> Option<End> {
-    let mut failed = false;
-    for pod in pods {
-        match phases.get(&pod.key)?.as_str() {
-            "Succeeded" => {}
-            "Failed" => failed = true,
-            _ => return None,
-        }
-    }
-    Some(if failed { End::SomeFailed } else { End::AllSucceeded })
 }

@@ -60,7 +60,7 @@ impl NodeContext {
             pod_ips: vec![pod_ip],
             host_ips: self.node.host_ips.clone(),
             node_name: self.node.name.clone(),
-            allocatable: self.node.allocatable.clone(),
+            allocatable: self.node.allocatable,
         }
     }
 }

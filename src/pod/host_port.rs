@@ -249,8 +249,7 @@ async fn serve_udp(
         if let Some(flow) = flows.get_mut(&from) {
             flow.last_seen = now;
             // A full or absent receiver drops the datagram, as UDP does.
-            let sent = flow.socket.send(Bytes::copy_from_slice(&buffer[..size]), None);
-            drop(sent);
+            let _ = flow.socket.send(Bytes::copy_from_slice(&buffer[..size]), None);
         }
     }
 }

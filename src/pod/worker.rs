@@ -190,10 +190,12 @@ impl Worker {
             self.hands.release_ports();
         }
         for action in actions {
-            match action {
-                Action::ArmTimer { timer, at } => self.timers.arm(timer, at),
-                Action::Persist => self.hands.persist(&self.state.restored()),
-                other => self.hands.perform(other),
+            if let Action::ArmTimer { timer, at } = action {
+                self.timers.arm(timer, at);
+            } else if action == Action::Persist {
+                self.hands.persist(&self.state.restored());
+            } else {
+                self.hands.perform(action);
             }
         }
     }

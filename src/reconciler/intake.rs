@@ -104,7 +104,7 @@ pub fn offer(
             let uid = manifest::file_uid(source, &pod);
             pod_offer(*pod, uid, source, node_name).map(|(a, w)| (Offer::Pod(a), w))
         }
-        data => {
+        data @ (Object::ConfigMap(_) | Object::Secret(_)) => {
             let warnings = manifest::validate(&data, source)?;
             Ok((Offer::Data(to_board(data)), warnings.iter().map(ToString::to_string).collect()))
         }

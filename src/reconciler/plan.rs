@@ -120,10 +120,13 @@ mod test {
         words.join(" ")
     }
 
+    type Want = &'static [(&'static str, &'static str, Option<u64>)];
+    type Have = &'static [(&'static str, &'static str, Stage)];
+
     #[test]
     fn plans_follow_the_difference() {
         use Stage::{Finished, Running, Stopping};
-        let rows: &[(&str, &[(&str, &str, Option<u64>)], &[(&str, &str, Stage)], &str)] = &[
+        let rows: &[(&str, Want, Have, &str)] = &[
             ("nothing wanted, nothing there", &[], &[], ""),
             ("a new pod starts", &[("a", "1", None)], &[], "+a"),
             ("an unchanged pod is kept", &[("a", "1", None)], &[("a", "1", Running)], ""),

@@ -34,11 +34,13 @@ impl NodeTask {
         if let Some((owner, _)) = self.desired.get(&key) {
             return Err(match &owner.pod.source {
                 Source::Api => Refusal::AlreadyExists,
-                other => Refusal::SourceConflict(super::desired::SourceConflict {
-                    key,
-                    owner: other.clone(),
-                    refused: Source::Api,
-                }),
+                other @ (Source::Folder(_) | Source::Play(_) | Source::Mqtt) => {
+                    Refusal::SourceConflict(super::desired::SourceConflict {
+                        key,
+                        owner: other.clone(),
+                        refused: Source::Api,
+                    })
+                }
             });
         }
         if self.desired.len() >= PODS_MAX {

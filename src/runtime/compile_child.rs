@@ -120,6 +120,7 @@ fn end_with_parent() {
             .read(&mut byte)
             .is_err_and(|error| error.kind() == std::io::ErrorKind::Interrupted)
         {}
+        #[allow(clippy::disallowed_methods, reason = "main is busy compiling for nobody")]
         std::process::exit(1);
     };
     // Without the watch we merely end a little later.

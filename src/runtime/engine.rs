@@ -130,9 +130,13 @@ impl EngineSettings {
     /// # Errors
     /// wasmtime's, when the machine cannot have it.
     pub fn engine(&self) -> wasmtime::Result<Engine> {
-        let mut config = self.config()?;
+        let config = self.config()?;
         #[cfg(feature = "compiler")]
-        config.enable_compiler(false);
+        let config = {
+            let mut config = config;
+            config.enable_compiler(false);
+            config
+        };
         Engine::new(&config)
     }
 

@@ -25,11 +25,13 @@ use std::time::Duration;
 
 use super::cputime::{monotonic_ns, thread_ns};
 use super::run::{End, Shared};
-use super::ticker::Pulse;
 
 /// CPU time that a module may save up, nanoseconds: enough to answer a request at full speed, too little to be felt by
 /// a neighbour.
 const BURST_NS: i64 = 20_000_000;
+
+/// CPU time in hand at the start: one turn. A whole burst would be a large part of a small limit's first seconds.
+const FIRST_NS: i64 = 5_000_000;
 
 /// Turns shorter than this are charged by the wall clock. It counts a little too much when another thread got
 /// between, never too little, and asking the kernel for thread time would cost more than such a turn.
@@ -54,7 +56,7 @@ struct Level {
 
 impl Bucket {
     pub(crate) fn new(millis: u64, now: u64) -> Self {
-        Self { millis: millis.max(1), state: Mutex::new(Level { ns: BURST_NS, filled_at: now }) }
+        Self { millis: millis.max(1), state: Mutex::new(Level { ns: FIRST_NS, filled_at: now }) }
     }
 
     /// How long a module has to wait before its next turn, nanoseconds; 0: not at all.
@@ -169,15 +171,14 @@ pub(crate) enum Outcome<T> {
 pub(crate) struct Metered<F> {
     guest: Option<Pin<Box<F>>>,
     run: Arc<Shared>,
-    pulse: Pulse,
     /// Since when it waits for CPU time, and the timer that ends the wait.
     throttled: Option<u64>,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
 }
 
 impl<F> Metered<F> {
-    pub(crate) fn new(guest: F, run: Arc<Shared>, pulse: Pulse) -> Self {
-        Self { guest: Some(Box::pin(guest)), run, pulse, throttled: None, timer: None }
+    pub(crate) fn new(guest: F, run: Arc<Shared>) -> Self {
+        Self { guest: Some(Box::pin(guest)), run, throttled: None, timer: None }
     }
 
     /// Whether the bucket lets the guest run now; arms the timer if not.
@@ -221,7 +222,7 @@ impl<F: Future> Future for Metered<F> {
             return Poll::Pending;
         };
         this.run.turn_began.store(start, Ordering::Relaxed);
-        let (result, spent) = measured(start, || this.pulse.during(|| guest.as_mut().poll(cx)));
+        let (result, spent) = measured(start, || this.run.pulse.during(|| guest.as_mut().poll(cx)));
         this.run.account.cpu.charge(spent);
         result.map(Outcome::Finished)
     }

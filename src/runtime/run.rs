@@ -24,6 +24,7 @@ use super::RunLimits;
 use super::ledger::Ledger;
 use super::meter::{Bucket, CpuAccount};
 use super::stdio::StdinPipe;
+use super::ticker::Pulse;
 use crate::net::Member;
 use crate::spec::{Exit, StopSignal};
 use crate::wasi::lifecycle::StopListener;
@@ -154,6 +155,8 @@ pub(crate) struct Shared {
     pub(crate) account: Arc<Account>,
     /// Wakes the guest's task, wherever it waits, so that it sees its end.
     pub(crate) waker: AtomicWaker,
+    /// Turns the epoch while it runs.
+    pub(crate) pulse: Pulse,
     /// When the turn in progress began, monotonic nanoseconds.
     pub(crate) turn_began: AtomicU64,
     end: AtomicU8,
@@ -170,6 +173,7 @@ impl Shared {
     pub(crate) fn new(
         name: String,
         account: Arc<Account>,
+        pulse: Pulse,
         stop_signal: StopSignal,
         stdin: Option<StdinPipe>,
         member: Arc<Member>,
@@ -178,6 +182,7 @@ impl Shared {
             name,
             account,
             waker: AtomicWaker::new(),
+            pulse,
             turn_began: AtomicU64::new(0),
             end: AtomicU8::new(RUNNING),
             over: AtomicBool::new(false),
@@ -208,7 +213,9 @@ impl Shared {
             End::Killed => KILLED,
         };
         let _ = self.end.compare_exchange(RUNNING, end, Ordering::AcqRel, Ordering::Acquire);
+        // It waits for something, or it runs: one of the two reaches it.
         self.waker.wake();
+        self.pulse.hurry();
     }
 
     /// Resets its connections, as a kernel does for a process that died. For a run that ends in order, only what its

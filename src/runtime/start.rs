@@ -139,10 +139,9 @@ impl Inner {
         let alive = self.enlist(&shared, Arc::clone(&task.plan.logs))?;
         let (started, is_started) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
-        let pulse = self.pulse.clone();
         let unless_started = KillUnlessStarted(Some(Arc::clone(&shared)));
         self.guests.spawn(async move {
-            let work = Box::pin(task.run(pulse, started));
+            let work = Box::pin(task.run(started));
             let exit = AssertUnwindSafe(work).catch_unwind().await;
             // Before the exit is told: whoever waits for it may count on the run being gone.
             drop(alive);
@@ -171,8 +170,9 @@ impl Inner {
             (Stdin::Closed, StopSignal::Lifecycle) => None,
         };
         let member = Arc::new(join(run.network, &account.memory));
-        let shared =
-            Arc::new(Shared::new(run.name, account, run.stop_signal, stdin.clone(), member));
+        let pulse = self.pulse.clone();
+        let shared = Shared::new(run.name, account, pulse, run.stop_signal, stdin.clone(), member);
+        let shared = Arc::new(shared);
         let plan = GuestPlan {
             argv: run.argv,
             env: run.env,
@@ -277,11 +277,7 @@ struct RunTask {
 
 impl RunTask {
     /// Runs the module; `None`: it was never started, and `started` says why.
-    async fn run(
-        self,
-        pulse: Pulse,
-        started: oneshot::Sender<Result<(), StartError>>,
-    ) -> Option<Exit> {
+    async fn run(self, started: oneshot::Sender<Result<(), StartError>>) -> Option<Exit> {
         let Self { shared, plan, artifact, fuel } = self;
         let theirs = Arc::clone(&shared);
         let opened = tokio::task::spawn_blocking(move || Guest::new(&plan, &theirs)).await;
@@ -301,7 +297,7 @@ impl RunTask {
             let loaded = &artifact.0;
             instance::run(&loaded.profile.engine, &loaded.command, guest, &theirs, fuel).await
         };
-        let exit = match Metered::new(instance, Arc::clone(&shared), pulse).await {
+        let exit = match Metered::new(instance, Arc::clone(&shared)).await {
             Outcome::Finished(exit) => exit,
             Outcome::Ended(end) => end.exit(),
         };

@@ -23,7 +23,11 @@ use wasmtime::{Engine, EngineWeak};
 const TICK: Duration = Duration::from_millis(5);
 
 /// The same when all guest threads are busy: whoever wakes up now waits for as many turns as guests stand before it.
-const CROWDED_TICK: Duration = Duration::from_millis(1);
+const CROWDED_TICK: Duration = Duration::from_micros(500);
+
+/// Ticks for which the short tick stays after a thread was last seen free: a crowd is not gone because one of it is just being
+/// changed for another.
+const CALM_TICKS: u32 = 20;
 
 /// Ticks without any poll after which the ticker parks. Two, so that a guest that works in short bursts does not wake
 /// this thread for each.
@@ -116,6 +120,7 @@ impl Shared {
     fn run(&self) {
         let mut seen = 0;
         let mut quiet = 0;
+        let mut calm = CALM_TICKS;
         while !self.ended.load(Ordering::SeqCst) {
             let (polling, polls) = self.look();
             quiet = if polling == 0 && polls == seen { quiet + 1 } else { 0 };
@@ -125,7 +130,9 @@ impl Shared {
                 quiet = 0;
                 continue;
             }
-            std::thread::sleep(if polling >= self.guest_threads { CROWDED_TICK } else { TICK });
+            calm = if polling >= self.guest_threads { 0 } else { calm.saturating_add(1) };
+            // May end early, by a wake-up meant for the time before: one short tick.
+            std::thread::park_timeout(if calm < CALM_TICKS { CROWDED_TICK } else { TICK });
             for engine in &self.engines {
                 if let Some(engine) = engine.0.upgrade() {
                     engine.increment_epoch();
@@ -178,6 +185,13 @@ impl Pulse {
         }
         let _over = Over(&slot);
         poll()
+    }
+
+    /// Ticks now instead of at the end of the tick, if it ticks at all: somebody has to see something.
+    pub(crate) fn hurry(&self) {
+        if let Some(thread) = self.0.thread.get() {
+            thread.unpark();
+        }
     }
 
     #[cold]

@@ -16,10 +16,13 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::DeleteOptions as WireDeleteO
 use crate::board::{Kind, Object};
 use crate::manifest::{self, FieldValidation};
 
-use super::BODY_BYTES_MAX;
 use super::backend::DeleteOptions;
 use super::request::Params;
 use super::status::ApiError;
+use super::{BODY_BYTES_MAX, protobuf};
+
+/// Media types of objects, for people.
+const ACCEPTED: &str = "application/json, application/yaml";
 
 /// How long a client may take to send its body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -78,7 +81,14 @@ pub(super) fn object(
 ) -> Result<Decoded, ApiError> {
     match media_type(headers) {
         "" | "application/json" | "application/yaml" => parse(kind, body, validation),
-        _ => Err(ApiError::unsupported_media_type("application/json, application/yaml")),
+        "application/vnd.kubernetes.protobuf" => {
+            let refused = |error: protobuf::ProtobufError| {
+                ApiError::unsupported_media_type(&format!("{ACCEPTED} ({error})"))
+            };
+            let json = protobuf::object(body).map_err(refused)?;
+            parse(kind, json.to_string().as_bytes(), validation)
+        }
+        _ => Err(ApiError::unsupported_media_type(ACCEPTED)),
     }
 }
 

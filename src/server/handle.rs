@@ -9,7 +9,7 @@ use crate::board::Kind;
 
 use super::request::{Params, Route, Target, negotiate};
 use super::status::ApiError;
-use super::{App, discovery, follow, logs, metrics, read, wire, write};
+use super::{App, discovery, follow, logs, metrics, openapi, read, wire, write};
 
 /// Answers a request. Never fails: a refusal is a response with a `Status`.
 pub async fn handle(app: Arc<App>, request: Request<Body>) -> Response<Body> {
@@ -37,6 +37,8 @@ async fn answer(app: &Arc<App>, request: Request<Body>) -> Result<Response<Body>
         Route::ApiVersions => discovery::api_versions(request.headers()),
         Route::Groups => discovery::groups(request.headers()),
         Route::Resources => discovery::core_resources(),
+        Route::OpenApi => openapi::index(),
+        Route::OpenApiCore => openapi::core(),
         Route::Objects(_) | Route::Unknown => return Err(ApiError::no_such_path()),
     })
 }
@@ -67,6 +69,9 @@ async fn objects(
             (false, true) => read::get(app, &target, &params, form),
             (false, false) => read::list(app, &target, &params, form),
         };
+    }
+    if target.kind == Kind::Namespace {
+        return Err(ApiError::namespaces_are_derived());
     }
     let writable = matches!(target.kind, Kind::Pod | Kind::ConfigMap | Kind::Secret);
     if !writable || target.namespace.is_none() {

@@ -34,20 +34,24 @@ impl Patch {
                 .map_err(|error| ApiError::bad_request(format!("error decoding patch: {error}")))
         };
         match media_type {
-            "application/json-patch+json" => match read()? {
-                Value::Array(operations) if operations.len() <= OPERATIONS_MAX => {
-                    Ok(Self::Json(operations))
+            "application/json-patch+json" => {
+                let Value::Array(operations) = read()? else {
+                    return Err(ApiError::bad_request("a JSON patch is a list of operations"));
+                };
+                if operations.len() > OPERATIONS_MAX {
+                    return Err(ApiError::bad_request(format!(
+                        "the allowed maximum operations in a JSON patch is {OPERATIONS_MAX}"
+                    )));
                 }
-                Value::Array(_) => Err(ApiError::bad_request(format!(
-                    "the allowed maximum operations in a JSON patch is {OPERATIONS_MAX}"
-                ))),
-                _ => Err(ApiError::bad_request("a JSON patch is a list of operations")),
-            },
+                Ok(Self::Json(operations))
+            }
             "application/merge-patch+json" => Ok(Self::Merge(read()?)),
-            "application/strategic-merge-patch+json" => match read()? {
-                Value::Object(patch) => Ok(Self::Strategic(patch)),
-                _ => Err(ApiError::bad_request("a strategic merge patch is an object")),
-            },
+            "application/strategic-merge-patch+json" => {
+                let Value::Object(patch) = read()? else {
+                    return Err(ApiError::bad_request("a strategic merge patch is an object"));
+                };
+                Ok(Self::Strategic(patch))
+            }
             _ => Err(ApiError::unsupported_media_type(
                 "application/json-patch+json, application/merge-patch+json, \
                  application/strategic-merge-patch+json",
@@ -165,7 +169,9 @@ fn add_at(document: &mut Value, path: &str, value: Value) -> Result<(), String> 
             }
             _ => Err(format!("{last:?} is no index of the list at {parent:?}")),
         },
-        _ => Err(format!("the value at {parent:?} holds no other")),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => {
+            Err(format!("the value at {parent:?} holds no other"))
+        }
     }
 }
 
@@ -178,7 +184,7 @@ fn remove_at(document: &mut Value, path: &str) -> Result<Value, String> {
             Ok(at) if at < list.len() => Ok(list.remove(at)),
             _ => Err(nowhere()),
         },
-        _ => Err(nowhere()),
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => Err(nowhere()),
     }
 }
 

@@ -24,6 +24,10 @@ pub(super) enum Route {
     Groups,
     /// `/api/v1`
     Resources,
+    /// `/openapi/v3`
+    OpenApi,
+    /// `/openapi/v3/api/v1`
+    OpenApiCore,
     Objects(Target),
     Unknown,
 }
@@ -54,6 +58,8 @@ impl Route {
             ["api"] => Self::ApiVersions,
             ["apis"] => Self::Groups,
             ["api", "v1"] => Self::Resources,
+            ["openapi", "v3"] => Self::OpenApi,
+            ["openapi", "v3", "api", "v1"] => Self::OpenApiCore,
             ["api", "v1", rest @ ..] => Self::objects(rest).map_or(Self::Unknown, Self::Objects),
             _ => Self::Unknown,
         }

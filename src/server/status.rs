@@ -61,6 +61,14 @@ impl ApiError {
         Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).about("", "")
     }
 
+    /// 405 for a namespace, with what to do instead: nothing.
+    #[must_use]
+    pub fn namespaces_are_derived() -> Self {
+        let message = "a namespace exists as long as an object is in it: it need not be created and cannot be deleted";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+            .about("", "namespaces")
+    }
+
     #[must_use]
     pub fn not_acceptable() -> Self {
         let message = "only the following media types are accepted: application/json, \

@@ -46,7 +46,13 @@ pub(super) async fn create(
             pod.status = None;
             app.backend.create_pod(pod, options).await.map(pod_accepted)
         }
-        object => app.backend.put_object(object, false, options).await.map(object_accepted),
+        object @ (Object::ConfigMap(_)
+        | Object::Event(_)
+        | Object::Namespace(_)
+        | Object::Node(_)
+        | Object::Secret(_)) => {
+            app.backend.put_object(object, false, options).await.map(object_accepted)
+        }
     };
     let (object, warnings) =
         accepted.map_err(|error| ApiError::write(target.kind, &name, &error))?;
@@ -196,7 +202,9 @@ async fn delete_one(
             let key = PodKey::new(object.namespace(), object.name());
             app.backend.delete_pod(&key, options).await.map(Object::Pod)
         }
-        _ => app.backend.delete_object(&object.key(), options).await,
+        Kind::ConfigMap | Kind::Event | Kind::Namespace | Kind::Node | Kind::Secret => {
+            app.backend.delete_object(&object.key(), options).await
+        }
     }
 }
 
@@ -220,7 +228,13 @@ async fn update(
             let pod = Arc::unwrap_or_clone(pod);
             app.backend.update_pod(pod, options).await.map(pod_accepted)
         }
-        object => app.backend.put_object(object, true, options).await.map(object_accepted),
+        object @ (Object::ConfigMap(_)
+        | Object::Event(_)
+        | Object::Namespace(_)
+        | Object::Node(_)
+        | Object::Secret(_)) => {
+            app.backend.put_object(object, true, options).await.map(object_accepted)
+        }
     }
 }
 

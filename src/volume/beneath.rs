@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{
     AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, Stat, fchmod, fstat, mkdirat, openat,
-    openat2, readlinkat, unlinkat,
+    openat2, readlinkat, renameat, unlinkat,
 };
 use rustix::io::Errno;
 
@@ -177,49 +177,84 @@ pub fn names(dir: impl AsFd, keep: impl Fn(&OsStr) -> bool) -> io::Result<Vec<Os
 /// Removes `name` from `dir`, with everything below it if it is a folder. Links are removed, never followed; what is
 /// mounted below is left alone, and an error. That it is gone already is none.
 ///
-/// Needs two open files however deep the tree is, and memory for the way down. Nobody else may change the tree meanwhile;
-/// should somebody, the worst is an error.
+/// Needs three open files and little memory however deep or wide the tree is, and no space on the disk. Nobody else may
+/// change the tree meanwhile; should somebody, the worst is an error.
 pub fn remove_tree(dir: impl AsFd, name: impl AsRef<OsStr>) -> io::Result<()> {
     let (dir, name) = (dir.as_fd(), name.as_ref());
     if remove_one(dir, name)? == Removal::Done {
         return Ok(());
     }
-    let mut here = openat(dir, name, LISTING | OFlags::CLOEXEC, Mode::empty())?;
-    let device = FileId::of(&here)?.dev;
-    let mut above: Vec<Level> = Vec::new();
-    let mut full = sweep(&here, above.len())?;
-    loop {
-        if let Some(child) = full.pop() {
-            let next = openat(&here, &child, LISTING | OFlags::CLOEXEC, Mode::empty())?;
-            if FileId::of(&next)?.dev != device {
-                return Err(Errno::BUSY.into());
-            }
-            above.push(Level { id: FileId::of(&here)?, child, full });
-            here = next;
-            full = sweep(&here, above.len())?;
-        } else if let Some(level) = above.pop() {
-            let up = openat(&here, "..", LISTING | OFlags::CLOEXEC, Mode::empty())?;
-            if FileId::of(&up)? != level.id {
-                // Somebody moved it: `..` is not where we came from.
-                return Err(Errno::XDEV.into());
-            }
-            here = up;
-            full = level.full;
-            if remove_one(here.as_fd(), &level.child)? == Removal::NotEmpty {
-                return Err(Errno::NOTEMPTY.into());
-            }
-            if full.is_empty() {
-                full = sweep(&here, above.len())?;
-            }
-        } else {
-            break;
-        }
-    }
+    let root = openat(dir, name, LISTING | OFlags::CLOEXEC, Mode::empty())?;
+    Removing { device: FileId::of(&root)?.dev, root, above: Vec::new(), lifted: 0 }.run()?;
     match remove_one(dir, name)? {
         Removal::Done => Ok(()),
         Removal::NotEmpty => Err(Errno::NOTEMPTY.into()),
     }
 }
+
+/// Emptying a tree. Goes down into folders that are not empty, and up by `..`, which is checked.
+///
+/// A folder that lies too deep is moved up to the root of the tree instead, and its turn comes there: the kernel's work for
+/// removing a folder grows with what was below it, and a guest may have dug a million levels.
+struct Removing {
+    root: OwnedFd,
+    device: u64,
+    above: Vec<Level>,
+    /// Folders moved up so far; makes their names.
+    lifted: u64,
+}
+
+impl Removing {
+    /// Levels walked down. More than honest trees have; few enough to cost nothing.
+    const DEPTH_MAX: usize = 128;
+
+    fn run(mut self) -> io::Result<()> {
+        let mut here = openat(&self.root, ".", LISTING | OFlags::CLOEXEC, Mode::empty())?;
+        let mut full = sweep(&here)?;
+        loop {
+            if let Some(child) = full.pop() {
+                if self.above.len() >= Self::DEPTH_MAX && self.lift(&here, &child) {
+                    continue;
+                }
+                let next = openat(&here, &child, LISTING | OFlags::CLOEXEC, Mode::empty())?;
+                if FileId::of(&next)?.dev != self.device {
+                    return Err(Errno::BUSY.into());
+                }
+                self.above.push(Level { id: FileId::of(&here)?, child, full });
+                here = next;
+            } else if let Some(level) = self.above.pop() {
+                let up = openat(&here, "..", LISTING | OFlags::CLOEXEC, Mode::empty())?;
+                if FileId::of(&up)? != level.id {
+                    // Somebody moved it: `..` is not where we came from.
+                    return Err(Errno::XDEV.into());
+                }
+                here = up;
+                full = level.full;
+                if remove_one(here.as_fd(), &level.child)? == Removal::NotEmpty {
+                    return Err(Errno::NOTEMPTY.into());
+                }
+                if !full.is_empty() {
+                    continue;
+                }
+            } else {
+                return Ok(());
+            }
+            full = sweep(&here)?;
+        }
+    }
+
+    /// Moves a folder up to the root, where the next sweep finds it. False: it stays (a disk may be too full even
+    /// for another name), and is walked into like any other.
+    fn lift(&mut self, here: &OwnedFd, child: &OsStr) -> bool {
+        self.lifted += 1;
+        // A name that is taken by a folder with something in it, or by a file, is an error, and harmless.
+        let name = format!("{LIFTED}{}", self.lifted);
+        renameat(here, child, &self.root, name).is_ok()
+    }
+}
+
+/// Prefix of the names of folders that were moved up.
+const LIFTED: &str = ".podling-removing-";
 
 /// A folder above the one being emptied.
 struct Level {
@@ -251,12 +286,10 @@ fn remove_one(dir: BorrowedFd<'_>, name: &OsStr) -> io::Result<Removal> {
 }
 
 /// Removes all that can be removed at once; some of the folders that cannot, none when the folder is empty.
-fn sweep(dir: &OwnedFd, depth: usize) -> io::Result<Vec<OsString>> {
+fn sweep(dir: &OwnedFd) -> io::Result<Vec<OsString>> {
     /// Folders remembered in one go: enough that a wide tree is not listed anew for each of them, little enough that
-    /// the memory is nothing (names are at most 255 bytes, and below this depth only one is kept).
-    const FULL_MAX: usize = 256;
-    const WIDE_DEPTH_MAX: usize = 32;
-    let full_max = if depth < WIDE_DEPTH_MAX { FULL_MAX } else { 1 };
+    /// even on every level the memory is nothing.
+    const FULL_MAX: usize = 64;
     loop {
         let mut full = Vec::new();
         let mut removed = false;
@@ -270,7 +303,7 @@ fn sweep(dir: &OwnedFd, depth: usize) -> io::Result<Vec<OsString>> {
                 Removal::Done => removed = true,
                 Removal::NotEmpty => full.push(name.to_owned()),
             }
-            if full.len() == full_max {
+            if full.len() == FULL_MAX {
                 return Ok(full);
             }
         }

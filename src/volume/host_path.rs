@@ -328,3 +328,74 @@ fn folder_of(file: &OwnedFd, path: &Path) -> io::Result<OwnedFd> {
     let again = openat(folder.as_fd(), name, flags, Mode::empty())?;
     if FileId::of(again)? == FileId::of(file)? { Ok(folder) } else { Err(gone()) }
 }
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    /// A disk with the daemon's state on it, parts of which are bound to other places.
+    const TABLE: &[u8] = b"\
+1 0 8:1 / / rw - ext4 /dev/sda1 rw\n\
+2 1 8:1 /var/lib/podling/secrets /srv/bound rw - ext4 /dev/sda1 rw\n\
+3 1 8:1 /var /mnt/var rw - ext4 /dev/sda1 rw\n\
+4 1 8:2 / /mnt/data rw - ext4 /dev/sdb1 rw\n\
+5 1 8:1 /srv/free /mnt/deep/free rw - ext4 /dev/sda1 rw\n";
+
+    /// A file that shares no inode with any other, so that only the mounts can tell.
+    fn target(path: &str, mount: u64, ino: u64) -> Target {
+        let id = FileId { dev: 1, ino };
+        Target { id, path: PathBuf::from(path), mount, way_up: vec![id] }
+    }
+
+    #[test]
+    fn bind_mounts_lead_round_no_rule() {
+        let table = MountTable::parse(TABLE).unwrap();
+        let own = target("/var/lib/podling", 1, 1);
+        let name = Path::new("/var/lib/podling");
+        let inside = || Err(Rule::InOwn(name.to_owned()));
+        let around = || Err(Rule::ContainsOwn(name.to_owned()));
+        for (path, mount, whole, rule) in [
+            ("/srv/bound", 2, true, inside()),
+            ("/srv/bound/x", 2, false, inside()),
+            ("/mnt/var/lib/podling", 3, true, inside()),
+            ("/mnt/var/lib/podling/x", 3, false, inside()),
+            ("/mnt/var/lib", 3, true, around()),
+            ("/mnt/var", 3, true, around()),
+            ("/mnt/var", 3, false, Ok(())),
+            ("/mnt", 1, true, around()),
+            ("/srv", 1, true, around()),
+            ("/mnt/var/libs", 3, true, Ok(())),
+            ("/mnt/data", 4, true, Ok(())),
+            ("/mnt/data/var/lib/podling", 4, true, Ok(())),
+            ("/mnt/deep", 1, true, Ok(())),
+            ("/gone", 9, true, Err(Rule::Unclear)),
+        ] {
+            let found = target(path, mount, 2).own_rule(&own, name, &table, whole);
+            assert_eq!(found, rule, "{path}, whole: {whole}");
+        }
+    }
+
+    #[test]
+    fn inodes_alone_tell_as_well() {
+        // A table in which nothing lies where it seems: two file systems that share inodes.
+        let table =
+            MountTable::parse(b"1 0 8:1 / / rw - a a rw\n2 1 8:2 / /b rw - b b rw\n").unwrap();
+        let name = Path::new("/own");
+        let own = Target {
+            way_up: [1, 7].map(|ino| FileId { dev: 1, ino }).into(),
+            ..target("/own", 1, 1)
+        };
+        let below = Target {
+            way_up: [3, 1].map(|ino| FileId { dev: 1, ino }).into(),
+            ..target("/b/x", 2, 3)
+        };
+        assert_eq!(below.own_rule(&own, name, &table, false), Err(Rule::InOwn(name.to_owned())));
+        let above = target("/b/y", 2, 7);
+        assert_eq!(
+            above.own_rule(&own, name, &table, true),
+            Err(Rule::ContainsOwn(name.to_owned()))
+        );
+        assert_eq!(above.own_rule(&own, name, &table, false), Ok(()));
+    }
+}

@@ -32,12 +32,13 @@ fn a_pod_of_crashing_modules_settles_and_its_neighbours_never_notice() {
         assert_eq!(last_end(&pod, name)["exitCode"], code, "{name}");
     }
     let pod = node.wait_pod("crashes", "backing off", |pod| {
-        let backing_off = |name| container(pod, name)["state"]["waiting"]["reason"] == "CrashLoopBackOff";
+        let backing_off =
+            |name| container(pod, name)["state"]["waiting"]["reason"] == "CrashLoopBackOff";
         ["exit", "trap", "memory", "memory-refused", "fuel"].into_iter().all(backing_off)
     });
     assert_eq!(pod["status"]["phase"], "Running");
     let message = last_end(&pod, "trap")["message"].as_str().unwrap();
-    assert!(message.contains("unreachable") && message.contains("wasm backtrace"), "{message}");
+    assert!(message.contains("unreachable") && message.contains("trap::inner"), "{message}");
     // The neighbours: in the same pod and in another.
     assert_eq!(restarts(&pod, "neighbour"), 0);
     assert_eq!(container(&pod, "neighbour")["ready"], true);

@@ -53,7 +53,8 @@ fn a_folders_pod_belongs_to_its_file() {
     assert!(error.contains("a.yaml"), "{error}");
     node.load("counter");
     let path = node.path("b.yaml");
-    let taken = pod("a", "counter", "").replace(&format!("file:{}", guest("counter").display()), "counter:test");
+    let taken = pod("a", "counter", "")
+        .replace(&format!("file:{}", guest("counter").display()), "counter:test");
     std::fs::write(&path, taken).unwrap();
     let error = node.fails(&["apply", "-f", path.to_str().unwrap()]);
     assert!(error.contains("a.yaml"), "{error}");
@@ -84,7 +85,13 @@ fn an_image_that_is_missing_or_no_module_is_told_in_the_pods_status() {
     std::fs::write(&truncated, &whole[..whole.len() / 2]).unwrap();
     let file = |path: &std::path::Path| format!("file:{}", path.display());
     let rows = [
-        ("absent", "nowhere:1.0".to_owned(), "", &["ErrImagePull", "ImagePullBackOff"][..], "nowhere:1.0"),
+        (
+            "absent",
+            "nowhere:1.0".to_owned(),
+            "",
+            &["ErrImagePull", "ImagePullBackOff"][..],
+            "nowhere:1.0",
+        ),
         (
             "never",
             "nowhere:1.0".to_owned(),
@@ -106,7 +113,13 @@ fn an_image_that_is_missing_or_no_module_is_told_in_the_pods_status() {
             &["ErrImagePull", "ImagePullBackOff", "CreateContainerError"][..],
             "truncated",
         ),
-        ("import", file(&guest("badimport")), "", &["CreateContainerError"][..], "podling does not offer"),
+        (
+            "import",
+            file(&guest("badimport")),
+            "",
+            &["CreateContainerError"][..],
+            "podling does not offer",
+        ),
     ];
     for (name, image, extra, _, _) in &rows {
         node.put_manifest(
@@ -120,7 +133,8 @@ fn an_image_that_is_missing_or_no_module_is_told_in_the_pods_status() {
         let pod = node.wait_pod(name, &format!("waiting with {reasons:?}: {message}"), |pod| {
             let waiting = &container(pod, "c")["state"]["waiting"];
             let (reason, text) = (waiting["reason"].as_str(), waiting["message"].as_str());
-            reason.is_some_and(|r| reasons.contains(&r)) && text.is_some_and(|t| t.contains(message))
+            reason.is_some_and(|r| reasons.contains(&r))
+                && text.is_some_and(|t| t.contains(message))
         });
         assert_eq!(pod["status"]["phase"], "Pending", "{name}");
     }

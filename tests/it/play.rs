@@ -39,10 +39,12 @@ fn the_greenhouse_serves_changing_readings_and_survives_a_crash() {
     });
     assert!(!after.1.is_empty());
     let output = play.output();
-    assert!(output.contains("pod/greenhouse web: Running, ready, restarts 1") || {
-        play.wait_for("pod/greenhouse web: Running, ready, restarts 1");
-        true
-    });
+    assert!(
+        output.contains("pod/greenhouse web: Running, ready, restarts 1") || {
+            play.wait_for("pod/greenhouse web: Running, ready, restarts 1");
+            true
+        }
+    );
     for other in ["sensor", "refresher"] {
         assert!(!output.contains(&format!("{other}: Running, ready, restarts")), "{output}");
         assert!(output.contains(&format!("[greenhouse/{other}]")), "{output}");

@@ -19,7 +19,10 @@ fn accepted_pods_are_back_after_a_power_cut_and_deleted_ones_are_not() {
     assert_eq!(after["metadata"]["uid"], before["metadata"]["uid"]);
     assert_eq!(after["metadata"]["labels"]["a"], "b");
     assert_eq!(after["metadata"]["creationTimestamp"], before["metadata"]["creationTimestamp"]);
-    assert!(restarts(&after, "c") > restarts(&before, "c"), "a daemon's end is a restart of its modules");
+    assert!(
+        restarts(&after, "c") > restarts(&before, "c"),
+        "a daemon's end is a restart of its modules"
+    );
     assert!(node.pod("gone").is_none());
 }
 
@@ -44,7 +47,8 @@ fn restart_counts_back_off_and_finished_pods_survive_the_daemon() {
     });
     let last = &container(&after, "c")["lastState"]["terminated"];
     assert_eq!(last["exitCode"], 5, "{after:#?}");
-    let still = node.wait_pod("done", "Succeeded still", |pod| pod["status"]["phase"] == "Succeeded");
+    let still =
+        node.wait_pod("done", "Succeeded still", |pod| pod["status"]["phase"] == "Succeeded");
     assert_eq!(still["metadata"]["uid"], done["metadata"]["uid"]);
     assert_eq!(restarts(&still, "c"), 0);
 }

@@ -1,5 +1,7 @@
 //! A node of one's own for a test: the real daemon in a temporary folder, and the command line to talk to it.
 
+#![allow(unreachable_pub, reason = "shared by the files of this binary")]
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
@@ -49,7 +51,6 @@ pub fn wait_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T {
             return found;
         }
         // Between two looks; what is waited for is the condition.
-        #[allow(clippy::disallowed_methods, reason = "polling another process")]
         std::thread::sleep(Duration::from_millis(25));
     }
     panic!("waited {DEADLINE:?} for {what}");
@@ -99,7 +100,6 @@ impl Running {
                 "no {text:?} (ended: {ended:?}) in:\n{}",
                 self.output()
             );
-            #[allow(clippy::disallowed_methods, reason = "polling another process")]
             std::thread::sleep(Duration::from_millis(25));
         }
     }
@@ -233,7 +233,12 @@ impl Node {
     pub fn fails(&self, args: &[&str]) -> String {
         let output = self.cli(args);
         let err = text(&output.stderr);
-        assert_eq!(output.status.code(), Some(1), "podling {args:?}: {}{err}", text(&output.stdout));
+        assert_eq!(
+            output.status.code(),
+            Some(1),
+            "podling {args:?}: {}{err}",
+            text(&output.stdout)
+        );
         err
     }
 
@@ -251,7 +256,12 @@ impl Node {
         let (file, name) = (guest(guest_name), format!("{guest_name}:test"));
         let state = self.path("state");
         self.ok(&[
-            "image", "load", file.to_str().unwrap(), "--name", &name, "--state-dir",
+            "image",
+            "load",
+            file.to_str().unwrap(),
+            "--name",
+            &name,
+            "--state-dir",
             state.to_str().unwrap(),
         ]);
     }
@@ -272,7 +282,6 @@ impl Node {
             if let Some(pod) = last.as_ref().filter(|pod| is(pod)) {
                 return pod.clone();
             }
-            #[allow(clippy::disallowed_methods, reason = "polling another process")]
             std::thread::sleep(Duration::from_millis(50));
         }
         panic!("pod {name} never became {what}; last: {last:#?}\n{}", self.output());
@@ -322,7 +331,10 @@ pub fn program(name: &str) -> Option<PathBuf> {
     dirs.extend(["/usr/sbin".into(), "/sbin".into()]);
     let found = dirs.into_iter().map(|dir| dir.join(name)).find(|file| file.is_file());
     if found.is_none() {
-        assert!(std::env::var_os("CI").is_none(), "{name} is not installed, and under CI nothing is skipped");
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "{name} is not installed, and under CI nothing is skipped"
+        );
         eprintln!("skipped: {name} is not installed");
     }
     found

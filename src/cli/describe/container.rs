@@ -239,7 +239,8 @@ fn resource_value(container: &Container, field: &ResourceFieldSelector) -> Strin
     });
     let read = |quantity: &Quantity| quantity::Quantity::parse(&quantity.0).ok();
     let value = list.and_then(|list| list.get(resource)).and_then(read);
-    let divisor = field.divisor.as_ref().and_then(read).map_or(1000, |divisor| divisor.millis_u64());
+    let divisor =
+        field.divisor.as_ref().and_then(read).map_or(1000, |divisor| divisor.millis_u64());
     match value {
         Some(value) => value.divided_ceil(divisor.max(1)).to_string(),
         None if field.resource.starts_with("limits.") => "node allocatable".to_owned(),

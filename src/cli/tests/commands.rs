@@ -115,7 +115,10 @@ async fn get_prints_tables_names_and_documents() {
     daemon.apply(&format!("{WEB}---{MAP}")).await;
     let line = |text: &str| text.lines().nth(1).unwrap_or_default().split_whitespace().count();
     let table = daemon.prints("get pods").await;
-    assert!(table.starts_with("NAME   READY   STATUS    RESTARTS   AGE\nweb    1/1     Running   0 "), "{table}");
+    assert!(
+        table.starts_with("NAME   READY   STATUS    RESTARTS   AGE\nweb    1/1     Running   0 "),
+        "{table}"
+    );
     let wide = daemon.prints("get po -o wide").await;
     assert!(wide.contains("IP          NODE      NOMINATED NODE   READINESS GATES\n"), "{wide}");
     assert_eq!((line(&table), line(&wide)), (5, 9));
@@ -130,11 +133,18 @@ async fn get_by_name_prints_what_there_is_and_fails_for_the_rest() {
     daemon.apply(WEB).await;
     assert_eq!(daemon.prints("get pod/web -o name").await, "pod/web\n");
     assert_eq!(daemon.prints("get pods -l app=web -o name").await, "pod/web\n");
-    assert_eq!(daemon.prints("get pods -o jsonpath={.items[*].spec.containers[*].image}").await, "web:1");
+    assert_eq!(
+        daemon.prints("get pods -o jsonpath={.items[*].spec.containers[*].image}").await,
+        "web:1"
+    );
     let yaml = daemon.prints("get pod web -o yaml").await;
     assert!(yaml.starts_with("apiVersion: v1\nkind: Pod\nmetadata:\n"), "{yaml}");
-    let json: serde_json::Value = serde_json::from_str(&daemon.prints("get pods -o json").await).unwrap();
-    assert_eq!((&json["kind"], json["items"].as_array().unwrap().len()), (&serde_json::json!("List"), 1));
+    let json: serde_json::Value =
+        serde_json::from_str(&daemon.prints("get pods -o json").await).unwrap();
+    assert_eq!(
+        (&json["kind"], json["items"].as_array().unwrap().len()),
+        (&serde_json::json!("List"), 1)
+    );
     let (printed, outcome) = daemon.run("get pod web none").await;
     assert!(printed.contains("web ") && outcome.unwrap() == ExitCode::FAILURE, "{printed}");
     assert_eq!(daemon.prints("get pod none --ignore-not-found").await, "");
@@ -155,10 +165,16 @@ async fn mistakes_are_said_in_kubectls_words() {
         ),
         ("logs none", "Error from server (NotFound): pods \"none\" not found"),
         ("logs web -c none", "container none is not valid for pod web"),
-        ("logs web", "Error from server (BadRequest): container \"main\" in pod \"web\" is waiting to start - no logs yet"),
+        (
+            "logs web",
+            "Error from server (BadRequest): container \"main\" in pod \"web\" is waiting to start - no logs yet",
+        ),
         ("logs web --since=abc", "invalid duration \"abc\": write it as 5s, 2m or 1h30m"),
         ("delete pod", "resource(s) were provided, but no name was specified"),
-        ("delete pod web --force --grace-period=5", "--force and --grace-period greater than 0 cannot be specified together"),
+        (
+            "delete pod web --force --grace-period=5",
+            "--force and --grace-period greater than 0 cannot be specified together",
+        ),
         ("describe node gateway", "describe shows pods; for nodes use: podling get nodes -o yaml"),
     ];
     for (line, message) in cases {
@@ -171,7 +187,10 @@ async fn no_daemon_says_what_to_do() {
     let daemon = Daemon::start();
     std::fs::remove_file(daemon.dir.path().join("podling.sock")).unwrap();
     let error = daemon.fails("get pods").await;
-    assert!(error.starts_with("cannot connect to /") && error.contains("is the daemon running?"), "{error}");
+    assert!(
+        error.starts_with("cannot connect to /") && error.contains("is the daemon running?"),
+        "{error}"
+    );
     let version = daemon.prints("version").await;
     assert!(version.ends_with("Server Version: none (no daemon answers)\n"), "{version}");
 }
@@ -188,7 +207,11 @@ async fn apply_creates_then_changes_nothing_then_only_what_changed() {
     assert_eq!(daemon.apply(&removed).await, "pod/web configured\nconfigmap/cm unchanged\n");
     let data = daemon.prints("get cm cm -o jsonpath={.data}").await;
     assert_eq!(data, r#"{"key":"one"}"#, "what the file no longer says is removed");
-    let pod = daemon.prints("get pod web -o jsonpath={.spec.containers[*].image}{.spec.containers[*].env[*].name}").await;
+    let pod = daemon
+        .prints(
+            "get pod web -o jsonpath={.spec.containers[*].image}{.spec.containers[*].env[*].name}",
+        )
+        .await;
     assert_eq!(pod, "web:2A");
 }
 
@@ -233,7 +256,10 @@ async fn apply_reads_folders_and_tries_without_doing() {
     let tried = daemon.prints(&format!("apply -f {dir} --dry-run=server")).await;
     assert_eq!(tried, "pod/web created (server dry run)\nconfigmap/cm created (server dry run)\n");
     assert_eq!(daemon.prints("get cm -o name").await, "");
-    assert_eq!(daemon.prints(&format!("apply -f {dir}")).await, "pod/web created\nconfigmap/cm created\n");
+    assert_eq!(
+        daemon.prints(&format!("apply -f {dir}")).await,
+        "pod/web created\nconfigmap/cm created\n"
+    );
 }
 
 #[tokio::test]
@@ -241,7 +267,8 @@ async fn delete_waits_until_the_pod_is_gone() {
     let daemon = Daemon::start();
     daemon.apply(WEB).await;
     daemon.fake.behave(|behaviour| behaviour.slow_end = true);
-    let mut seen = daemon.fake.board().watch(crate::board::Query::all(crate::board::Kind::Pod), None).unwrap();
+    let mut seen =
+        daemon.fake.board().watch(crate::board::Query::all(crate::board::Kind::Pod), None).unwrap();
     let deleting = daemon.prints("delete pod web --grace-period=3");
     let finishing = async {
         // The pod ends only after its deletion was seen.
@@ -273,7 +300,10 @@ async fn delete_by_force_file_selector_and_all() {
     daemon.fake.behave(|behaviour| behaviour.slow_end = true);
     assert_eq!(daemon.prints("delete pod web --force").await, "pod \"web\" force deleted\n");
     assert_eq!(daemon.prints("delete pods -l app=web --wait=false").await, "pod \"web\" deleted\n");
-    assert_eq!(daemon.prints("delete pods --all --now --wait=false").await, "pod \"web\" deleted\n");
+    assert_eq!(
+        daemon.prints("delete pods --all --now --wait=false").await,
+        "pod \"web\" deleted\n"
+    );
     let timed_out = daemon.fails("delete pod web --timeout=10ms").await;
     assert_eq!(timed_out, "timed out waiting for the condition");
 }
@@ -336,17 +366,19 @@ async fn a_watch_shows_changes_under_the_same_headings() {
     let socket = format!("--socket={}", daemon.dir.path().join("podling.sock").display());
     let cli = Cli::try_parse_from(["podling", "get", &socket, "pods", "-w"]).unwrap();
     let mut out = Out::new(Box::new(buffer.clone()));
-    let watching = tokio::spawn(async move { ask(cli.command, &mut out).await.map_err(|e| e.to_string()) });
+    let watching =
+        tokio::spawn(async move { ask(cli.command, &mut out).await.map_err(|e| e.to_string()) });
     let printed = async |wanted: usize| {
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-        loop {
-            let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
-            if text.lines().count() >= wanted {
-                return text;
+        let reading = async {
+            loop {
+                let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+                if text.lines().count() >= wanted {
+                    return text;
+                }
+                tokio::task::yield_now().await;
             }
-            assert!(std::time::Instant::now() < deadline, "{text}");
-            tokio::task::yield_now().await;
-        }
+        };
+        tokio::time::timeout(std::time::Duration::from_secs(20), reading).await.unwrap()
     };
     printed(2).await;
     let mut pod = board.pod(&crate::spec::PodKey::new("default", "web")).unwrap().as_ref().clone();
@@ -366,5 +398,38 @@ async fn a_watch_shows_changes_under_the_same_headings() {
     let mut lines = text.lines();
     assert_eq!(lines.next(), Some("NAME   READY   STATUS    RESTARTS   AGE"));
     assert!(lines.nth(1).unwrap().starts_with("web    0/1     Evicted   0          "), "{text}");
+    watching.abort();
+}
+
+#[tokio::test]
+async fn one_object_is_watched_by_name_even_if_it_is_old() {
+    let daemon = Daemon::start();
+    daemon.apply(WEB).await;
+    // Its version has long left the history.
+    for n in 0..=crate::board::CHANGES_MAX {
+        let text = MAP.replace("one", &n.to_string());
+        let map: k8s_openapi::api::core::v1::ConfigMap = serde_yaml::from_str(&text).unwrap();
+        daemon.fake.board().upsert(map);
+    }
+    let buffer = Buffer::default();
+    let socket = format!("--socket={}", daemon.dir.path().join("podling.sock").display());
+    let cli = Cli::try_parse_from(["podling", "get", &socket, "pod", "web", "-w", "-o", "name"]);
+    let command = cli.unwrap().command;
+    let mut out = Out::new(Box::new(buffer.clone()));
+    let watching =
+        tokio::spawn(async move { ask(command, &mut out).await.map_err(|e| e.to_string()) });
+    let board = daemon.fake.board();
+    let mut pod = board.pod(&crate::spec::PodKey::new("default", "web")).unwrap().as_ref().clone();
+    let changing = async {
+        while buffer.0.lock().unwrap().iter().filter(|b| **b == b'\n').count() < 3 {
+            assert!(!watching.is_finished(), "the watch ended");
+            pod.metadata.generation = Some(pod.metadata.generation.unwrap_or(1) + 1);
+            board.upsert_pod(pod.clone());
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(20), changing).await.unwrap();
+    let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
+    assert!(text.lines().all(|line| line == "pod/web"), "{text}");
     watching.abort();
 }

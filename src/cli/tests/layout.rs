@@ -118,7 +118,17 @@ fn jsonpath_prints_what_scripts_ask_for() {
         let path = JsonPath::parse(template).unwrap_or_else(|error| panic!("{template}: {error}"));
         assert_eq!(path.evaluate(&object).unwrap(), expected, "{template}");
     }
-    for wrong in ["{.a", "{end}", "{range .a}", "{a.b}", "{..a}", "{.a[}", "{.a[x]}", "{.a[?(@.b<1)]}", "{\"x}"] {
+    for wrong in [
+        "{.a",
+        "{end}",
+        "{range .a}",
+        "{a.b}",
+        "{..a}",
+        "{.a[}",
+        "{.a[x]}",
+        "{.a[?(@.b<1)]}",
+        "{\"x}",
+    ] {
         assert!(JsonPath::parse(wrong).is_err(), "{wrong}");
     }
 }
@@ -133,9 +143,17 @@ fn kinds_go_by_many_names() {
     for word in ["po", "pod", "pods", "Pod", "PODS"] {
         assert_eq!(words(word, &["a"]), Ok((Kind::Pod, vec!["a".to_owned()])), "{word}");
     }
-    assert_eq!(words("cm/a", &["cm/b"]), Ok((Kind::ConfigMap, vec!["a".to_owned(), "b".to_owned()])));
-    assert_eq!(words("svc", &[]), Err("the server doesn't have a resource type \"svc\"".to_owned()));
-    for (first, rest) in [("pod/a", &["b"][..]), ("pod/a", &["cm/b"]), ("pod", &["pod/a"]), ("pod/", &[])] {
+    assert_eq!(
+        words("cm/a", &["cm/b"]),
+        Ok((Kind::ConfigMap, vec!["a".to_owned(), "b".to_owned()]))
+    );
+    assert_eq!(
+        words("svc", &[]),
+        Err("the server doesn't have a resource type \"svc\"".to_owned())
+    );
+    for (first, rest) in
+        [("pod/a", &["b"][..]), ("pod/a", &["cm/b"]), ("pod", &["pod/a"]), ("pod/", &[])]
+    {
         assert!(words(first, rest).is_err(), "{first} {rest:?}");
     }
 }

@@ -74,7 +74,11 @@ fn a_described_pod_reads_as_from_kubectl() {
         }))
         .unwrap()
     };
-    insta::assert_snapshot!(describe(&pod, &[event("Pulled", 1, 0), event("BackOff", 12, 58)], NOW));
+    insta::assert_snapshot!(describe(
+        &pod,
+        &[event("Pulled", 1, 0), event("BackOff", 12, 58)],
+        NOW
+    ));
 }
 
 #[test]

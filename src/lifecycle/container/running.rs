@@ -70,7 +70,9 @@ impl Machine {
             .filter(|kind| cx.spec.probe(*kind).is_some())
             .map(|kind| Prober::new(kind, cx.pod_start))
             .collect();
-        if let Some(at) = self.crashes.forgiven_at() {
+        if let Some(at) = self.crashes.forgiven_at()
+            && !self.waited.is_zero()
+        {
             cx.arm(Timer::Backoff(cx.run(up.attempt)), at.max(cx.now));
         }
         let has_startup = cx.spec.startup.is_some();

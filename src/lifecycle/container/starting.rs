@@ -120,8 +120,8 @@ impl Machine {
 
     /// A run that has lived long enough: what is written down must not delay it after a power cut.
     fn forgive_if_due(&mut self, cx: &mut Context<'_>) {
-        if self.crashes.forgiven_at().is_some_and(|at| at <= cx.now) {
-            self.crashes.forgive();
+        let due = self.crashes.forgiven_at().is_some_and(|at| at <= cx.now);
+        if due && !self.waited.is_zero() {
             self.waited = Duration::ZERO;
             cx.actions.push(Action::Persist);
         }

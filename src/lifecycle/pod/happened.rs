@@ -144,9 +144,6 @@ impl PodState {
         {
             self.failure = Some((reason, message.clone()));
         }
-        if !for_good && !self.is_ending() {
-            self.held_phase = Some(self.phase(&self.members()));
-        }
         self.stop = Some(match (self.stop.take(), why) {
             // Deleted is the last word; the end of the daemon outranks a wish for room.
             (Some(StopReason::Deleted), _) | (_, StopReason::Deleted) => StopReason::Deleted,

@@ -43,11 +43,11 @@ impl PodState {
     }
 
     pub(super) fn phase(&self, members: &[Member]) -> PodPhase {
-        match (&self.ended, self.held_phase) {
-            (Some(RestoredEnd { failed: true, .. }), _) => PodPhase::Failed,
-            (Some(RestoredEnd { failed: false, .. }), _) => PodPhase::Succeeded,
-            (None, Some(held)) => held,
-            (None, None) => phase::phase(&self.facts(members)),
+        match &self.ended {
+            Some(RestoredEnd { failed: true, .. }) => PodPhase::Failed,
+            Some(RestoredEnd { failed: false, .. }) => PodPhase::Succeeded,
+            // Also while the end of the daemon stops the modules: the pod itself has not ended.
+            None => phase::phase(&self.facts(members)),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Startup, liveness and readiness.
 
-use crate::lifecycle::{ConditionKind, PodPhase, ProbeOutcome};
-use crate::spec::{Container, Exit, ProbeKind, RestartPolicy};
+use crate::lifecycle::{Action, ConditionKind, Event, PodPhase, ProbeOutcome, RunId, Timer};
+use crate::spec::{Container, ContainerName, Exit, ProbeKind, RestartPolicy};
 use crate::testkit::pods::{Tweak, pod, probe, regular, secs, sidecar, threshold};
 use crate::testkit::sim::{Answers, Guest, OnStop, Sim, Try, World};
 
@@ -72,6 +72,8 @@ fn three_liveness_failures_in_a_row_restart_the_container() {
     assert_eq!(sim.asked("web"), [50]);
     assert_eq!(sim.starts("web"), [0, 50]);
     assert_eq!(sim.said("Unhealthy"), ["Liveness probe failed: no"; 3]);
+    let first_run = |action: &Action| matches!(action, Action::ArmTimer { timer: Timer::Probe(run, Liveness), .. } if run.attempt == 0);
+    assert_eq!(sim.when(first_run).len(), 6, "one for each probe, none after the verdict");
     assert_eq!(sim.said("Killing"), ["Container web failed liveness probe, will be restarted"]);
     let status = sim.status();
     let last = status.container("web").unwrap().last.clone().unwrap();
@@ -254,4 +256,16 @@ fn probes_begin_anew_with_each_run() {
     assert!(!sim.status_at(13).is_ready(), "a new run is not ready before it was asked");
     assert_eq!(sim.probed("web", Startup), [0, 1, 2, 3, 12, 13, 14, 15]);
     assert_eq!(sim.probed("web", Readiness), [3, 15, 25]);
+}
+
+#[test]
+fn an_answer_that_nobody_asked_for_says_nothing() {
+    let mut sim = web(|c| c.liveness = Some(probe(10)), Guest::default()).until(15);
+    let run = RunId { container: ContainerName::new("web"), attempt: 0 };
+    for outcome in [ProbeOutcome::Failure("no".into()), ProbeOutcome::Success] {
+        for kind in [Startup, Liveness, Readiness] {
+            sim.step_stale(Event::ProbeDone { run: run.clone(), kind, outcome: outcome.clone() });
+        }
+    }
+    sim.step_stale(Event::TimerFired { timer: Timer::Probe(run, Liveness) });
 }

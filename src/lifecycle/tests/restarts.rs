@@ -1,12 +1,12 @@
 //! Restart policies, rules, and `CrashLoopBackOff`.
 
 use crate::lifecycle::restart::{Cause, Decision, decide};
-use crate::lifecycle::{ContainerState, PodPhase};
+use crate::lifecycle::{ContainerState, Event, PodPhase, RunId, Timer};
 use crate::spec::{
-    Container, ContainerRestartPolicy, Exit, RestartPolicy, RestartRule, RuleAction,
+    Container, ContainerName, ContainerRestartPolicy, Exit, RestartPolicy, RestartRule, RuleAction,
 };
 use crate::testkit::pods::{Tweak, init, pod, regular, rule, secs, sidecar};
-use crate::testkit::sim::{Guest, Sim, World};
+use crate::testkit::sim::{Guest, Sim, Try, World};
 
 use RestartPolicy::{Always, Never, OnFailure};
 
@@ -213,4 +213,64 @@ fn restart_all_runs_every_container_again_from_the_first_init_container_in_the_s
     use PodPhase::{Pending, Running};
     assert_eq!(sim.phases(), [(0, Pending), (0, Running), (5, Pending), (6, Running)]);
     assert!(status.is_ready());
+}
+
+#[test]
+fn a_round_of_restarting_all_keeps_the_order_of_starts() {
+    let trigger = regular("web").tweak(|c| {
+        c.restart_rules = vec![rule(RuleAction::RestartAllContainers, &[42])];
+    });
+    let slow = Guest { start: vec![Try::good(secs(3))], ..Guest::default() };
+    let web = Guest {
+        lives: vec![(Some(secs(5)), Exit::Code(42)), (None, Exit::Code(0))],
+        start: vec![Try::good(secs(2))],
+        ..Guest::default()
+    };
+    let sim = World::new(pod([sidecar("side"), init("setup"), trigger, regular("last")]))
+        .guest("side", slow)
+        .guest("setup", Guest::exits(secs(1), 0))
+        .guest("web", web)
+        .start()
+        .until(100);
+    // First round: 0, 3, 4, 6. The module exits at 11; a second later it all begins anew.
+    let starts = ["side", "setup", "web", "last"].map(|name| sim.starts(name));
+    assert_eq!(starts, [[0, 12], [3, 15], [4, 16], [6, 18]]);
+}
+
+#[test]
+fn a_timer_that_is_early_or_names_another_run_changes_nothing() {
+    let mut sim = crasher(Always, Guest::exits(secs(0), 1));
+    sim.run_until(secs(5));
+    let timer = |attempt| {
+        let run = RunId { container: ContainerName::new("web"), attempt };
+        Event::TimerFired { timer: Timer::Backoff(run) }
+    };
+    for attempt in 0..4 {
+        sim.step_stale(timer(attempt));
+    }
+    // At its own time, only the right one counts.
+    sim.run_until(secs(10) - std::time::Duration::from_millis(1));
+    sim.state = {
+        let mut state = sim.state.clone();
+        for attempt in [0, 1, 3] {
+            let at = crate::clock::Timestamp::simulated(secs(10));
+            assert_eq!(state.step(at, timer(attempt)), []);
+        }
+        assert_eq!(state, sim.state);
+        state
+    };
+    assert_eq!(sim.until(11).starts("web"), [0, 0, 10]);
+}
+
+#[test]
+fn a_run_that_ends_before_its_start_was_reported_has_begun_and_ended() {
+    let slow = Guest { start: vec![Try::good(secs(500))], ..Guest::default() };
+    let mut sim = crasher(Never, slow);
+    sim.run_until(secs(3));
+    let run = RunId { container: ContainerName::new("web"), attempt: 0 };
+    sim.step(Event::Exited { run, exit: Exit::Code(3), message: "gone".to_owned() });
+    let status = sim.status();
+    let end = status.container("web").unwrap().state.terminated().unwrap().clone();
+    assert_eq!((end.exit_code, end.message.as_deref()), (3, Some("gone")));
+    assert_eq!(status.phase, PodPhase::Failed);
 }

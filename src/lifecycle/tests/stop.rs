@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::lifecycle::{Action, Event, HookKind, PodPhase, StopReason};
-use crate::spec::{Container, RestartPolicy};
+use crate::spec::{Container, Exit, RestartPolicy};
 use crate::testkit::pods::{Tweak, hook, init, pod, probe, regular, secs, sidecar};
 use crate::testkit::sim::{Answers, Guest, OnStop, Sim, Try, World};
 
@@ -288,8 +288,66 @@ fn a_pod_stop_does_not_lengthen_the_stop_of_a_failed_probe() {
     let guest = Guest { liveness: Answers { good_until: secs(0), ..Answers::default() }, ..deaf() };
     let container =
         regular("web").tweak(|c| c.liveness = Some(probe(1).tweak(|p| p.grace = Some(secs(5)))));
-    let sim = World::new(pod([container])).guest("web", guest).start().deleted_at(4).until(90);
+    let world = World::new(pod([container.clone()])).guest("web", guest.clone());
+    let sim = world.start().deleted_at(4).until(90);
     assert_eq!((sim.asked("web"), sim.killed("web")), (vec![2], vec![7]));
+    // The same while its preStop hook runs.
+    let container = container.tweak(|c| c.hooks.pre_stop = Some(hook()));
+    let guest = Guest { pre_stop: Try::good(secs(100)), ..guest };
+    let sim = World::new(pod([container])).guest("web", guest).start().deleted_at(4).until(90);
+    assert_eq!((sim.asked("web"), sim.killed("web")), (vec![7], vec![9]));
+}
+
+#[test]
+fn a_pod_told_to_stop_says_nothing_more_of_restarts() {
+    let sim = web(Guest::exits(secs(5), 1)).deleted_at(17).until(2000);
+    assert_eq!(sim.starts("web"), [0, 5, 20][..2], "the third would have come at 20");
+    assert_eq!(sim.said("BackOff").len(), 1);
+    let sim =
+        web(Guest { lives: vec![(Some(secs(5)), Exit::Code(1)), (None, Exit::Code(0))], ..deaf() })
+            .deleted_at(17)
+            .until(2000);
+    assert_eq!((sim.starts("web"), sim.killed("web")), (vec![0, 5], vec![47]));
+    assert_eq!(sim.said("BackOff"), [""; 0]);
+    let armed = |at: u64| sim.when(|a| matches!(a, Action::ArmTimer { .. })).contains(&at);
+    assert!(!armed(47), "no back-off begins");
+}
+
+#[test]
+fn a_start_that_hangs_is_killed_when_the_grace_is_over() {
+    let slow = Guest { start: vec![Try::good(secs(500))], ..Guest::default() };
+    let mut sim = World::new(pod([regular("web")])).guest("web", slow).start();
+    sim.ignores_early_requests = true;
+    let sim = sim.deleted_at(6).at(8, delete(10)).until(400);
+    assert_eq!((sim.asked("web"), sim.killed("web")), (vec![6], vec![18]));
+    assert_eq!(torn_down(&sim), [0; 0], "its answer is still awaited");
+    let sim = sim.until(600);
+    assert_eq!((torn_down(&sim), sim.state.is_finished()), (vec![500], true));
+}
+
+#[test]
+fn a_run_that_begins_after_its_stop_has_no_more_grace_than_the_shortest_given() {
+    let (container, mut guest) = hooked(Try::good(secs(3)));
+    guest.start = vec![Try::good(secs(8))];
+    let mut sim = World::new(pod([container])).guest("web", guest).start();
+    sim.ignores_early_requests = true;
+    let sim = sim.at(1, delete(3)).at(2, delete(100)).until(400);
+    assert_eq!(hooks(&sim), []);
+    assert_eq!((sim.asked("web"), sim.killed("web")), (vec![1, 8], vec![4, 10]));
+}
+
+#[test]
+fn a_sidecars_wait_ends_with_the_grace_though_nothing_else_happens_then() {
+    let (container, guest) = hooked(Try::good(secs(29)));
+    let sim = World::new(pod([sidecar("side"), container]))
+        .guest("web", guest)
+        .start()
+        .deleted_at(10)
+        .until(90);
+    assert_eq!(
+        (sim.asked("web"), sim.killed("web"), sim.asked("side")),
+        (vec![39], vec![41], vec![40])
+    );
 }
 
 #[test]

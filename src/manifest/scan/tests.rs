@@ -63,6 +63,12 @@ fn brackets_hide_behind_nothing() {
         format!("? {brackets}"),
         format!("%YAML 1.1\n--- {brackets}"),
         format!("--- \n{brackets}"),
+        // Found by comparing with the parser's own scanner on random texts.
+        format!("{{a: b}}: c\nd: {brackets}"),
+        format!("[? ]: c\nd: {brackets}"),
+        format!("%YAML 1.1\n\t{brackets}"),
+        format!("*x , : {brackets}"),
+        format!("a\n: {brackets}"),
     ] {
         assert_eq!(kind(&text), DEEP, "{}", text.chars().take(30).collect::<String>());
     }

@@ -84,7 +84,7 @@ const SPEC: &[Row] = &[
         "ephemeralContainers",
         "ephemeral containers are added to a running pod, never written in a manifest; a later version takes them through the API",
     ),
-    yes("hostAliases"),
+    row("hostAliases", In(HOST_ALIAS)),
     refused("hostIPC", "modules share nothing with the host's processes"),
     refused("hostNetwork", "a pod has a network of its own; publish single ports with hostPort"),
     refused("hostPID", "modules share nothing with the host's processes"),
@@ -115,7 +115,7 @@ const SPEC: &[Row] = &[
             why: "there are no priority classes but Kubernetes' own two; set priority",
         },
     ),
-    yes("readinessGates"),
+    row("readinessGates", In(READINESS_GATE)),
     refused("resourceClaims", "there are no devices to claim"),
     row("resources", In(RESOURCES)),
     yes("restartPolicy"),
@@ -143,6 +143,10 @@ const SPEC: &[Row] = &[
     inert("topologySpreadConstraints", ONE_NODE),
     row("volumes", In(VOLUME)),
 ];
+
+const HOST_ALIAS: &[Row] = &[yes("hostnames"), yes("ip")];
+
+const READINESS_GATE: &[Row] = &[yes("conditionType")];
 
 const CONTAINER: &[Row] = &[
     yes("args"),

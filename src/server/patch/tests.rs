@@ -7,27 +7,77 @@ use super::{Patch, three_way};
 
 fn strategic(to: Value, patch: &Value) -> Value {
     let text = patch.to_string();
-    Patch::parse("application/strategic-merge-patch+json", text.as_bytes()).unwrap().apply(&to).unwrap()
+    Patch::parse("application/strategic-merge-patch+json", text.as_bytes())
+        .unwrap()
+        .apply(&to)
+        .unwrap()
 }
 
 #[test]
 fn strategic_patches_know_named_lists() {
-    let pod = || json!({"spec": {
-        "containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}], "args": ["x"]}, {"name": "b", "image": "2"}],
-        "volumes": [{"name": "v", "emptyDir": {}}],
-    }});
+    let pod = || {
+        json!({"spec": {
+            "containers": [{"name": "a", "image": "1", "env": [{"name": "X", "value": "1"}], "args": ["x"]}, {"name": "b", "image": "2"}],
+            "volumes": [{"name": "v", "emptyDir": {}}],
+        }})
+    };
     let containers = |value: Value| json!({"spec": {"containers": value}});
     let cases = [
-        ("merges by name", containers(json!([{"name": "b", "image": "3"}])), "/spec/containers/1/image", json!("3")),
-        ("keeps the others", containers(json!([{"name": "b", "image": "3"}])), "/spec/containers/0/image", json!("1")),
+        (
+            "merges by name",
+            containers(json!([{"name": "b", "image": "3"}])),
+            "/spec/containers/1/image",
+            json!("3"),
+        ),
+        (
+            "keeps the others",
+            containers(json!([{"name": "b", "image": "3"}])),
+            "/spec/containers/0/image",
+            json!("1"),
+        ),
         ("adds", containers(json!([{"name": "c"}])), "/spec/containers/2/name", json!("c")),
-        ("deletes", containers(json!([{"$patch": "delete", "name": "a"}])), "/spec/containers/0/name", json!("b")),
-        ("replaces the list", containers(json!([{"name": "z"}, {"$patch": "replace"}])), "/spec/containers", json!([{"name": "z"}])),
-        ("merges deeper", containers(json!([{"name": "a", "env": [{"name": "Y", "value": "2"}]}])), "/spec/containers/0/env/1/name", json!("Y")),
-        ("plain lists are replaced", containers(json!([{"name": "a", "args": ["y"]}])), "/spec/containers/0/args", json!(["y"])),
-        ("removes a field", json!({"spec": {"volumes": null}}), "/spec", json!({"containers": pod()["spec"]["containers"]})),
-        ("retains keys", json!({"spec": {"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]}}), "/spec/volumes/0", json!({"name": "v", "hostPath": {"path": "/x"}})),
-        ("orders", json!({"spec": {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}], "containers": []}}), "/spec/containers/0/name", json!("b")),
+        (
+            "deletes",
+            containers(json!([{"$patch": "delete", "name": "a"}])),
+            "/spec/containers/0/name",
+            json!("b"),
+        ),
+        (
+            "replaces the list",
+            containers(json!([{"name": "z"}, {"$patch": "replace"}])),
+            "/spec/containers",
+            json!([{"name": "z"}]),
+        ),
+        (
+            "merges deeper",
+            containers(json!([{"name": "a", "env": [{"name": "Y", "value": "2"}]}])),
+            "/spec/containers/0/env/1/name",
+            json!("Y"),
+        ),
+        (
+            "plain lists are replaced",
+            containers(json!([{"name": "a", "args": ["y"]}])),
+            "/spec/containers/0/args",
+            json!(["y"]),
+        ),
+        (
+            "removes a field",
+            json!({"spec": {"volumes": null}}),
+            "/spec",
+            json!({"containers": pod()["spec"]["containers"]}),
+        ),
+        (
+            "retains keys",
+            json!({"spec": {"volumes": [{"name": "v", "$retainKeys": ["name", "hostPath"], "hostPath": {"path": "/x"}}]}}),
+            "/spec/volumes/0",
+            json!({"name": "v", "hostPath": {"path": "/x"}}),
+        ),
+        (
+            "orders",
+            json!({"spec": {"$setElementOrder/containers": [{"name": "b"}, {"name": "a"}], "containers": []}}),
+            "/spec/containers/0/name",
+            json!("b"),
+        ),
     ];
     for (what, patch, pointer, expected) in cases {
         let result = strategic(pod(), &patch);
@@ -36,7 +86,10 @@ fn strategic_patches_know_named_lists() {
     let finalizers = json!({"metadata": {"finalizers": ["a", "b"]}});
     let patch = json!({"metadata": {"$deleteFromPrimitiveList/finalizers": ["a"], "finalizers": ["b", "c"]}});
     assert_eq!(strategic(finalizers, &patch)["metadata"]["finalizers"], json!(["b", "c"]));
-    assert_eq!(strategic(json!({"a": {"b": 1}}), &json!({"a": {"$patch": "replace", "c": 2}})), json!({"a": {"c": 2}}));
+    assert_eq!(
+        strategic(json!({"a": {"b": 1}}), &json!({"a": {"$patch": "replace", "c": 2}})),
+        json!({"a": {"c": 2}})
+    );
     assert_eq!(strategic(json!({"a": {"b": 1}}), &json!({"a": {"$patch": "delete"}})), json!({}));
 }
 
@@ -56,7 +109,8 @@ fn merge_patches_are_rfc_7386() {
         (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
     ];
     for (target, patch, expected) in cases {
-        let patch = Patch::parse("application/merge-patch+json", patch.to_string().as_bytes()).unwrap();
+        let patch =
+            Patch::parse("application/merge-patch+json", patch.to_string().as_bytes()).unwrap();
         assert_eq!(patch.apply(&target).unwrap(), expected, "{patch:?}");
     }
 }
@@ -65,7 +119,8 @@ fn merge_patches_are_rfc_7386() {
 fn json_patches_are_rfc_6902() {
     let target = || json!({"a": {"b": [1, 2]}, "x/y": 1, "m~n": 2});
     let apply = |operations: Value| {
-        let patch = Patch::parse("application/json-patch+json", operations.to_string().as_bytes()).unwrap();
+        let patch =
+            Patch::parse("application/json-patch+json", operations.to_string().as_bytes()).unwrap();
         patch.apply(&target())
     };
     let good = [
@@ -115,9 +170,15 @@ fn patches_that_are_none_are_refused() {
         assert_eq!(Patch::parse(kind, text.as_bytes()).unwrap_err().code(), code, "{kind} {text}");
     }
     let nameless = json!({"spec": {"containers": [{"image": "x"}]}});
-    let patch = Patch::parse("application/strategic-merge-patch+json", nameless.to_string().as_bytes()).unwrap();
+    let patch =
+        Patch::parse("application/strategic-merge-patch+json", nameless.to_string().as_bytes())
+            .unwrap();
     let error = patch.apply(&json!({"spec": {"containers": []}})).unwrap_err();
-    assert!(error.message().contains("does not contain declared merge key: name"), "{}", error.message());
+    assert!(
+        error.message().contains("does not contain declared merge key: name"),
+        "{}",
+        error.message()
+    );
 }
 
 /// A container list as a manifest might have it.
@@ -129,8 +190,10 @@ fn any_manifest() -> impl Strategy<Value = Value> {
         let containers: Vec<Value> = containers
             .into_iter()
             .map(|(name, (env, image))| {
-                let env: Vec<Value> =
-                    env.into_iter().map(|(name, value)| json!({"name": name, "value": value})).collect();
+                let env: Vec<Value> = env
+                    .into_iter()
+                    .map(|(name, value)| json!({"name": name, "value": value}))
+                    .collect();
                 let mut container = json!({"name": name, "env": env});
                 if let Some(image) = image {
                     container["image"] = json!(image);

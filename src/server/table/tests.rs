@@ -57,11 +57,23 @@ fn check(what: &str, value: Value, expected: (&str, &str, i32)) {
 #[test]
 fn status_begins_with_the_phase_or_its_reason() {
     check("phase", json!({"status": {"phase": "Pending"}}), ("0/1", "Pending", 0));
-    check("reason", json!({"status": {"phase": "Failed", "reason": "Evicted"}}), ("0/1", "Evicted", 0));
-    check("an empty reason", json!({"status": {"phase": "Failed", "reason": ""}}), ("0/1", "Failed", 0));
+    check(
+        "reason",
+        json!({"status": {"phase": "Failed", "reason": "Evicted"}}),
+        ("0/1", "Evicted", 0),
+    );
+    check(
+        "an empty reason",
+        json!({"status": {"phase": "Failed", "reason": ""}}),
+        ("0/1", "Failed", 0),
+    );
     check("no status", json!({}), ("0/1", "", 0));
     let gated = json!([{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]);
-    check("gated", json!({"status": {"phase": "Pending", "conditions": gated}}), ("0/1", "SchedulingGated", 0));
+    check(
+        "gated",
+        json!({"status": {"phase": "Pending", "conditions": gated}}),
+        ("0/1", "SchedulingGated", 0),
+    );
 }
 
 #[test]
@@ -70,13 +82,44 @@ fn containers_override_from_last_to_first() {
     let with = |a: Value, b: Value| json!({"spec": two, "status": {"phase": "Running", "containerStatuses": [a, b]}});
     let ok = |name: &str| status(name, true, 0, running());
     check("all run", with(ok("a"), ok("b")), ("2/2", "Running", 0));
-    check("one is not ready", with(ok("a"), status("b", false, 0, running())), ("1/2", "Running", 0));
-    check("one waits", with(ok("a"), status("b", false, 3, waiting("CrashLoopBackOff"))), ("1/2", "CrashLoopBackOff", 3));
-    check("the first wins", with(status("a", false, 1, waiting("ImagePullBackOff")), status("b", false, 2, waiting("CrashLoopBackOff"))), ("0/2", "ImagePullBackOff", 3));
-    check("waiting without a reason says nothing", with(status("a", false, 0, json!({"waiting": {}})), ok("b")), ("1/2", "Running", 0));
-    check("terminated", with(ok("a"), status("b", false, 0, exited(137, "OOMKilled"))), ("1/2", "OOMKilled", 0));
-    check("exit code without reason", with(status("a", false, 0, exited(3, "")), ok("b")), ("1/2", "ExitCode:3", 0));
-    check("signal without reason", with(status("a", false, 0, signalled(9)), ok("b")), ("1/2", "Signal:9", 0));
+    check(
+        "one is not ready",
+        with(ok("a"), status("b", false, 0, running())),
+        ("1/2", "Running", 0),
+    );
+    check(
+        "one waits",
+        with(ok("a"), status("b", false, 3, waiting("CrashLoopBackOff"))),
+        ("1/2", "CrashLoopBackOff", 3),
+    );
+    check(
+        "the first wins",
+        with(
+            status("a", false, 1, waiting("ImagePullBackOff")),
+            status("b", false, 2, waiting("CrashLoopBackOff")),
+        ),
+        ("0/2", "ImagePullBackOff", 3),
+    );
+    check(
+        "waiting without a reason says nothing",
+        with(status("a", false, 0, json!({"waiting": {}})), ok("b")),
+        ("1/2", "Running", 0),
+    );
+    check(
+        "terminated",
+        with(ok("a"), status("b", false, 0, exited(137, "OOMKilled"))),
+        ("1/2", "OOMKilled", 0),
+    );
+    check(
+        "exit code without reason",
+        with(status("a", false, 0, exited(3, "")), ok("b")),
+        ("1/2", "ExitCode:3", 0),
+    );
+    check(
+        "signal without reason",
+        with(status("a", false, 0, signalled(9)), ok("b")),
+        ("1/2", "Signal:9", 0),
+    );
 }
 
 #[test]
@@ -109,14 +152,49 @@ fn init_containers_are_counted_until_the_first_that_is_not_past() {
         })
     };
     let done = || status("i", true, 1, exited(0, "Completed"));
-    check("first to run", with(json!([status("i", false, 0, running()), status("j", false, 0, waiting("PodInitializing"))])), ("0/1", "Init:0/2", 0));
-    check("second runs", with(json!([done(), status("j", false, 2, running())])), ("0/1", "Init:1/2", 3));
-    check("waiting for a reason", with(json!([status("i", false, 4, waiting("CrashLoopBackOff"))])), ("0/1", "Init:CrashLoopBackOff", 4));
-    check("initializing is no reason", with(json!([status("i", false, 0, waiting("PodInitializing"))])), ("0/1", "Init:0/2", 0));
-    check("failed", with(json!([status("i", false, 0, exited(1, "Error"))])), ("0/1", "Init:Error", 0));
-    check("failed without reason", with(json!([status("i", false, 0, exited(7, ""))])), ("0/1", "Init:ExitCode:7", 0));
-    check("killed by signal", with(json!([status("i", false, 0, signalled(15))])), ("0/1", "Init:Signal:15", 0));
-    check("only its own restarts count later", with(json!([done(), status("j", true, 5, exited(0, "Completed"))])), ("0/1", "Pending", 0));
+    check(
+        "first to run",
+        with(json!([
+            status("i", false, 0, running()),
+            status("j", false, 0, waiting("PodInitializing"))
+        ])),
+        ("0/1", "Init:0/2", 0),
+    );
+    check(
+        "second runs",
+        with(json!([done(), status("j", false, 2, running())])),
+        ("0/1", "Init:1/2", 3),
+    );
+    check(
+        "waiting for a reason",
+        with(json!([status("i", false, 4, waiting("CrashLoopBackOff"))])),
+        ("0/1", "Init:CrashLoopBackOff", 4),
+    );
+    check(
+        "initializing is no reason",
+        with(json!([status("i", false, 0, waiting("PodInitializing"))])),
+        ("0/1", "Init:0/2", 0),
+    );
+    check(
+        "failed",
+        with(json!([status("i", false, 0, exited(1, "Error"))])),
+        ("0/1", "Init:Error", 0),
+    );
+    check(
+        "failed without reason",
+        with(json!([status("i", false, 0, exited(7, ""))])),
+        ("0/1", "Init:ExitCode:7", 0),
+    );
+    check(
+        "killed by signal",
+        with(json!([status("i", false, 0, signalled(15))])),
+        ("0/1", "Init:Signal:15", 0),
+    );
+    check(
+        "only its own restarts count later",
+        with(json!([done(), status("j", true, 5, exited(0, "Completed"))])),
+        ("0/1", "Pending", 0),
+    );
 }
 
 #[test]
@@ -139,11 +217,23 @@ fn sidecars_count_as_containers() {
     let main = || status("a", true, 1, running());
     check("both run", with(started(true, 2), main()), ("2/2", "Running", 3));
     check("the sidecar is not ready", with(started(false, 0), main()), ("1/2", "Running", 1));
-    check("the sidecar starts", with(status("s", false, 0, running()), main()), ("0/2", "Init:0/2", 0));
-    check("the sidecar crashed", with(status("s", false, 3, waiting("CrashLoopBackOff")), main()), ("0/2", "Init:CrashLoopBackOff", 3));
+    check(
+        "the sidecar starts",
+        with(status("s", false, 0, running()), main()),
+        ("0/2", "Init:0/2", 0),
+    );
+    check(
+        "the sidecar crashed",
+        with(status("s", false, 3, waiting("CrashLoopBackOff")), main()),
+        ("0/2", "Init:CrashLoopBackOff", 3),
+    );
     let mut initialized = with(status("s", false, 3, waiting("CrashLoopBackOff")), main());
     initialized["status"]["conditions"] = json!([{"type": "Initialized", "status": "True"}]);
-    check("after initialization the containers speak", initialized, ("1/2", "Init:CrashLoopBackOff", 4));
+    check(
+        "after initialization the containers speak",
+        initialized,
+        ("1/2", "Init:CrashLoopBackOff", 4),
+    );
 }
 
 #[test]
@@ -153,7 +243,11 @@ fn a_deleted_pod_is_terminating_unless_it_is_over() {
     check("running", with(json!({"phase": "Running"})), ("0/1", "Terminating", 0));
     check("failed", with(json!({"phase": "Failed"})), ("0/1", "Failed", 0));
     check("succeeded", with(json!({"phase": "Succeeded", "reason": "Done"})), ("0/1", "Done", 0));
-    check("its node is lost", with(json!({"phase": "Running", "reason": "NodeLost"})), ("0/1", "Unknown", 0));
+    check(
+        "its node is lost",
+        with(json!({"phase": "Running", "reason": "NodeLost"})),
+        ("0/1", "Unknown", 0),
+    );
 }
 
 fn rows(object: impl Into<Object>) -> Value {
@@ -172,7 +266,8 @@ fn from<T: serde::de::DeserializeOwned>(value: Value) -> T {
 #[test]
 fn a_pods_row_tells_when_it_last_restarted() {
     let mut container = status("a", true, 3, running());
-    container["lastState"] = json!({"terminated": {"exitCode": 1, "finishedAt": "2024-01-01T00:59:50Z"}});
+    container["lastState"] =
+        json!({"terminated": {"exitCode": 1, "finishedAt": "2024-01-01T00:59:50Z"}});
     let object = pod(json!({
         "metadata": {"name": "web", "creationTimestamp": "2024-01-01T00:57:57Z"},
         "spec": {
@@ -184,23 +279,37 @@ fn a_pods_row_tells_when_it_last_restarted() {
             "conditions": [{"type": "x", "status": "True"}], "containerStatuses": [container],
         },
     }));
-    let expected = json!(["web", "1/1", "Running", "3 (10s ago)", "2m3s", "10.1.2.3", "gw", "<none>", "1/2"]);
+    let expected =
+        json!(["web", "1/1", "Running", "3 (10s ago)", "2m3s", "10.1.2.3", "gw", "<none>", "1/2"]);
     assert_eq!(rows(object), expected);
     let bare = pod(json!({"status": {"phase": "Pending"}}));
-    let expected = json!(["p", "0/1", "Pending", "0", "<unknown>", "<none>", "<none>", "<none>", "<none>"]);
+    let expected =
+        json!(["p", "0/1", "Pending", "0", "<unknown>", "<none>", "<none>", "<none>", "<none>"]);
     assert_eq!(rows(bare), expected);
 }
 
 #[test]
 fn every_other_kind_has_its_row() {
-    let meta = json!({"name": "x", "namespace": "default", "creationTimestamp": "2024-01-01T00:00:00Z"});
+    let meta =
+        json!({"name": "x", "namespace": "default", "creationTimestamp": "2024-01-01T00:00:00Z"});
     let event: k8s_openapi::api::core::v1::Event = from(json!({
         "metadata": meta, "type": "Warning", "reason": "BackOff", "message": " text\n", "count": 3,
         "involvedObject": {"kind": "Pod", "name": "web", "fieldPath": "spec.containers{a}"},
         "source": {"component": "podling", "host": "gw"},
         "firstTimestamp": "2024-01-01T00:00:00Z", "lastTimestamp": "2024-01-01T00:59:00Z",
     }));
-    let expected = json!(["60s", "Warning", "BackOff", "pod/web", "spec.containers{a}", "podling, gw", "text", "60m", 3, "x"]);
+    let expected = json!([
+        "60s",
+        "Warning",
+        "BackOff",
+        "pod/web",
+        "spec.containers{a}",
+        "podling, gw",
+        "text",
+        "60m",
+        3,
+        "x"
+    ]);
     assert_eq!(rows(event), expected);
     let map: k8s_openapi::api::core::v1::ConfigMap =
         from(json!({"metadata": meta, "data": {"a": "", "b": ""}, "binaryData": {"c": ""}}));
@@ -220,8 +329,16 @@ fn every_other_kind_has_its_row() {
         },
     }));
     let expected = json!([
-        "gw", "NotReady,SchedulingDisabled", "edge", "<unknown>", "", "192.0.2.1", "<none>",
-        "<unknown>", "<unknown>", "<unknown>",
+        "gw",
+        "NotReady,SchedulingDisabled",
+        "edge",
+        "<unknown>",
+        "",
+        "192.0.2.1",
+        "<none>",
+        "<unknown>",
+        "<unknown>",
+        "<unknown>",
     ]);
     assert_eq!(rows(node), expected);
 }

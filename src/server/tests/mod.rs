@@ -3,6 +3,7 @@
 //! The API, asked as a client asks it.
 
 pub(crate) mod fake;
+mod kubectl;
 mod logs;
 mod objects;
 mod socket;

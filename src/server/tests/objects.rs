@@ -19,6 +19,7 @@ async fn every_refusal_is_a_status_with_code_reason_and_sentence() {
     let api = Api::new();
     let missing = "the server could not find the requested resource";
     let method = "the server does not allow this method on the requested resource";
+    let derived = "a namespace exists as long as an object is in it: it need not be created and cannot be deleted";
     let cases = [
         ("GET", "/", 404, "NotFound", missing),
         ("GET", "/nothing", 404, "NotFound", missing),
@@ -34,7 +35,7 @@ async fn every_refusal_is_a_status_with_code_reason_and_sentence() {
         ("DELETE", "/api/v1/namespaces/default/pods/x", 404, "NotFound", "pods \"x\" not found"),
         ("POST", "/version", 405, "MethodNotAllowed", method),
         ("POST", "/api/v1/pods", 405, "MethodNotAllowed", method),
-        ("POST", "/api/v1/namespaces", 405, "MethodNotAllowed", method),
+        ("POST", "/api/v1/namespaces", 405, "MethodNotAllowed", derived),
         ("POST", "/api/v1/namespaces/default/pods/x", 405, "MethodNotAllowed", method),
         ("DELETE", "/api/v1/namespaces/default/events/x", 405, "MethodNotAllowed", method),
         ("PUT", "/api/v1/namespaces/default/pods/x/log", 405, "MethodNotAllowed", method),
@@ -310,7 +311,7 @@ async fn bodies_have_a_size_a_type_and_one_object() {
     let protobuf = [("content-type", "application/vnd.kubernetes.protobuf")];
     assert_eq!(api.send("POST", PODS, &protobuf, b"k8s").await.status().0, 415);
     let yaml = [("content-type", "application/yaml")];
-    let text = "{apiVersion: v1, kind: Pod, metadata: {name: y}, spec: {containers: [{name: a, image: b}]}}";
+    let text = "{apiVersion: v1, kind: Pod, metadata: {name: yam}, spec: {containers: [{name: a, image: b}]}}";
     assert_eq!(api.send("POST", PODS, &yaml, text.as_bytes()).await.code, 201);
     for broken in [&b"{"[..], b"", b"[]", b"\xff\xfe", b"null"] {
         assert_eq!(

@@ -152,7 +152,7 @@ fn a_folder_swapped_for_a_link_during_the_walk_never_leads_out() {
 }
 
 #[test]
-fn removal_follows_no_link_and_needs_neither_short_paths_nor_many_files() {
+fn removal_follows_no_link_and_stops_at_no_depth_or_width() {
     let temp = tempfile::tempdir().unwrap();
     let outside = temp.path().join("outside");
     fs::create_dir(&outside).unwrap();
@@ -166,13 +166,16 @@ fn removal_follows_no_link_and_needs_neither_short_paths_nor_many_files() {
     mknodat(CWD, volume.join("fifo"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
     // Deeper than any path may be long, with side branches on the way.
     let mut here = folder(&volume);
-    for depth in 0..1200 {
-        if depth % 300 == 0 {
+    for depth in 0..700 {
+        if depth % 50 == 0 {
             let side = beneath::make_dir(&here, "side", 0o777).unwrap();
             beneath::make_dir(&side, "x", 0o777).unwrap();
         }
         here = beneath::make_dir(&here, "directory-with-a-long-name", 0o777).unwrap();
     }
+    // Names that the removal itself would like to use.
+    fs::write(volume.join(".podling-removing-1"), "").unwrap();
+    fs::create_dir_all(volume.join(".podling-removing-2/full")).unwrap();
     // Wide: files, and folders that are not empty.
     let wide = beneath::make_dir(folder(&volume), "wide", 0o777).unwrap();
     for number in 0..600 {

@@ -312,6 +312,13 @@ fn a_log_inside_a_volume_counts_only_if_this_run_wrote_it() {
         symlink("../../../../../etc/passwd", log).unwrap();
     };
     assert_eq!(message(&all, path, &data, link), "");
+    let inside = |run: &RunMounts| {
+        let volume = host(run, "/data");
+        fs::remove_file(volume.join("logs/msg")).unwrap();
+        fs::write(volume.join("logs/other"), "other").unwrap();
+        symlink("other", volume.join("logs/msg")).unwrap();
+    };
+    assert_eq!(message(&all, path, &data, inside), "", "a link is no message, wherever it leads");
 }
 
 #[test]

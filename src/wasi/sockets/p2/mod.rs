@@ -11,7 +11,7 @@
 //! network's errors into WASI's code for it.
 
 mod lookup;
-pub(crate) mod stream;
+pub(super) mod stream;
 mod tcp;
 mod udp;
 

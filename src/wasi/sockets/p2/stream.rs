@@ -25,10 +25,10 @@ use crate::net::{ReadError, ReadHalf, WriteError, WriteHalf};
 const CHUNK_MAX: usize = 64 * 1024;
 
 /// The receiving half.
-pub(super) struct TcpInput(ReadHalf);
+pub(crate) struct TcpInput(ReadHalf);
 
 impl TcpInput {
-    pub(super) fn new(half: ReadHalf) -> Self {
+    pub(crate) fn new(half: ReadHalf) -> Self {
         Self(half)
     }
 }
@@ -80,7 +80,7 @@ impl Pollable for TcpInput {
 }
 
 /// The sending half.
-pub(super) struct TcpOutput {
+pub(crate) struct TcpOutput {
     half: WriteHalf,
     /// What the last `check-write` allowed the next `write` to bring.
     permit: usize,
@@ -99,7 +99,7 @@ fn write_error(error: WriteError) -> StreamError {
 }
 
 impl TcpOutput {
-    pub(super) fn new(half: WriteHalf) -> Self {
+    pub(crate) fn new(half: WriteHalf) -> Self {
         Self { half, permit: 0, held: Bytes::new() }
     }
 
