@@ -1,4 +1,5 @@
-//! Every manifest that the repository shows to people is right, and every wrong one in the fixtures is answered with exactly what its neighbour says.
+//! Every manifest that the repository shows to people is right, and every wrong one in the fixtures
+//! is answered with exactly what its neighbour says.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
@@ -119,7 +120,8 @@ fn kubectl_accepts_every_example() {
     }
 }
 
-/// What `kubectl` makes of a YAML file is what we make of it: its JSON read by us equals its YAML read by us.
+/// What `kubectl` makes of a YAML file is what we make of it: its JSON read by us equals its YAML
+/// read by us.
 #[test]
 fn kubectl_reads_yaml_as_we_do() {
     let Some(kubectl) = kubectl() else { return };

@@ -4,7 +4,11 @@
 //! busy for one as for the other; a figure is the median of its rounds; nothing here fails because a figure is bad, since a
 //! machine that is busy proves nothing.
 
-#![allow(dead_code, reason = "each bench uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    reason = "a module of several programs, each of which uses its part"
+)]
 
 pub mod guests;
 pub mod memory;

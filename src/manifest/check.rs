@@ -1,7 +1,7 @@
 //! `podling check FILE…`: everything that is wrong with manifests, offline.
 //!
-//! Owns: reading files, running the very checks that the daemon runs, and the report as text and as JSON. Not: whether what a manifest refers to
-//! exists on some node.
+//! Owns: reading files, running the very checks that the daemon runs, and the report as text and as
+//! JSON. Not: whether what a manifest refers to exists on some node.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -89,11 +89,10 @@ pub fn check_text(path: &Path, text: &[u8], report: &mut Report) {
     let mut findings = Findings { path, list: Vec::new() };
     for error in &parsed.errors {
         // How large it really is was not looked at.
-        let message = match &error.kind {
-            ManifestErrorKind::TooLarge { .. } => {
-                format!("the manifest has more than {MANIFEST_BYTES_MAX} bytes")
-            }
-            _ => error.message(),
+        let message = if matches!(error.kind, ManifestErrorKind::TooLarge { .. }) {
+            format!("the manifest has more than {MANIFEST_BYTES_MAX} bytes")
+        } else {
+            error.message()
         };
         findings.add(Severity::Error, error.at, error.place.as_ref(), message);
     }

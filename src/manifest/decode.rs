@@ -1,10 +1,11 @@
 //! From the tree to Kubernetes' types, with everything that does not fit.
 //!
-//! Owns: strict typing as the API server's JSON reader has it (a number is no string, whatever YAML would allow), collecting *all* type errors of a
-//! document, unknown fields and duplicate fields with their paths. Not: what values mean (`lower`).
+//! Owns: strict typing as the API server's JSON reader has it (a number is no string, whatever YAML
+//! would allow), collecting *all* type errors of a document, unknown fields and duplicate fields
+//! with their paths. Not: what values mean (`lower`).
 //!
-//! A type error does not end the reading: the offending value is taken for absent and the reading starts over, so that the next error is found as
-//! well. [`TYPE_ERRORS_MAX`] bounds that.
+//! A type error does not end the reading: the offending value is taken for absent and the reading
+//! starts over, so that the next error is found as well. [`TYPE_ERRORS_MAX`] bounds that.
 
 use std::fmt;
 
@@ -15,7 +16,8 @@ use serde_path_to_error::Segment;
 
 use super::node::{Key, Node, Value};
 
-/// Type errors looked for in one document. Each costs one more reading of it; a person mends the first few anyway.
+/// Type errors looked for in one document. Each costs one more reading of it; a person mends the
+/// first few anyway.
 const TYPE_ERRORS_MAX: usize = 32;
 
 /// One way in which a document does not fit its type; paths as Kubernetes spells them.
@@ -26,7 +28,8 @@ pub enum Misfit {
     Type { path: String, message: String },
 }
 
-/// Reads `root` as a `T`. With type errors there is no `T`; unknown and duplicate fields alone leave one.
+/// Reads `root` as a `T`. With type errors there is no `T`; unknown and duplicate fields alone
+/// leave one.
 pub fn decode<T: for<'de> Deserialize<'de>>(root: &Node) -> (Option<T>, Vec<Misfit>) {
     let mut misfits = Vec::new();
     duplicates(root, &mut String::new(), &mut misfits);
@@ -203,7 +206,8 @@ impl de::Error for WrongType {
     }
 }
 
-/// Reads a node as Go's JSON reader would: strictly typed, but `null` is the zero value of whatever is wanted.
+/// Reads a node as Go's JSON reader would: strictly typed, but `null` is the zero value of whatever
+/// is wanted.
 #[derive(Clone, Copy)]
 struct Reader<'n>(&'n Node);
 
@@ -312,10 +316,10 @@ impl<'de> de::Deserializer<'de> for Reader<'de> {
     );
 
     fn deserialize_u64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {
-        match self.0.value {
-            Value::UInt(value) => visitor.visit_u64(value),
-            _ => visitor.visit_i64(self.integer(0, i64::MAX)?),
+        if let Value::UInt(value) = self.0.value {
+            return visitor.visit_u64(value);
         }
+        visitor.visit_i64(self.integer(0, i64::MAX)?)
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, WrongType> {

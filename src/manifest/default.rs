@@ -1,8 +1,9 @@
 //! Kubernetes' defaults, filled into the wire object.
 //!
-//! Owns: what `pkg/apis/core/v1/defaults.go` does to pods and secrets (`KUBELET.md` 20), and the canonical form of quantities. Not: what admission
-//! plugins of a cluster add (service account, tolerations). Doing it twice changes nothing. Whatever cannot be read (a quantity that is none) stays
-//! as it is for the lowering to refuse.
+//! Owns: what `pkg/apis/core/v1/defaults.go` does to pods and secrets (`KUBELET.md` 20), and the
+//! canonical form of quantities. Not: what admission plugins of a cluster add (service account,
+//! tolerations). Doing it twice changes nothing. Whatever cannot be read (a quantity that is none)
+//! stays as it is for the lowering to refuse.
 
 use std::collections::BTreeMap;
 
@@ -143,10 +144,8 @@ fn volume(volume: &mut corev1::Volume) {
     if *volume == bare {
         volume.empty_dir = Some(corev1::EmptyDirVolumeSource::default());
     }
-    if let Some(dir) = &mut volume.empty_dir {
-        if let Some(limit) = &mut dir.size_limit {
-            canonical(limit);
-        }
+    if let Some(limit) = volume.empty_dir.as_mut().and_then(|dir| dir.size_limit.as_mut()) {
+        canonical(limit);
     }
     if let Some(path) = &mut volume.host_path {
         path.type_.get_or_insert_default();
@@ -198,7 +197,8 @@ fn requests_from_limits(resources: &mut corev1::ResourceRequirements) {
     }
 }
 
-/// Pod-level requests that are missing come from the sum of the containers', else from the pod's own limits.
+/// Pod-level requests that are missing come from the sum of the containers', else from the pod's
+/// own limits.
 fn pod_resources(spec: &mut corev1::PodSpec) {
     let Some(resources) = &mut spec.resources else { return };
     if let Some(requests) = &mut resources.requests {

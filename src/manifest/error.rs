@@ -1,7 +1,8 @@
 //! What can be wrong with a manifest, and how it is said.
 //!
-//! Three kinds: [`ManifestError`] (the text or its structure), [`FieldError`] (a value breaks a rule of Kubernetes or of podling; in the words of
-//! `apimachinery`'s `field.Error`, so that people find them again), [`FieldWarning`] (accepted, but without effect).
+//! Three kinds: [`ManifestError`] (the text or its structure), [`FieldError`] (a value breaks a
+//! rule of Kubernetes or of podling; in the words of `apimachinery`'s `field.Error`, so that people
+//! find them again), [`FieldWarning`] (accepted, but without effect).
 
 use std::fmt;
 
@@ -137,7 +138,7 @@ pub enum ManifestErrorKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Excess {
     Depth { max: usize },
-    Values { max: usize },
+    Tokens { max: usize },
 }
 
 impl From<Misfit> for ManifestErrorKind {
@@ -162,8 +163,8 @@ impl fmt::Display for ManifestErrorKind {
             Self::NotUtf8 { offset } => write!(f, "not UTF-8 text (byte {offset})"),
             Self::Syntax { message } => f.write_str(message),
             Self::Excess(Excess::Depth { max }) => write!(f, "nested more than {max} levels deep"),
-            Self::Excess(Excess::Values { max }) => {
-                write!(f, "more than {max} values in one document")
+            Self::Excess(Excess::Tokens { max }) => {
+                write!(f, "more than {max} tokens in one document")
             }
             Self::NotAnObject { found } => {
                 write!(f, "a document must be a Kubernetes object, not {found}")
@@ -205,14 +206,16 @@ impl fmt::Display for ManifestError {
 
 impl std::error::Error for ManifestError {}
 
-/// A value that breaks a rule. Displays as Kubernetes does: `spec.containers[0].name: Required value`.
+/// A value that breaks a rule. Displays as Kubernetes does: `spec.containers[0].name: Required
+/// value`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FieldError {
     pub path: String,
     pub kind: FieldErrorKind,
 }
 
-/// `field.Error`'s types. `value` is already spelled as Kubernetes prints it (strings quoted, numbers bare).
+/// `field.Error`'s types. `value` is already spelled as Kubernetes prints it (strings quoted,
+/// numbers bare).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FieldErrorKind {
     Required { detail: String },

@@ -1,11 +1,13 @@
 //! Where the fields of an object stand in their file.
 //!
-//! Owns: line and column of byte offsets, and of field paths after the tree is gone. Columns count characters, on absurdly long lines bytes.
+//! Owns: line and column of byte offsets, and of field paths after the tree is gone. Columns count
+//! characters, on absurdly long lines bytes.
 
 use super::error::Position;
 use super::node::{Node, Value};
 
-/// Columns beyond this are counted in bytes: a file that is one line of 10 MB has a hundred thousand fields, each of which would count from its start.
+/// Columns beyond this are counted in bytes: a file that is one line of 10 MB has a hundred
+/// thousand fields, each of which would count from its start.
 const COLUMN_CHARS_MAX: usize = 4096;
 
 /// The line starts of a text.
@@ -72,7 +74,8 @@ impl Layout {
         Self { at: node.offset().map(|offset| lines.position(offset)), parts }
     }
 
-    /// Where the field of that path stands, or, if the text does not have it, the nearest field around it that has a place.
+    /// Where the field of that path stands, or, if the text does not have it, the nearest field
+    /// around it that has a place.
     #[must_use]
     pub fn position(&self, path: &str) -> Option<Position> {
         let (mut layout, mut rest, mut known) = (self, path, self.at);
@@ -93,7 +96,8 @@ impl Layout {
     }
 }
 
-/// Splits the first step off. A key may itself hold dots and brackets, so `]` ends it only before `.`, `[` or the end.
+/// Splits the first step off. A key may itself hold dots and brackets, so `]` ends it only before
+/// `.`, `[` or the end.
 fn next_step(path: &str) -> (&str, &str) {
     let Some(inside) = path.strip_prefix('[') else {
         let end = path.find(['.', '[']).unwrap_or(path.len());

@@ -1,7 +1,10 @@
-//! What pods look like in YAML and JSON, and the way from there to what they *are* (`spec`), and back out as status.
+//! What pods look like in YAML and JSON, and the way from there to what they *are* (`spec`), and
+//! back out as status.
 //!
-//! Owns: reading manifests, Kubernetes' defaults, validation in Kubernetes' words, the table of what is supported, quantities, the wire form of the
-//! status. Not: keeping objects (`store`), deciding what runs (`reconciler`). Knows the wire types of `k8s-openapi`; nobody further inside does.
+//! Owns: reading manifests, Kubernetes' defaults, validation in Kubernetes' words, the table of
+//! what is supported, quantities, the wire form of the status. Not: keeping objects (`store`),
+//! deciding what runs (`reconciler`). Knows the wire types of `k8s-openapi`; nobody further inside
+//! does.
 //!
 //! ```text
 //!  bytes ── parse ──► Object ── default ──► Object ── lower ──► spec::Pod
@@ -9,7 +12,8 @@
 //!             └─ ManifestError (text, structure)        └─ FieldError (all), FieldWarning   …   status ◄── lifecycle::PodStatus
 //! ```
 //!
-//! Everything a user can hand in ends here: every input is answered, in bounded time and memory, with all its errors at once.
+//! Everything a user can hand in ends here: every input is answered, in bounded time and memory,
+//! with all its errors at once.
 
 pub mod check;
 pub mod decode;

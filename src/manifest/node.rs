@@ -1,14 +1,17 @@
 //! A document as it was written: a tree of values that know where they stand in the text.
 //!
-//! Owns: building the tree from YAML or JSON within bounds, with YAML 1.1 scalars as `kubectl` reads them, `<<` merge keys, and a note of each
-//! duplicate key. Not: what the values mean (`decode`), nor splitting a file into documents (`parse`).
+//! Owns: building the tree from YAML or JSON within bounds, with YAML 1.1 scalars as `kubectl`
+//! reads them, `<<` merge keys, and a note of each duplicate key. Not: what the values mean
+//! (`decode`), nor splitting a file into documents (`parse`).
 //!
-//! Why a tree of our own: `serde_yaml` reads YAML 1.2 (`0644` and `yes` are strings there) and forgets positions; a
-//! visitor, however, is lent each single-line scalar *as a slice of the input*, so its place, and whether it was quoted, can be had from the
-//! slice itself. With both known, every later error has a line, and a value has the type it has for `kubectl`.
+//! Why a tree of our own: `serde_yaml` reads YAML 1.2 (`0644` and `yes` are strings there) and
+//! forgets positions; a visitor, however, is lent each single-line scalar *as a slice of the
+//! input*, so its place, and whether it was quoted, can be had from the slice itself. With both
+//! known, every later error has a line, and a value has the type it has for `kubectl`.
 //!
-//! Limits: [`NODES_MAX`] values and [`TEXT_BYTES_MAX`] bytes of text per document, after aliases are expanded. `serde_yaml` bounds
-//! the depth (128) and its own alias jumps; the pre-scan in `scan` bounds what it is given.
+//! Limits: [`NODES_MAX`] values and [`TEXT_BYTES_MAX`] bytes of text per document, after aliases
+//! are expanded. `serde_yaml` bounds the depth (128) and its own alias jumps; the pre-scan in
+//! `scan` bounds what it is given.
 
 use std::cell::Cell;
 use std::fmt;
@@ -17,10 +20,12 @@ use serde::de::{self, DeserializeSeed, EnumAccess, MapAccess, SeqAccess, Visitor
 
 use super::yaml11;
 
-/// Values in one document, with aliases expanded. A pod has some hundred; a large ConfigMap some thousand.
+/// Values in one document, with aliases expanded. A pod has some hundred; a large ConfigMap some
+/// thousand.
 pub const NODES_MAX: usize = 100_000;
 
-/// Bytes of text in one document, with aliases expanded: a document is at most a file, and a file may repeat itself once.
+/// Bytes of text in one document, with aliases expanded: a document is at most a file, and a file
+/// may repeat itself once.
 const TEXT_BYTES_MAX: usize = 20 * 1024 * 1024;
 
 /// No known place.
@@ -171,7 +176,8 @@ impl<'t> Builder<'t> {
         }
     }
 
-    /// What stands immediately before a scalar: decides whether it is plain, and whether a tag governs it.
+    /// What stands immediately before a scalar: decides whether it is plain, and whether a tag
+    /// governs it.
     fn scalar<E: de::Error>(&self, slice: &str) -> Result<(usize, Value), E> {
         let at = self.offset_of(slice);
         if self.language == Language::Json || at == NOWHERE {
@@ -321,7 +327,8 @@ struct Entry {
     merged: bool,
 }
 
-/// Adds what `<<: value` brings. As for `kubectl`, whatever comes later in the text wins; in a list of maps the earlier ones win.
+/// Adds what `<<: value` brings. As for `kubectl`, whatever comes later in the text wins; in a list
+/// of maps the earlier ones win.
 fn merge(value: Node, entries: &mut Vec<Entry>) -> Result<(), &'static str> {
     let sources = if let Value::Seq(items) = value.value { items } else { vec![value] };
     let maps = sources.into_iter().rev().map(|source| match source.value {
@@ -337,7 +344,8 @@ fn merge(value: Node, entries: &mut Vec<Entry>) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// Settles repeated keys: the last value stands, in the place of the first; two that were both written out are duplicates.
+/// Settles repeated keys: the last value stands, in the place of the first; two that were both
+/// written out are duplicates.
 fn unique(entries: Vec<Entry>) -> Map {
     let mut order: Vec<usize> = (0..entries.len()).collect();
     order.sort_by(|a, b| entries[*a].key.name.cmp(&entries[*b].key.name));

@@ -1,15 +1,17 @@
 //! From the bytes of a manifest to Kubernetes objects.
 //!
-//! Owns: splitting a file into documents, telling YAML from JSON, flattening lists, dispatching on `apiVersion` and `kind`, and reporting everything
-//! that is wrong with its place. Not: defaulting (`default`), what values mean (`lower`).
+//! Owns: splitting a file into documents, telling YAML from JSON, flattening lists, dispatching on
+//! `apiVersion` and `kind`, and reporting everything that is wrong with its place. Not: defaulting
+//! (`default`), what values mean (`lower`).
 //!
 //! ```text
 //!  bytes ── size, UTF-8 ──► text ── `---` lines ──► parts ── scan ── serde_yaml ──► Node ── decode ──► Object
 //!                             └── begins with `{` ──────────────── serde_json ────┘
 //! ```
 //!
-//! A part that cannot be read spoils itself only: the others are read, and their errors reported as well. Nothing here panics or runs away on any
-//! input; the bounds are in `limits`, `scan` and `node`.
+//! A part that cannot be read spoils itself only: the others are read, and their errors reported as
+//! well. Nothing here panics or runs away on any input; the bounds are in `limits`, `scan` and
+//! `node`.
 
 use k8s_openapi::api::core::v1 as corev1;
 
@@ -45,7 +47,8 @@ impl FieldValidation {
     }
 }
 
-/// Unknown, duplicate and mistyped fields told of one document; a person mends the first few and asks again.
+/// Unknown, duplicate and mistyped fields told of one document; a person mends the first few and
+/// asks again.
 const MISFITS_MAX: usize = 100;
 
 /// Everything that was found in a text: what can be used, and what is wrong.
@@ -53,15 +56,16 @@ const MISFITS_MAX: usize = 100;
 pub struct Parsed {
     /// Objects that may be used.
     pub documents: Vec<Document>,
-    /// Objects that may not, because `errors` has something on them, but that could be read: whoever reports errors to a person looks for further
-    /// ones here.
+    /// Objects that may not, because `errors` has something on them, but that could be read:
+    /// whoever reports errors to a person looks for further ones here.
     pub rejected: Vec<Document>,
     pub errors: Vec<ManifestError>,
     /// Unknown and duplicate fields, under [`FieldValidation::Warn`].
     pub warnings: Vec<ManifestError>,
 }
 
-/// Reads a manifest: YAML or JSON, any number of documents, `List`s flattened, empty documents skipped.
+/// Reads a manifest: YAML or JSON, any number of documents, `List`s flattened, empty documents
+/// skipped.
 #[must_use]
 pub fn parse(bytes: &[u8], validation: FieldValidation) -> Parsed {
     let mut parsed = Parsed::default();
@@ -119,7 +123,8 @@ impl<'t> Reading<'t> {
         self.count <= MANIFEST_DOCUMENTS_MAX
     }
 
-    /// Reads the text as a stream of JSON values. False if it is none: then it may be YAML in flow style.
+    /// Reads the text as a stream of JSON values. False if it is none: then it may be YAML in flow
+    /// style.
     fn json(&mut self) -> bool {
         let mut nodes = Vec::new();
         let mut stream = serde_json::Deserializer::from_str(self.text);
@@ -190,7 +195,8 @@ impl<'t> Reading<'t> {
             return true;
         }
         for document in serde_yaml::Deserializer::from_str(part.text) {
-            // One budget per document. The part is a slice of the text, so offsets are those of the whole.
+            // One budget per document. The part is a slice of the text, so offsets are those of the
+            // whole.
             match Builder::new(self.text, Language::Yaml).read(document) {
                 Ok(node) if node.value == Value::Null => {}
                 Ok(node) => {
@@ -342,6 +348,9 @@ fn api_version(root: &Node) -> &str {
 
 /// The parsers put the place behind their message; we put it in front.
 fn without_place(message: &str) -> String {
+    if message == "repetition limit exceeded" {
+        return "aliases repeat each other too often".to_owned();
+    }
     let end = message.find(" at line ").unwrap_or(message.len());
     message[..end].to_owned()
 }
@@ -353,10 +362,11 @@ struct Part<'t> {
     text: &'t str,
 }
 
-/// Cuts the text before each line that starts a document, so that one broken document does not hide the next.
+/// Cuts the text before each line that starts a document, so that one broken document does not hide
+/// the next.
 ///
-/// YAML forbids such a line inside any scalar or bracket, so cutting needs no understanding of the text.
-/// Directives (`%YAML 1.2`) and comments before the first line of a document stay with it.
+/// YAML forbids such a line inside any scalar or bracket, so cutting needs no understanding of the
+/// text. Directives (`%YAML 1.2`) and comments before the first line of a document stay with it.
 fn parts(text: &str) -> impl Iterator<Item = Part<'_>> {
     let mut starts = vec![0];
     let (mut offset, mut has_content) = (0, false);

@@ -1,7 +1,7 @@
 //! Field paths, spelled as Kubernetes spells them: `spec.containers[0].resources.limits[cpu]`.
 //!
-//! Owns: building them. A path is a borrowed chain while rules are checked, and becomes text only when there is something
-//! to say. `layout` finds what a path names.
+//! Owns: building them. A path is a borrowed chain while rules are checked, and becomes text only
+//! when there is something to say. `layout` finds what a path names.
 
 use std::fmt;
 

@@ -1,10 +1,12 @@
 //! Kubernetes' quantities: `500m`, `1.5Gi`, `1e3`. Exact, without floating point.
 //!
-//! Owns: parsing, rounding up, the canonical form, comparison. Not: which resource may have which value (`lower::resources`).
-//! The rules are those of `apimachinery/pkg/api/resource` (`KUBELET.md` 13): a value is a whole number of billionths; what is finer rounds
-//! *up*, away from zero, because whoever asks for some of a resource should get some.
+//! Owns: parsing, rounding up, the canonical form, comparison. Not: which resource may have which
+//! value (`lower::resources`). The rules are those of `apimachinery/pkg/api/resource` (`KUBELET.md`
+//! 13): a value is a whole number of billionths; what is finer rounds *up*, away from zero, because
+//! whoever asks for some of a resource should get some.
 //!
-//! Differences from Kubernetes: a quantity without any digit (`m`, `-`) is refused, where Kubernetes reads 0; magnitudes above 10²⁷ are cut to 10²⁷.
+//! Differences from Kubernetes: a quantity without any digit (`m`, `-`) is refused, where
+//! Kubernetes reads 0; magnitudes above 10²⁷ are cut to 10²⁷.
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -14,16 +16,19 @@ use thiserror::Error;
 /// Billionths in one.
 const NANOS: i128 = 1_000_000_000;
 
-/// Largest magnitude, in billionths: 10²⁷. No real machine comes near, and products of two such numbers are never formed.
+/// Largest magnitude, in billionths: 10²⁷. No real machine comes near, and products of two such
+/// numbers are never formed.
 const NANOS_MAX: i128 = 10_i128.pow(36);
 
 /// Largest value of a quantity with a binary suffix, as in Kubernetes: 2⁶³ − 1.
 const BINARY_NANOS_MAX: i128 = (i64::MAX as i128) * NANOS;
 
-/// Longest text that is looked at: 27 digits each side of the point, a suffix, and generous room for zeros.
+/// Longest text that is looked at: 27 digits each side of the point, a suffix, and generous room
+/// for zeros.
 const TEXT_BYTES_MAX: usize = 256;
 
-/// An amount of a resource. Compares by value; remembers its format family, so that `1e3` prints as `1e3` and `1Gi` as `1Gi`.
+/// An amount of a resource. Compares by value; remembers its format family, so that `1e3` prints as
+/// `1e3` and `1Gi` as `1Gi`.
 #[derive(Clone, Copy, Debug)]
 pub struct Quantity {
     nanos: i128,
@@ -156,7 +161,8 @@ impl Quantity {
         self.nanos % NANOS == 0
     }
 
-    /// The base units as the runtime counts them: rounded up, negative is zero, too large is the largest.
+    /// The base units as the runtime counts them: rounded up, negative is zero, too large is the
+    /// largest.
     #[must_use]
     pub fn units_u64(&self) -> u64 {
         clamp_u64(self.units_ceil())
@@ -293,7 +299,8 @@ fn decimal_nanos(whole: &str, fraction: &str, exponent: i64) -> i128 {
     if significant.is_empty() {
         return 0;
     }
-    // Position of the decimal point, counted in digits of `significant`, once the value is in billionths.
+    // Position of the decimal point, counted in digits of `significant`, once the value is in
+    // billionths.
     let fraction_digits = i64::try_from(fraction.len()).unwrap_or(i64::MAX);
     let length = i64::try_from(significant.len()).unwrap_or(i64::MAX);
     let point = length.saturating_sub(fraction_digits).saturating_add(exponent).saturating_add(9);
@@ -326,8 +333,8 @@ fn binary_nanos(whole: &str, fraction: &str, shift: u32) -> i128 {
         }
     }
     let whole_part = sum.checked_mul(factor).unwrap_or(BINARY_NANOS_MAX);
-    // Horner from the last digit. Rounding down at each step and at the end give the same number, so one flag is
-    // enough to know whether anything was lost.
+    // Horner from the last digit. Rounding down at each step and at the end give the same number,
+    // so one flag is enough to know whether anything was lost.
     let (mut part, mut inexact) = (0_i128, false);
     for b in fraction.bytes().rev() {
         let value = i128::from(b - b'0') * factor + part;

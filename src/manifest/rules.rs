@@ -1,7 +1,8 @@
 //! Kubernetes' rules for names, labels and other words, with its messages.
 //!
-//! Each function answers with everything that is wrong with a text, empty if nothing is (`apimachinery/pkg/util/validation`). Byte tests instead of
-//! regular expressions: the grammars are tiny, the messages quote Kubernetes' expressions.
+//! Each function answers with everything that is wrong with a text, empty if nothing is
+//! (`apimachinery/pkg/util/validation`). Byte tests instead of regular expressions: the grammars
+//! are tiny, the messages quote Kubernetes' expressions.
 
 /// What is wrong with a value, in Kubernetes' words.
 pub type Faults = Vec<String>;

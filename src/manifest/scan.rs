@@ -1,12 +1,13 @@
 //! How much a YAML text would cost to parse, found out cheaply before it is parsed.
 //!
-//! Owns: the bound on nesting and on the number of tokens of one document. Not: whether the text is right; what is broken here is left for the
-//! parser to say.
+//! Owns: the bound on nesting and on the number of tokens of one document. Not: whether the text is
+//! right; what is broken here is left for the parser to say.
 //!
-//! Why: the parser below `serde_yaml` reads a whole document into memory before anyone may object (130 bytes and more per value: 324 MB for 10 MB of
-//! `- a` lines), and looks at every open bracket for every token (measured: `{a: ` 50,000 times, 200 KB, took 11 s; 10 MB would take hours). So this
-//! file walks the text as that parser's scanner does: same token starts, same rules for quotes, comments, block scalars, indentation; but it only counts.
-//! One pass, no copies.
+//! Why: the parser below `serde_yaml` reads a whole document into memory before anyone may object
+//! (130 bytes and more per value: 324 MB for 10 MB of `- a` lines), and looks at every open bracket
+//! for every token (measured: `{a: ` 50,000 times, 200 KB, took 11 s; 10 MB would take hours). So
+//! this file walks the text as that parser's scanner does: same token starts, same rules for
+//! quotes, comments, block scalars, indentation; but it only counts. One pass, no copies.
 //!
 //! Where the scanner would fail it stops: the parser will not come further either.
 
@@ -15,8 +16,8 @@ use super::error::Excess;
 /// Open collections at one place, brackets and indented blocks alike. `serde_yaml` gives up at 128.
 pub const DEPTH_MAX: usize = 128;
 
-/// Scalars, aliases, collections and indicators (`-`, `:`, `,`, `?`) in one document: about 60,000 fields. A pod has some hundred; with this
-/// many the parser needs some 25 MB for a moment.
+/// Scalars, aliases, collections and indicators (`-`, `:`, `,`, `?`) in one document: about 60,000
+/// fields. A pod has some hundred; with this many the parser needs some 25 MB for a moment.
 pub const TOKENS_MAX: usize = 200_000;
 
 /// Too much, and where it became too much.
@@ -37,7 +38,7 @@ pub fn check(text: &str) -> Result<(), TooMuch> {
             return Err(scan.too_much(Excess::Depth { max: DEPTH_MAX }));
         }
         if scan.tokens > TOKENS_MAX {
-            return Err(scan.too_much(Excess::Values { max: TOKENS_MAX }));
+            return Err(scan.too_much(Excess::Tokens { max: TOKENS_MAX }));
         }
     }
     Ok(())
@@ -52,7 +53,8 @@ struct Scan<'t> {
     line: usize,
     /// Open brackets.
     flow: usize,
-    /// Columns of the enclosing blocks; the innermost is the last. Columns are one too high, so that 0 can mean "no block".
+    /// Columns of the enclosing blocks; the innermost is the last. Columns are one too high, so
+    /// that 0 can mean "no block".
     indents: Vec<usize>,
     /// A key may start here.
     key_allowed: bool,
@@ -192,7 +194,8 @@ impl<'t> Scan<'t> {
             return true;
         }
         if self.is_document_marker() {
-            // A new document: the parser has handed the last one over, and its memory is free again.
+            // A new document: the parser has handed the last one over, and its memory is free
+            // again.
             self.unroll_indent(0);
             (self.key, self.key_allowed, self.tokens) = (None, false, 0);
             self.at += 3;

@@ -1,6 +1,7 @@
 //! A pod's status as it goes out.
 //!
-//! Owns: the form (`KUBELET.md` 2 and 3): names, order, whole seconds. Not: any decision about the content, which is `lifecycle`'s.
+//! Owns: the form (`KUBELET.md` 2 and 3): names, order, whole seconds. Not: any decision about the
+//! content, which is `lifecycle`'s.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -41,7 +42,8 @@ pub fn pod_status(pod: &Pod, status: &PodStatus, host_ips: &[IpAddr]) -> corev1:
     }
 }
 
-/// RFC 3339 with whole seconds, as everywhere in Kubernetes' statuses. A clock beyond what can be written shows 1970.
+/// RFC 3339 with whole seconds, as everywhere in Kubernetes' statuses. A clock beyond what can be
+/// written shows 1970.
 #[must_use]
 pub fn time(at: Timestamp) -> Time {
     let seconds = at.wall_ms().div_euclid(1000);

@@ -1,11 +1,13 @@
 //! Which fields of a pod do what. One row per field that Kubernetes 1.36 knows.
 //!
-//! Owns: the table, refusing and warning from it, and its rendering in `docs/manifest.md`. Not: the values of the fields that are supported
-//! (`lower`). A test walks every field that `k8s-openapi` can read, so that a field without a row does not pass.
+//! Owns: the table, refusing and warning from it, and its rendering in `docs/manifest.md`. Not: the
+//! values of the fields that are supported (`lower`). A test walks every field that `k8s-openapi`
+//! can read, so that a field without a row does not pass.
 //!
-//! A field may be: supported; *kept* (accepted and shown, for it has its effect elsewhere or by itself); *inert* (it can mean nothing here: accepted with
-//! one warning, unless the value is one that holds anyway); or *refused* (ignoring it would change what the pod means). A field that is absent, or has
-//! Kubernetes' zero value (`false`, `0`, `""`, `[]`, `{}`), is none of these.
+//! A field may be: supported; *kept* (accepted and shown, for it has its effect elsewhere or by
+//! itself); *inert* (it can mean nothing here: accepted with one warning, unless the value is one
+//! that holds anyway); or *refused* (ignoring it would change what the pod means). A field that is
+//! absent, or has Kubernetes' zero value (`false`, `0`, `""`, `[]`, `{}`), is none of these.
 
 mod tables;
 
@@ -35,7 +37,8 @@ pub enum Support {
     In(&'static [Row]),
     /// Accepted and shown; why that is all.
     Kept(&'static str),
-    /// Accepted with a warning: why it has no effect. The values of `quiet` (as JSON) hold anyway and need none.
+    /// Accepted with a warning: why it has no effect. The values of `quiet` (as JSON) hold anyway
+    /// and need none.
     Inert { quiet: &'static [&'static str], why: &'static str },
     /// An error: why, and what to do. The values of `quiet` (as JSON) are fine.
     Refused { quiet: &'static [&'static str], why: &'static str },
@@ -129,7 +132,8 @@ fn is_one_of(value: &Value, quiet: &[&str]) -> bool {
     quiet.iter().any(|text| serde_json::from_str::<Value>(text).is_ok_and(|quiet| quiet == *value))
 }
 
-/// Kubernetes tells an absent field and its zero value apart only where a pointer matters; for what is not supported it never does.
+/// Kubernetes tells an absent field and its zero value apart only where a pointer matters; for what
+/// is not supported it never does.
 fn is_zero(value: &Value) -> bool {
     match value {
         Value::Null => true,

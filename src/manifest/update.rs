@@ -1,6 +1,7 @@
 //! What may be changed in a pod that exists (`KUBELET.md` 20, "Update rules").
 //!
-//! Owns: telling allowed changes from others. Not: what an allowed change does to a running pod (`reconciler`).
+//! Owns: telling allowed changes from others. Not: what an allowed change does to a running pod
+//! (`reconciler`).
 
 use k8s_openapi::api::core::v1 as corev1;
 

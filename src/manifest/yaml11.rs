@@ -1,7 +1,8 @@
 //! Plain scalars as `kubectl` reads them.
 //!
-//! `kubectl` turns YAML into JSON with a YAML 1.1 reader (`sigs.k8s.io/yaml`), so `yes` is a boolean, `0644` is 420 and `1_000` is 1000 before any
-//! Kubernetes type is looked at. `serde_yaml` has already settled what both versions agree on; this file settles the rest. Sexagesimal numbers
+//! `kubectl` turns YAML into JSON with a YAML 1.1 reader (`sigs.k8s.io/yaml`), so `yes` is a
+//! boolean, `0644` is 420 and `1_000` is 1000 before any Kubernetes type is looked at. `serde_yaml`
+//! has already settled what both versions agree on; this file settles the rest. Sexagesimal numbers
 //! (`1:30`) stay text, dates too, as they do there.
 
 use super::node::Value;
@@ -31,17 +32,15 @@ pub fn resolve(text: &str) -> Value {
             return Value::Int(value);
         }
     }
-    if is_float(magnitude) {
-        if let Ok(value) = digits.parse::<f64>() {
-            if value.is_finite() {
-                return float(value);
-            }
-        }
+    let read = is_float(magnitude).then(|| digits.parse::<f64>().ok()).flatten();
+    if let Some(value) = read.filter(|value| value.is_finite()) {
+        return float(value);
     }
     Value::Str(text.to_owned())
 }
 
-/// A YAML number with a fraction or an exponent. On its way through JSON a whole one loses its point, so `1.0` may stand where an integer must.
+/// A YAML number with a fraction or an exponent. On its way through JSON a whole one loses its
+/// point, so `1.0` may stand where an integer must.
 #[must_use]
 pub fn float(value: f64) -> Value {
     // 2⁵³: up to here a float names exactly one integer.

@@ -1,10 +1,13 @@
-//! What one run of a container is given: its argument vector, its environment, the parts of volumes it sees.
+//! What one run of a container is given: its argument vector, its environment, the parts of volumes
+//! it sees.
 //!
-//! Owns: `envFrom`, `env`, `valueFrom`, `$(VAR)`, `subPathExpr` exactly as `KUBELET.md` 11 has them, and the fields that variables and downward API
-//! volumes may read. Not: where ConfigMaps and Secrets are kept ([`Objects`]), nor mounting. Pure: looks at the pod, at facts about the node, and
-//! at objects in memory.
+//! Owns: `envFrom`, `env`, `valueFrom`, `$(VAR)`, `subPathExpr` exactly as `KUBELET.md` 11 has
+//! them, and the fields that variables and downward API volumes may read. Not: where ConfigMaps and
+//! Secrets are kept ([`Objects`]), nor mounting. Pure: looks at the pod, at facts about the node,
+//! and at objects in memory.
 //!
-//! Resolved anew at each start, so a restarted container sees a changed ConfigMap, a running one does not.
+//! Resolved anew at each start, so a restarted container sees a changed ConfigMap, a running one
+//! does not.
 //!
 //! Limits: [`ENVIRONMENT_BYTES_MAX`].
 
@@ -19,7 +22,8 @@ use crate::spec::{
     Container, EnvFrom, EnvFromSource, EnvSource, EnvVar, FieldPath, Pod, ResourceField, SubPath,
 };
 
-/// All arguments and variables of one run, bytes. Linux gives a program 2 MiB; each variable may name another twice, so forty of them could ask for a terabyte.
+/// All arguments and variables of one run, bytes. Linux gives a program 2 MiB; each variable may
+/// name another twice, so forty of them could ask for a terabyte.
 pub const ENVIRONMENT_BYTES_MAX: usize = 1024 * 1024;
 
 /// What a container may ask about where it runs.
@@ -48,11 +52,13 @@ pub struct Resolved {
     pub argv: Vec<String>,
     /// Each name once, in the order in which it was first given.
     pub env: Vec<(String, String)>,
-    /// For each mount of the container, in its order: the part of the volume that is seen, `None` for all of it.
+    /// For each mount of the container, in its order: the part of the volume that is seen, `None`
+    /// for all of it.
     pub sub_paths: Vec<Option<String>>,
 }
 
-/// Why a run cannot be given what its container asks for: the message of `CreateContainerConfigError`, in Kubernetes' words where it has some.
+/// Why a run cannot be given what its container asks for: the message of
+/// `CreateContainerConfigError`, in Kubernetes' words where it has some.
 #[derive(Clone, Debug, Error, PartialEq, Eq)]
 pub enum EnvironmentError {
     #[error("configmap {name:?} not found")]
@@ -97,7 +103,8 @@ pub fn resolve(
     let sub_paths =
         container.mounts.iter().map(|mount| sub_path(mount.sub_path.as_ref(), &variables));
     let sub_paths = sub_paths.collect::<Result<_, _>>()?;
-    // The runtime's own variable: a module's may replace it, and `$(HOSTNAME)` means the module's only.
+    // The runtime's own variable: a module's may replace it, and `$(HOSTNAME)` means the module's
+    // only.
     let mut env = vec![("HOSTNAME".to_owned(), pod.hostname.clone())];
     env.retain(|(name, _)| !variables.index.contains_key(name));
     env.extend(variables.list);
@@ -247,7 +254,8 @@ fn absent(optional: bool, error: EnvironmentError) -> Result<(), EnvironmentErro
     if optional { Ok(()) } else { Err(error) }
 }
 
-/// An optional reference to something that is not there sets no variable. One to something unreadable is an error all the same.
+/// An optional reference to something that is not there sets no variable. One to something
+/// unreadable is an error all the same.
 fn optional_value(
     value: Result<String, EnvironmentError>,
     optional: bool,
@@ -321,7 +329,8 @@ fn sub_path(
     }
 }
 
-/// Kubernetes' own little language: `$(NAME)` is handed to `fill`, `$$` is `$`, anything else stays as it is written.
+/// Kubernetes' own little language: `$(NAME)` is handed to `fill`, `$$` is `$`, anything else stays
+/// as it is written.
 fn expand(text: &str, mut fill: impl FnMut(&str, &mut String)) -> Result<String, EnvironmentError> {
     let (mut out, mut rest) = (String::new(), text);
     while let Some(at) = rest.find('$') {
@@ -370,7 +379,8 @@ pub fn field_value(pod: &Pod, field: &FieldPath, facts: &Facts) -> String {
     }
 }
 
-/// Labels or annotations as Kubernetes writes them into a file: `key="value"` lines, sorted, quoted as Go quotes.
+/// Labels or annotations as Kubernetes writes them into a file: `key="value"` lines, sorted, quoted
+/// as Go quotes.
 fn lines(map: &BTreeMap<String, String>) -> String {
     let lines: Vec<String> =
         map.iter().map(|(key, value)| format!("{key}={}", quote(value))).collect();
@@ -402,8 +412,8 @@ fn quote(text: &str) -> String {
     out
 }
 
-/// The value of a limit or request, in units of the divisor, rounded up. A limit that is not set is the pod's, else all the node has; a request that
-/// is not set is 0.
+/// The value of a limit or request, in units of the divisor, rounded up. A limit that is not set is
+/// the pod's, else all the node has; a request that is not set is 0.
 #[must_use]
 pub fn resource_value(
     pod: &Pod,

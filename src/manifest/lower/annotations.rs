@@ -25,7 +25,8 @@ impl Annotations {
         self.on_memory_limit.get(container).copied().unwrap_or(OnMemoryLimit::Kill)
     }
 
-    /// Reads ours among the pod's annotations; one of ours that does not exist is an error, for it would be ignored in silence otherwise.
+    /// Reads ours among the pod's annotations; one of ours that does not exist is an error, for it
+    /// would be ignored in silence otherwise.
     pub(super) fn read(pod: &corev1::Pod, check: &mut Check<'_>) -> Self {
         let mut read = Self::default();
         let list = METADATA.field("annotations");

@@ -86,7 +86,8 @@ impl<'s> Check<'s> {
         }
     }
 
-    /// The value that a word stands for; `None`, with an error, if it is none of `known`. An empty word is the first.
+    /// The value that a word stands for; `None`, with an error, if it is none of `known`. An empty
+    /// word is the first.
     pub(super) fn choice<T: Copy>(
         &mut self,
         path: &Path<'_>,

@@ -1,4 +1,5 @@
-//! Environment variables (`KUBELET.md` 11): which ones, and where their values come from. Resolving them is `pod::environment`'s.
+//! Environment variables (`KUBELET.md` 11): which ones, and where their values come from. Resolving
+//! them is `pod::environment`'s.
 
 use k8s_openapi::api::core::v1 as corev1;
 
@@ -183,7 +184,7 @@ pub(super) fn field_ref(
         ("metadata.namespace", FIELD_NAMESPACE),
         ("metadata.uid", FIELD_UID),
     ];
-    let elsewhere: &[(&'static str, fn() -> FieldPath)] = match place {
+    let elsewhere: &[Known] = match place {
         Where::Env => &[
             ("spec.nodeName", || FieldPath::NodeName),
             ("spec.serviceAccountName", || FieldPath::ServiceAccountName),
@@ -200,6 +201,9 @@ pub(super) fn field_ref(
     let known = [&everywhere[..], elsewhere].concat();
     check.choice(&path, Some(&wire.field_path), &known).map(|make| make())
 }
+
+/// The name of a field, and what it is to us.
+type Known = (&'static str, fn() -> FieldPath);
 
 const FIELD_NAME: fn() -> FieldPath = || FieldPath::Name;
 const FIELD_NAMESPACE: fn() -> FieldPath = || FieldPath::Namespace;

@@ -1,11 +1,12 @@
 //! From what a pod looks like to what it is.
 //!
-//! Owns: validation in Kubernetes' words and paths (`pkg/apis/core/validation`, `KUBELET.md` 20), everything at once; and the only construction of
-//! [`spec::Pod`](crate::spec::Pod) outside tests. Not: what is supported at all (the table in `support`), whether a ConfigMap, an image or a host path
-//! exists (found out when the pod starts).
+//! Owns: validation in Kubernetes' words and paths (`pkg/apis/core/validation`, `KUBELET.md` 20),
+//! everything at once; and the only construction of [`spec::Pod`](crate::spec::Pod) outside tests.
+//! Not: what is supported at all (the table in `support`), whether a ConfigMap, an image or a host
+//! path exists (found out when the pod starts).
 //!
-//! The functions build as they check. Where a value is wrong an error is recorded and a stand-in used; the stand-ins never get out, for one error is
-//! enough to refuse the pod.
+//! The functions build as they check. Where a value is wrong an error is recorded and a stand-in
+//! used; the stand-ins never get out, for one error is enough to refuse the pod.
 
 mod annotations;
 mod check;
@@ -76,8 +77,9 @@ pub fn validate(object: &Object, source: &Source) -> Result<Vec<FieldWarning>, V
     if check.errors.is_empty() { Ok(check.warnings) } else { Err(check.errors) }
 }
 
-/// The identity of a pod that a file describes: where the file is and what it says about this pod, so that an edit is a new pod. Comments, formatting and
-/// a `uid`, `status` or resource version left over from another cluster do not count.
+/// The identity of a pod that a file describes: where the file is and what it says about this pod,
+/// so that an edit is a new pod. Comments, formatting and a `uid`, `status` or resource version
+/// left over from another cluster do not count.
 #[must_use]
 pub fn file_uid(source: &Source, pod: &corev1::Pod) -> PodUid {
     let mut pod = pod.clone();
@@ -171,7 +173,8 @@ fn active_deadline(spec: &corev1::PodSpec, check: &mut Check<'_>) -> Option<Dura
     u64::try_from(seconds).ok().map(Duration::from_secs)
 }
 
-/// `KUBELET.md` 16: the override, else the host name, else the pod's name, cut to what a host name may be.
+/// `KUBELET.md` 16: the override, else the host name, else the pod's name, cut to what a host name
+/// may be.
 fn hostname(spec: &corev1::PodSpec, pod_name: &str, check: &mut Check<'_>) -> String {
     if let Some(name) = spec.hostname_override.as_deref().filter(|name| !name.is_empty()) {
         let path = SPEC.field("hostnameOverride");

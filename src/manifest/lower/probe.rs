@@ -225,7 +225,8 @@ fn http_get(
     Some(Handler::HttpGet(HttpGet { scheme: scheme?, host, port, path: target, headers }))
 }
 
-/// A number, or a name that one of the container's ports has. Kubernetes finds a name that none has only when it probes; here it is said at once, but accepted too.
+/// A number, or a name that one of the container's ports has. Kubernetes finds a name that none has
+/// only when it probes; here it is said at once, but accepted too.
 fn port(
     wire: &IntOrString,
     container: &corev1::Container,

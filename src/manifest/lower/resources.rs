@@ -28,9 +28,7 @@ pub(super) fn container(
     check: &mut Check<'_>,
 ) -> Resources {
     let Some(wire) = &wire.resources else { return Resources::default() };
-    let limits = amounts(wire.limits.as_ref(), &path.field("limits"), container_name, check);
-    let requests = amounts(wire.requests.as_ref(), &path.field("requests"), container_name, check);
-    compare(&limits, &requests, path, check);
+    let (limits, requests) = both(wire, path, container_name, check);
     let units = |list: &Amounts, name: &str| list.get(name).map(Quantity::units_u64);
     let millis = |list: &Amounts| list.get("cpu").map(Quantity::millis_u64);
     // A limit of zero is no limit, as for the container runtimes of Kubernetes.
@@ -49,9 +47,7 @@ pub(super) fn container(
 pub(super) fn pod(spec: &corev1::PodSpec, check: &mut Check<'_>) -> PodResources {
     let Some(wire) = &spec.resources else { return PodResources::default() };
     let path = SPEC.field("resources");
-    let limits = amounts(wire.limits.as_ref(), &path.field("limits"), pod_name, check);
-    let requests = amounts(wire.requests.as_ref(), &path.field("requests"), pod_name, check);
-    compare(&limits, &requests, &path, check);
+    let (limits, requests) = both(wire, &path, pod_name, check);
     PodResources {
         memory_limit_bytes: limits.get("memory").map(Quantity::units_u64).filter(|n| *n > 0),
         memory_request_bytes: requests.get("memory").map(Quantity::units_u64),
@@ -60,15 +56,41 @@ pub(super) fn pod(spec: &corev1::PodSpec, check: &mut Check<'_>) -> PodResources
     }
 }
 
-/// Checks one list; what could be read comes back.
-fn amounts(
-    list: Option<&BTreeMap<String, WireQuantity>>,
+/// What a list may name.
+type NameRule = fn(&str, &Path<'_>, &mut Check<'_>);
+
+/// Limits and requests, checked, and compared with each other.
+fn both(
+    wire: &corev1::ResourceRequirements,
     path: &Path<'_>,
-    name_rule: fn(&str, &Path<'_>, &mut Check<'_>),
+    name_rule: NameRule,
+    check: &mut Check<'_>,
+) -> (Amounts, Amounts) {
+    let limits = amounts(wire.limits.iter().flatten(), &path.field("limits"), name_rule, check);
+    // Requests that defaulting has copied from limits are as wrong as those; once is enough to say
+    // so.
+    let own = wire.requests.iter().flatten().filter(|(name, request)| {
+        wire.limits.as_ref().and_then(|limits| limits.get(*name)) != Some(*request)
+    });
+    let mut requests = amounts(own, &path.field("requests"), name_rule, check);
+    compare(&limits, &requests, path, check);
+    for (name, limit) in &limits {
+        if wire.requests.as_ref().is_some_and(|requests| requests.contains_key(name)) {
+            requests.entry(name.clone()).or_insert(*limit);
+        }
+    }
+    (limits, requests)
+}
+
+/// Checks one list; what could be read comes back.
+fn amounts<'w>(
+    list: impl Iterator<Item = (&'w String, &'w WireQuantity)>,
+    path: &Path<'_>,
+    name_rule: NameRule,
     check: &mut Check<'_>,
 ) -> Amounts {
     let mut amounts = Amounts::new();
-    for (name, wire) in list.into_iter().flatten() {
+    for (name, wire) in list {
         let path = path.key(name);
         name_rule(name, &path, check);
         let quantity = match Quantity::parse(&wire.0) {
@@ -120,7 +142,8 @@ fn pod_name(name: &str, path: &Path<'_>, check: &mut Check<'_>) {
     }
 }
 
-/// Requests may not exceed limits; extended resources cannot be overcommitted, so both must be there and equal.
+/// Requests may not exceed limits; extended resources cannot be overcommitted, so both must be
+/// there and equal.
 fn compare(limits: &Amounts, requests: &Amounts, path: &Path<'_>, check: &mut Check<'_>) {
     let requests_path = path.field("requests");
     for (name, request) in requests {

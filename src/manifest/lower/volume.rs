@@ -295,7 +295,8 @@ fn projected_sources(
     lowered
 }
 
-/// Two sources may not write the same file. Those without `items` bring the keys they have, which only the running node sees.
+/// Two sources may not write the same file. Those without `items` bring the keys they have, which
+/// only the running node sees.
 fn conflicting_paths(sources: &[ProjectedSource], path: &Path<'_>, check: &mut Check<'_>) {
     let paths = sources.iter().flat_map(|source| match source {
         ProjectedSource::ConfigMap { items, .. } | ProjectedSource::Secret { items, .. } => {

@@ -22,7 +22,7 @@ fn pod(text: &str) -> corev1::Pod {
     assert!(parsed.errors.is_empty(), "{:?}", errors(&parsed));
     match parsed.documents.pop().unwrap().object {
         Object::Pod(pod) => *pod,
-        other => panic!("{other:?}"),
+        other @ (Object::ConfigMap(_) | Object::Secret(_)) => panic!("{other:?}"),
     }
 }
 
@@ -56,7 +56,10 @@ fn json_is_read_as_json_one_object_or_several() {
     let Object::ConfigMap(map) = &parsed.documents[0].object else { panic!() };
     assert_eq!(map.data.as_ref().unwrap()["k"], "a/😀");
     // What begins like JSON may be YAML.
-    assert_eq!(names(&strict("{apiVersion: v1, kind: Pod, metadata: {name: c}}\n---\n")), ["Pod c"]);
+    assert_eq!(
+        names(&strict("{apiVersion: v1, kind: Pod, metadata: {name: c}}\n---\n")),
+        ["Pod c"]
+    );
     // Broken JSON is told as JSON.
     let broken = strict("{\"apiVersion\": \"v1\",\n \"kind\" \"Pod\"}");
     assert_eq!(errors(&broken), ["line 2, column 9: expected `:`"]);
@@ -130,7 +133,9 @@ metadata: {name: good}
 
 #[test]
 fn all_type_errors_of_a_document_are_told_at_once() {
-    let text = format!("{POD}spec:\n  hostname: 5\n  containers:\n  - name: true\n    args: x\n  - image: [a]\n  priority: 99999999999\n  volumes: {{}}\n");
+    let text = format!(
+        "{POD}spec:\n  hostname: 5\n  containers:\n  - name: true\n    args: x\n  - image: [a]\n  priority: 99999999999\n  volumes: {{}}\n"
+    );
     let messages: Vec<String> = strict(&text).errors.iter().map(ManifestError::message).collect();
     assert_eq!(
         messages,
@@ -187,7 +192,9 @@ fn scalars_have_the_types_they_have_for_kubectl() {
 fn keys_are_text_whatever_they_look_like() {
     let text = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata:\n  1: a\n  0644: b\n  y: c\n  \"n\": d\n";
     let parsed = strict(text);
-    let Object::ConfigMap(map) = &parsed.documents[0].object else { panic!("{:?}", errors(&parsed)) };
+    let Object::ConfigMap(map) = &parsed.documents[0].object else {
+        panic!("{:?}", errors(&parsed))
+    };
     let keys: Vec<&str> = map.data.as_ref().unwrap().keys().map(String::as_str).collect();
     assert_eq!(keys, ["1", "420", "n", "true"]);
     let null = strict("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\ndata: {~: a}\n");
@@ -207,7 +214,10 @@ fn merge_keys_merge_as_kubectl_merges_them() {
     assert_eq!(seen, [("a", Some("x")), ("b", Some("x")), ("c", Some("first")), ("a", Some("x"))]);
     assert_eq!(containers[2].stdin, Some(true));
     let wrong = strict(&format!("{POD}spec:\n  <<: 5\n"));
-    assert_eq!(wrong.errors[0].message(), "spec: map merge requires a map or a list of maps as the value");
+    assert_eq!(
+        wrong.errors[0].message(),
+        "spec: map merge requires a map or a list of maps as the value"
+    );
     // In quotes it is a key like any other.
     let quoted = strict(&format!("{POD}spec:\n  \"<<\": {{}}\n"));
     assert_eq!(quoted.errors[0].message(), "unknown field \"spec.<<\"");
@@ -217,16 +227,26 @@ fn merge_keys_merge_as_kubectl_merges_them() {
 fn tags_that_mean_nothing_are_refused() {
     for tag in ["!custom x", "!!binary aGk=", "!!binary \"aGk=\"", "&a !!set x"] {
         let parsed = strict(&format!("{POD}spec: {{hostname: {tag}}}\n"));
-        assert!(parsed.errors[0].message().contains("has no meaning here"), "{tag}: {:?}", errors(&parsed));
+        assert!(
+            parsed.errors[0].message().contains("has no meaning here"),
+            "{tag}: {:?}",
+            errors(&parsed)
+        );
     }
-    assert_eq!(pod(&format!("{POD}spec: {{hostname: !!str yes}}")).spec.unwrap().hostname.unwrap(), "yes");
+    assert_eq!(
+        pod(&format!("{POD}spec: {{hostname: !!str yes}}")).spec.unwrap().hostname.unwrap(),
+        "yes"
+    );
 }
 
 #[test]
 fn positions_survive_multi_byte_text_and_windows_line_ends() {
     let text = "apiVersion: v1\r\nkind: Pod # ü €\r\nmetadata: {name: a}\r\nspec: {hostname: \"é\", bad: 1}\r\n";
     let parsed = strict(text);
-    assert_eq!(errors(&parsed), ["document 1 (Pod a), line 4, column 23: unknown field \"spec.bad\""]);
+    assert_eq!(
+        errors(&parsed),
+        ["document 1 (Pod a), line 4, column 23: unknown field \"spec.bad\""]
+    );
     let document = &parsed.rejected[0];
     assert_eq!(document.position("spec.hostname"), Some(Position { line: 4, column: 8 }));
     // What is not there is where it would be.
@@ -243,7 +263,10 @@ fn what_is_too_large_costs_its_refusal() {
     let many = strict(&format!("{POD}---\n").repeat(MANIFEST_DOCUMENTS_MAX + 1));
     assert_eq!(many.documents.len(), MANIFEST_DOCUMENTS_MAX);
     assert_eq!(errors(&many), ["more than 512 documents in one manifest"]);
-    assert_eq!(errors(&strict(&"---\n".repeat(100_000))), ["more than 512 documents in one manifest"]);
+    assert_eq!(
+        errors(&strict(&"---\n".repeat(100_000))),
+        ["more than 512 documents in one manifest"]
+    );
 }
 
 #[test]
@@ -259,7 +282,7 @@ fn bombs_are_refused_with_the_reason() {
     });
     let long = format!("a: &a {}\nb: [{}]\n", repeat("x", 1_000_000), vec!["*a"; 100].join(", "));
     let depth = "nested more than 128 levels deep";
-    let values = "more than 200000 values in one document";
+    let values = "more than 200000 tokens in one document";
     for (text, expected) in [
         (repeat("[", 100_000), depth),
         (repeat("{a: ", 100_000), depth),
@@ -270,7 +293,7 @@ fn bombs_are_refused_with_the_reason() {
         (repeat("a: b\n", 100_000), values),
         (format!("a: [{}]", repeat("a,", 200_000)), values),
         (lol, "more than 100000 values in one document, aliases expanded"),
-        (merges, "repetition limit exceeded"),
+        (merges, "aliases repeat each other too often"),
         (long, "too much text in one document, aliases expanded"),
         (repeat("[", 100_000) + &repeat("]", 100_000), depth),
         (format!("{{\"a\":[{}1]}}", repeat("1,", NODES_MAX)), "more than 100000 values"),
@@ -294,7 +317,9 @@ fn a_bomb_leaves_its_neighbours_alone() {
 #[test]
 fn a_large_config_map_is_no_bomb() {
     let lines = "    {\"key\": [1, 2, {\"a: b\": \"- - -\"}], # not a comment\n".repeat(5_000);
-    let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: m}}\ndata:\n  file.json: |\n{lines}  other: >-\n{lines}");
+    let text = format!(
+        "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: m}}\ndata:\n  file.json: |\n{lines}  other: >-\n{lines}"
+    );
     let parsed = strict(&text);
     assert_eq!(errors(&parsed), Vec::<String>::new());
     assert_eq!(names(&parsed), ["ConfigMap m"]);
@@ -303,11 +328,50 @@ fn a_large_config_map_is_no_bomb() {
 /// Kubernetes' words, punctuation that YAML cares about, and noise.
 fn soup() -> impl Strategy<Value = String> {
     let word = prop_oneof![
-        Just("apiVersion: v1\n"), Just("kind: Pod\n"), Just("metadata:\n"), Just("  name: a\n"), Just("spec:\n"),
-        Just("  containers:\n"), Just("  - name: c\n"), Just("    image: x\n"), Just("---\n"), Just("- "), Just("? "), Just(": "),
-        Just("["), Just("]"), Just("{"), Just("}"), Just(","), Just("&a "), Just("*a"), Just("!!str "), Just("!x "), Just("\""), Just("'"),
-        Just("|\n"), Just(">-\n"), Just("#"), Just("\n"), Just("  "), Just("\t"), Just("<<: "), Just("%YAML 1.1\n"), Just("..."), Just("\u{85}"),
-        Just("\u{2028}"), Just("0644"), Just("yes"), Just("~"), Just("\\"), Just("@"), Just("`"), Just("ü"), Just("\r\n"), Just("\u{feff}"), Just("\0"),
+        Just("apiVersion: v1\n"),
+        Just("kind: Pod\n"),
+        Just("metadata:\n"),
+        Just("  name: a\n"),
+        Just("spec:\n"),
+        Just("  containers:\n"),
+        Just("  - name: c\n"),
+        Just("    image: x\n"),
+        Just("---\n"),
+        Just("- "),
+        Just("? "),
+        Just(": "),
+        Just("["),
+        Just("]"),
+        Just("{"),
+        Just("}"),
+        Just(","),
+        Just("&a "),
+        Just("*a"),
+        Just("!!str "),
+        Just("!x "),
+        Just("\""),
+        Just("'"),
+        Just("|\n"),
+        Just(">-\n"),
+        Just("#"),
+        Just("\n"),
+        Just("  "),
+        Just("\t"),
+        Just("<<: "),
+        Just("%YAML 1.1\n"),
+        Just("..."),
+        Just("\u{85}"),
+        Just("\u{2028}"),
+        Just("0644"),
+        Just("yes"),
+        Just("~"),
+        Just("\\"),
+        Just("@"),
+        Just("`"),
+        Just("ü"),
+        Just("\r\n"),
+        Just("\u{feff}"),
+        Just("\0"),
     ];
     proptest::collection::vec(word, 0..120).prop_map(|words| words.concat())
 }
@@ -351,7 +415,16 @@ proptest! {
 
 /// Pods whose values are of the right type and mostly wrong.
 fn pods() -> impl Strategy<Value = String> {
-    let text = prop_oneof![Just("a"), Just("''"), Just("'../x'"), Just("'$(A)'"), Just("x:1"), Just("Always"), Just("'A_b'"), Just("'1Gi'")];
+    let text = prop_oneof![
+        Just("a"),
+        Just("''"),
+        Just("'../x'"),
+        Just("'$(A)'"),
+        Just("x:1"),
+        Just("Always"),
+        Just("'A_b'"),
+        Just("'1Gi'")
+    ];
     let number = prop_oneof![Just("0"), Just("-1"), Just("80"), Just("99999"), Just("2147483647")];
     (proptest::collection::vec(text, 12), proptest::collection::vec(number, 8)).prop_map(|(t, n)| {
         format!(

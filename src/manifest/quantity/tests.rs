@@ -90,7 +90,8 @@ fn rounding_is_always_up() {
     assert_eq!(q("-5").units_u64(), 0);
     assert_eq!(q("1e27").units_u64(), u64::MAX);
     assert_eq!(q("1u").rounded_to_millis().to_string(), "1m");
-    // resourceFieldRef: 1 500 millicores over a divisor of one core are 2, over one millicore 1 500.
+    // resourceFieldRef: 1 500 millicores over a divisor of one core are 2, over one millicore 1
+    // 500.
     assert_eq!(q("1500m").divided_ceil(1000), 2);
     assert_eq!(q("1500m").divided_ceil(1), 1500);
     assert_eq!(q("64Mi").divided_ceil(1024 * 1024 * 1000), 64);

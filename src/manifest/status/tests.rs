@@ -52,7 +52,10 @@ fn status() -> PodStatus {
     let mut web = container(
         "web",
         ContainerKind::Regular,
-        ContainerState::Waiting { reason: "CrashLoopBackOff", message: Some("back-off".to_owned()) },
+        ContainerState::Waiting {
+            reason: "CrashLoopBackOff",
+            message: Some("back-off".to_owned()),
+        },
     );
     web.last = Some(end(134));
     web.restart_count = 3;
@@ -117,9 +120,18 @@ fn a_status_goes_out_in_kubernetes_form() {
         ("/containerStatuses/1/volumeMounts/0/mountPath", "\"/v\""),
         ("/containerStatuses/1/volumeMounts/0/readOnly", "true"),
     ] {
-        assert_eq!(json.pointer(pointer).map(ToString::to_string).as_deref(), Some(expected), "{pointer}");
+        assert_eq!(
+            json.pointer(pointer).map(ToString::to_string).as_deref(),
+            Some(expected),
+            "{pointer}"
+        );
     }
-    for absent in ["/reason", "/message", "/containerStatuses/0/resources", "/containerStatuses/0/containerID"] {
+    for absent in [
+        "/reason",
+        "/message",
+        "/containerStatuses/0/resources",
+        "/containerStatuses/0/containerID",
+    ] {
         assert_eq!(json.pointer(absent), None, "{absent}");
     }
 }

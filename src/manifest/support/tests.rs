@@ -38,7 +38,8 @@ impl<'de> de::Deserializer<'de> for Probe<'_> {
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Self::Error> {
-        // The one text whose form is checked while reading is a time; `kind` and `apiVersion` must be the right ones.
+        // The one text whose form is checked while reading is a time; `kind` and `apiVersion` must
+        // be the right ones.
         visitor.visit_str(match self.path.last() {
             Some(&"apiVersion") => "v1",
             Some(&"kind") => "Pod",
@@ -117,7 +118,10 @@ impl<'de> MapAccess<'de> for Fields<'_> {
         seed.deserialize(field).map(Some)
     }
 
-    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Self::Error> {
+    fn next_value_seed<V: DeserializeSeed<'de>>(
+        &mut self,
+        seed: V,
+    ) -> Result<V::Value, Self::Error> {
         let mut path = self.probe.path.clone();
         path.push(self.fields[self.next - 1]);
         seed.deserialize(Probe { path, seen: self.probe.seen })
@@ -139,7 +143,9 @@ fn find(path: &[&str]) -> Option<&'static Support> {
         match &row.support {
             Support::In(rows) => row = rows.iter().find(|row| row.field == *field)?,
             // The whole structure is decided by the row above it.
-            Support::Kept(_) | Support::Inert { .. } | Support::Refused { .. } => return Some(&row.support),
+            Support::Kept(_) | Support::Inert { .. } | Support::Refused { .. } => {
+                return Some(&row.support);
+            }
             // A map with the user's own keys, or a leaf.
             Support::Yes(_) => return None,
         }
@@ -163,7 +169,12 @@ fn every_field_that_kubernetes_knows_has_a_row() {
 
 #[test]
 fn every_row_is_a_field_that_kubernetes_knows() {
-    fn walk(rows: &'static [Row], path: &mut Vec<&'static str>, known: &[Structure], bad: &mut Vec<String>) {
+    fn walk(
+        rows: &'static [Row],
+        path: &mut Vec<&'static str>,
+        known: &[Structure],
+        bad: &mut Vec<String>,
+    ) {
         let fields: BTreeSet<&str> = known
             .iter()
             .filter(|(at, _)| at == path)

@@ -30,7 +30,10 @@ fn pod(fields: &str, objects: &str) -> (Pod, ObjectMap) {
 
 fn facts() -> Facts {
     Facts {
-        pod_ips: vec![Ipv4Addr::new(10, 0, 0, 2).into(), Ipv6Addr::new(0xfd, 0, 0, 0, 0, 0, 0, 2).into()],
+        pod_ips: vec![
+            Ipv4Addr::new(10, 0, 0, 2).into(),
+            Ipv6Addr::new(0xfd, 0, 0, 0, 0, 0, 0, 2).into(),
+        ],
         host_ips: vec![Ipv4Addr::new(192, 0, 2, 1).into()],
         node_name: "gateway".to_owned(),
         allocatable: Allocatable {
@@ -126,14 +129,12 @@ fn fields_of_the_pod_can_be_read() {
         ("status.podIPs", "10.0.0.2,fd::2"),
     ];
     for (path, expected) in rows {
-        let fields = format!("env: [{{name: X, valueFrom: {{fieldRef: {{fieldPath: \"{path}\"}}}}}}]");
+        let fields =
+            format!("env: [{{name: X, valueFrom: {{fieldRef: {{fieldPath: \"{path}\"}}}}}}]");
         assert_eq!(env(&fields, ""), [format!("X={expected}")], "{path}");
     }
     let (pod, _) = pod("tty: false", "");
-    assert_eq!(
-        field_value(&pod, &FieldPath::Labels(None), &facts()),
-        "a=\"one\"\nb=\"2\""
-    );
+    assert_eq!(field_value(&pod, &FieldPath::Labels(None), &facts()), "a=\"one\"\nb=\"2\"");
     assert_eq!(
         field_value(&pod, &FieldPath::Annotations(None), &facts()),
         "note=\"line 1\\nsaid \\\"hi\\\"\""
@@ -155,7 +156,9 @@ fn limits_and_requests_can_be_read() {
         ("containerName: other, ", "limits.memory", "1Gi", "1"),
         ("containerName: other, ", "limits.memory", "1E", "1"),
     ] {
-        let fields = format!("env: [{{name: X, valueFrom: {{resourceFieldRef: {{{of}resource: {resource}, divisor: {divisor}}}}}}}]");
+        let fields = format!(
+            "env: [{{name: X, valueFrom: {{resourceFieldRef: {{{of}resource: {resource}, divisor: {divisor}}}}}}}]"
+        );
         assert_eq!(env(&fields, ""), [format!("X={expected}")], "{of}{resource} / {divisor}");
     }
 }
@@ -165,17 +168,34 @@ fn what_is_missing_is_said_in_kubernetes_words_unless_it_is_optional() {
     for (fields, message) in [
         ("envFrom: [{configMapRef: {name: none}}]", "configmap \"none\" not found"),
         ("envFrom: [{secretRef: {name: none}}]", "secret \"none\" not found"),
-        ("env: [{name: X, valueFrom: {configMapKeyRef: {name: none, key: k}}}]", "configmap \"none\" not found"),
-        ("env: [{name: X, valueFrom: {configMapKeyRef: {name: m, key: k}}}]", "couldn't find key k in ConfigMap ns/m"),
-        ("env: [{name: X, valueFrom: {secretKeyRef: {name: none, key: k}}}]", "secret \"none\" not found"),
-        ("env: [{name: X, valueFrom: {secretKeyRef: {name: s, key: k}}}]", "couldn't find key k in Secret ns/s"),
+        (
+            "env: [{name: X, valueFrom: {configMapKeyRef: {name: none, key: k}}}]",
+            "configmap \"none\" not found",
+        ),
+        (
+            "env: [{name: X, valueFrom: {configMapKeyRef: {name: m, key: k}}}]",
+            "couldn't find key k in ConfigMap ns/m",
+        ),
+        (
+            "env: [{name: X, valueFrom: {secretKeyRef: {name: none, key: k}}}]",
+            "secret \"none\" not found",
+        ),
+        (
+            "env: [{name: X, valueFrom: {secretKeyRef: {name: s, key: k}}}]",
+            "couldn't find key k in Secret ns/s",
+        ),
     ] {
         assert_eq!(try_resolve(fields, OBJECTS).unwrap_err().to_string(), message);
-        let optional = fields.replace("name: none", "name: none, optional: true").replace("key: k", "key: k, optional: true");
+        let optional = fields
+            .replace("name: none", "name: none, optional: true")
+            .replace("key: k", "key: k, optional: true");
         let optional = optional.replace("optional: true, key: k", "key: k");
         assert_eq!(env(&optional, OBJECTS), Vec::<String>::new(), "{optional}");
     }
-    let binary = try_resolve("env: [{name: X, valueFrom: {secretKeyRef: {name: s, key: bin, optional: true}}}]", OBJECTS);
+    let binary = try_resolve(
+        "env: [{name: X, valueFrom: {secretKeyRef: {name: s, key: bin, optional: true}}}]",
+        OBJECTS,
+    );
     assert_eq!(
         binary.unwrap_err().to_string(),
         "key bin in Secret ns/s is not UTF-8 text and cannot be a variable"
@@ -193,7 +213,10 @@ fn the_argument_vector_is_command_and_args_or_the_name_and_args() {
     let argv = |fields: &str| try_resolve(fields, OBJECTS).unwrap().argv;
     assert_eq!(argv("tty: false"), ["main"]);
     assert_eq!(argv("args: [a, '$(X)'], env: [{name: X, value: b}]"), ["main", "a", "b"]);
-    assert_eq!(argv("command: [prog, '$(X)'], args: ['$$(X)'], env: [{name: X, value: b}]"), ["prog", "b", "$(X)"]);
+    assert_eq!(
+        argv("command: [prog, '$(X)'], args: ['$$(X)'], env: [{name: X, value: b}]"),
+        ["prog", "b", "$(X)"]
+    );
     assert_eq!(argv("args: ['$(HOSTNAME)']"), ["main", "$(HOSTNAME)"]);
 }
 
@@ -211,12 +234,18 @@ fn sub_paths_are_filled_in_and_checked_again() {
         let fields = format!(
             "volumeMounts: [{{name: v, mountPath: /a}}, {{name: v, mountPath: /b, subPath: '$(X)'}}, {{name: v, mountPath: /c, subPathExpr: '{expression}'}}], env: [{{name: X, value: '{value}'}}]"
         );
-        try_resolve(&fields, "").map(|resolved| resolved.sub_paths).map_err(|error| error.to_string())
+        try_resolve(&fields, "")
+            .map(|resolved| resolved.sub_paths)
+            .map_err(|error| error.to_string())
     };
     let good = with("logs/$(X)", "a").unwrap();
     assert_eq!(good, [None, Some("$(X)".to_owned()), Some("logs/a".to_owned())]);
     for (expression, value, message) in [
-        ("$(NO)/$(ALSO)", "a", "cannot expand subPathExpr \"$(NO)/$(ALSO)\": missing value for ALSO, NO"),
+        (
+            "$(NO)/$(ALSO)",
+            "a",
+            "cannot expand subPathExpr \"$(NO)/$(ALSO)\": missing value for ALSO, NO",
+        ),
         ("$(X)", "", "cannot expand subPathExpr \"$(X)\": missing value for X"),
         ("$(X)", "/etc", "subPath \"/etc\" must not be an absolute path"),
         ("a/$(X)", "../..", "subPath \"a/../..\" must not contain '..'"),
@@ -227,10 +256,15 @@ fn sub_paths_are_filled_in_and_checked_again() {
 
 #[test]
 fn variables_that_double_each_other_come_to_an_end() {
-    let doubling: Vec<String> = (1..60).map(|i| format!("{{name: V{i}, value: '$(V{0})$(V{0})'}}", i - 1)).collect();
+    let doubling: Vec<String> =
+        (1..60).map(|i| format!("{{name: V{i}, value: '$(V{0})$(V{0})'}}", i - 1)).collect();
     let fields = format!("env: [{{name: V0, value: xx}}, {}]", doubling.join(", "));
     assert_eq!(try_resolve(&fields, ""), Err(EnvironmentError::TooLarge));
-    let arguments = format!("args: [{}], env: [{{name: V, value: {}}}]", vec!["'$(V)'"; 200].join(", "), "x".repeat(10_000));
+    let arguments = format!(
+        "args: [{}], env: [{{name: V, value: {}}}]",
+        vec!["'$(V)'"; 200].join(", "),
+        "x".repeat(10_000)
+    );
     assert_eq!(try_resolve(&arguments, ""), Err(EnvironmentError::TooLarge));
 }
 

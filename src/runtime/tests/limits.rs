@@ -182,6 +182,29 @@ async fn what_the_host_would_hold_for_a_guest_is_bounded() {
 }
 
 #[tokio::test]
+async fn instances_tables_and_memories_are_counted() {
+    // A component that instantiates one core module three hundred times.
+    let instances = |module: &str| {
+        let many: String =
+            (0..300).map(|n| format!("(core instance $i{n} (instantiate $m))\n")).collect();
+        format!(
+            r#"(component
+                 (core module $m {module} (func (export "run") (result i32) i32.const 0))
+                 {many}
+                 (func $f (result (result)) (canon lift (core func $i0 "run")))
+                 (instance $run (export "run" (func $f)))
+                 (export "wasi:cli/run@0.2.0" (instance $run)))"#
+        )
+    };
+    for (module, words) in [("", "instance count too high"), ("(memory 1)", "memory count")] {
+        let artifact = prepare_text(&instances(module), false).await.unwrap();
+        let (exit, _) = Trial::new(artifact, &[]).finish().await;
+        let Exit::Trapped { message } = exit else { panic!("{exit:?}") };
+        assert!(message.contains(words), "{message}");
+    }
+}
+
+#[tokio::test]
 async fn a_spinning_crowd_delays_neither_a_neighbour_nor_a_kill() {
     let mut crowd = Vec::new();
     for _ in 0..4 {

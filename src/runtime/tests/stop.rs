@@ -102,8 +102,18 @@ async fn whatever_a_module_does_a_kill_ends_it() {
            (func (export "_start") (drop (call $f (i32.const 1000)))))"#,
         false,
     );
+    let concurrent = prepare_text(
+        r#"(component
+             (core module $m (func (export "run") (result i32) (loop $again (br $again)) unreachable))
+             (core instance $i (instantiate $m))
+             (func $f async (result (result)) (canon lift (core func $i "run")))
+             (instance $run (export "run" (func $f)))
+             (export "wasi:cli/run@0.3.0" (instance $run)))"#,
+        false,
+    );
     for (what, artifact) in [
         ("in its start function", spinstart),
+        ("in a component of WASI 0.3", concurrent.await.unwrap()),
         ("filling memory", huge_copies.await.unwrap()),
         ("recursing", recursion.await.unwrap()),
         ("waiting", prepare("sleep", false).await),
