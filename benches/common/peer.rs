@@ -57,7 +57,7 @@ impl Peer {
     pub fn new(module: &std::path::Path, threads: usize, code: Code) -> anyhow::Result<Self> {
         let settings = EngineSettings::choose(&Machine::probe(), Backend::Auto, false);
         let engine = match code {
-            Code::AsPodling => settings.engine()?,
+            Code::AsPodling => settings.compiler()?,
             Code::WithoutEpochs => Engine::new(&without_epochs(&settings)?)?,
         };
         let component = Component::from_file(&engine, module)?;

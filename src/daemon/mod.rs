@@ -61,6 +61,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     if first_folder(&mut task, &config).await {
         remove_orphans(&task, &node).await;
     }
+    collect_images(&node).await;
     let records_stop = CancellationToken::new();
     let records = tokio::spawn(keeper.run(records_stop.clone()));
     let pods_stop = CancellationToken::new();
@@ -121,6 +122,19 @@ fn read_all(snapshot: &Snapshot, node_name: &str) -> Vec<Offered> {
         intake::read_file(file, &Source::Folder(file.path.clone()), node_name)
     };
     snapshot.iter().map(read).collect()
+}
+
+/// Modules that nothing names any more: earlier versions of `file:` images. Nothing runs yet, so none is in use.
+async fn collect_images(node: &Arc<crate::pod::NodeContext>) {
+    let node = Arc::clone(node);
+    let collected = tokio::task::spawn_blocking(move || {
+        if let Err(error) = node.images.collect(&|_| false) {
+            warn!(cause = %crate::error::chain(&error), "unused modules stay");
+        }
+    });
+    if let Err(error) = collected.await {
+        warn!(%error, "collecting unused modules failed internally");
+    }
 }
 
 /// Volumes of pods that ended while the daemon was away.

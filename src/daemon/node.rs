@@ -44,6 +44,7 @@ impl NodeParts {
     /// # Errors
     /// As [`NodeParts::open`].
     pub fn open_with_images(config: &Config, images: &Path) -> anyhow::Result<Self> {
+        raise_descriptor_limit();
         private_dir(&config.state_dir)?;
         private_dir(&config.cache_dir)?;
         private_dir(images)?;
@@ -87,6 +88,16 @@ impl NodeParts {
             addresses: PodAddresses::default(),
             keeper,
         })
+    }
+}
+
+/// Each volume and each preopened folder holds a descriptor; the soft limit of a shell is for programs that use `select`.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
     }
 }
 

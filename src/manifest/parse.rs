@@ -51,6 +51,9 @@ impl FieldValidation {
 /// asks again.
 const MISFITS_MAX: usize = 100;
 
+/// Parts between `---` lines that are looked at: empty ones are free, but not without end.
+const PARTS_MAX: usize = 4 * MANIFEST_DOCUMENTS_MAX;
+
 /// Everything that was found in a text: what can be used, and what is wrong.
 #[derive(Debug, Default)]
 pub struct Parsed {
@@ -173,8 +176,7 @@ impl<'t> Reading<'t> {
 
     fn yaml(&mut self) {
         for (index, part) in parts(self.text).enumerate() {
-            // Empty documents are free, but not without end.
-            if index >= 4 * MANIFEST_DOCUMENTS_MAX {
+            if index == PARTS_MAX {
                 return self.fail(None, None, ManifestErrorKind::TooManyDocuments);
             }
             if !self.yaml_part(part) {
@@ -376,6 +378,9 @@ fn parts(text: &str) -> impl Iterator<Item = Part<'_>> {
             .is_some_and(|rest| rest.is_empty() || rest.starts_with([' ', '\t', '\r', '\n']));
         if is_marker && has_content {
             starts.push(offset);
+            if starts.len() > PARTS_MAX {
+                break;
+            }
         }
         let trimmed = line.trim();
         let is_prelude = trimmed.is_empty() || trimmed.starts_with('#') || line.starts_with('%');

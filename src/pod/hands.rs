@@ -99,6 +99,13 @@ impl Hands {
         }
     }
 
+    /// Brings configMap, secret and projected volumes up to date, if they are there.
+    pub fn refresh_volumes(&self) {
+        if let Some(sandbox) = &self.sandbox {
+            tokio::spawn(sandbox::refresh_volumes(Arc::clone(sandbox)));
+        }
+    }
+
     /// Takes in a report; returns the event it carries, if any.
     pub fn take(&mut self, report: Report) -> Option<Event> {
         match report {

@@ -161,6 +161,21 @@ impl Drop for Sandbox {
     }
 }
 
+/// Writes what ConfigMaps and Secrets say now into the volumes made of them; a failure leaves what was there.
+pub async fn refresh_volumes(sandbox: Arc<Sandbox>) {
+    let refreshed = tokio::task::spawn_blocking(move || {
+        let (node, pod) = (&sandbox.node, &sandbox.pod);
+        let data = VolumeData { board: &node.board, pod, facts: node.facts(sandbox.ip()) };
+        if let Err(error) = node.volumes.refresh(pod, &data, &sandbox.volumes) {
+            let cause = chain(&error);
+            tracing::warn!(pod = %pod.key, %cause, "a volume keeps its old content");
+        }
+    });
+    if let Err(error) = refreshed.await {
+        tracing::error!(%error, "refreshing volumes failed internally");
+    }
+}
+
 /// Removes a pod's volumes; a failure is logged and made good at the next start (`VolumeRoot::remove_orphans`).
 pub async fn remove_volumes(node: &Arc<NodeContext>, pod: &Arc<Pod>) {
     let (node, pod) = (Arc::clone(node), Arc::clone(pod));

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tracing::{debug, error, info};
 
 use crate::lifecycle::{Action, Event, PodState, PodStatus, Restored, StopReason};
@@ -44,9 +44,15 @@ pub struct WorkerHandle {
     pub logs: Arc<PodLogs>,
     pub published: Arc<PublishedPod>,
     order: watch::Sender<Option<StopOrder>>,
+    refresh: Arc<Notify>,
 }
 
 impl WorkerHandle {
+    /// Tells the pod that a ConfigMap or Secret of its namespace changed: its volumes are brought up to date.
+    pub fn refresh(&self) {
+        self.refresh.notify_one();
+    }
+
     /// Tells the pod to end. May be repeated; grace only shrinks.
     pub fn stop(&self, grace: Option<Duration>, why: StopReason) {
         self.order.send_if_modified(|order| {
@@ -87,6 +93,7 @@ pub struct Worker {
     timers: Timers,
     reports: mpsc::Receiver<Report>,
     order: watch::Receiver<Option<StopOrder>>,
+    refresh: Arc<Notify>,
     shown: Option<PodStatus>,
 }
 
@@ -102,12 +109,14 @@ impl Worker {
         let pod = Arc::clone(published.pod());
         let logs = PodLogs::new();
         let (order, orders) = watch::channel(None);
+        let refresh = Arc::new(Notify::new());
         let handle = WorkerHandle {
             key: pod.key.clone(),
             uid: pod.uid.clone(),
             logs: Arc::clone(&logs),
             published: Arc::clone(&published),
             order,
+            refresh: Arc::clone(&refresh),
         };
         let (reporter, reports) = mpsc::channel(POD_EVENTS_MAX);
         let (state, actions) = PodState::new(Arc::clone(&pod), restored, node.clock.now());
@@ -119,6 +128,7 @@ impl Worker {
             timers: Timers::default(),
             reports,
             order: orders,
+            refresh,
             shown: None,
         };
         tokio::spawn(async move {
@@ -174,6 +184,7 @@ impl Worker {
                         return event;
                     }
                 }
+                () = self.refresh.notified() => self.hands.refresh_volumes(),
                 () = timer => {}
             }
         }

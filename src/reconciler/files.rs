@@ -132,8 +132,9 @@ impl NodeTask {
             let fresh = || uuid::Uuid::new_v4().to_string();
             meta.uid = old.and_then(|m| m.uid.clone()).or_else(|| Some(fresh()));
         }
-        self.data_owners.insert(key, source.clone());
+        self.data_owners.insert(key.clone(), source.clone());
         self.board().upsert(object);
+        self.data_changed(&key.namespace);
     }
 
     /// Ends the folder's pods, and removes its objects, that no file names any more.
@@ -155,6 +156,7 @@ impl NodeTask {
         for key in gone {
             self.data_owners.remove(&key);
             self.board().remove(&key, None);
+            self.data_changed(&key.namespace);
         }
     }
 

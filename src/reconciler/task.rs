@@ -218,6 +218,16 @@ impl NodeTask {
         self.workers.get(uid).map(|entry| &entry.handle)
     }
 
+    /// A ConfigMap or Secret of that namespace changed.
+    pub(super) fn data_changed(&self, namespace: &str) {
+        let here = |e: &&Entry| &*e.handle.key.namespace == namespace && !e.finished;
+        for entry in self.workers.values().filter(here) {
+            if entry.handle.published.pod().volumes.iter().any(|v| v.source.is_data()) {
+                entry.handle.refresh();
+            }
+        }
+    }
+
     fn worker_finished(&mut self, uid: &PodUid) {
         if let Some(entry) = self.workers.get_mut(uid) {
             entry.finished = true;

@@ -44,6 +44,17 @@ pub enum VolumeSource {
     },
 }
 
+impl VolumeSource {
+    /// Whether its files come from objects that may change while the pod runs.
+    #[must_use]
+    pub fn is_data(&self) -> bool {
+        match self {
+            Self::ConfigMap { .. } | Self::Secret { .. } | Self::Projected { .. } => true,
+            Self::EmptyDir { .. } | Self::HostPath { .. } | Self::DownwardApi { .. } => false,
+        }
+    }
+}
+
 /// One file, or a group of files, of a downward API or projected volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ProjectedSource {

@@ -139,3 +139,36 @@ fn an_image_that_is_missing_or_no_module_is_told_in_the_pods_status() {
         assert_eq!(pod["status"]["phase"], "Pending", "{name}");
     }
 }
+
+#[test]
+fn a_changed_config_map_reaches_the_files_of_a_running_module() {
+    let node = Node::start();
+    let map = |text: &str| {
+        format!(
+            "apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: settings}}\ndata: {{greeting: '{text}'}}\n"
+        )
+    };
+    node.put_manifest("map.yaml", &map("first"));
+    node.put_manifest(
+        "pod.yaml",
+        &format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: reader}}\nspec:\n  containers:\n  - name: c\n    image: 'file:{}'\n    \
+             args: [read, /etc/settings/greeting, then, read, /etc/settings/greeting]\n    \
+             volumeMounts: [{{name: v, mountPath: /etc/settings}}]\n  volumes: [{{name: v, configMap: {{name: settings}}}}]\n",
+            guest("files").display()
+        ),
+    );
+    let says = |text: &str| {
+        super::support::wait_for(&format!("{text:?} in the log"), || {
+            node.cli(&["logs", "reader"])
+                .stdout
+                .windows(text.len())
+                .any(|w| w == text.as_bytes())
+                .then_some(())
+        });
+    };
+    says("first");
+    node.put_manifest("map.yaml", &map("second"));
+    // The module is restarted with back-off and reads its files again; its volume was set up once.
+    says("second");
+}

@@ -18,7 +18,14 @@ pub(super) fn check_metadata(
 ) {
     match metadata.name.as_deref() {
         None | Some("") => {
-            check.required(&METADATA.field("name"), "name or generateName is required");
+            let generated = metadata.generate_name.as_deref().is_some_and(|name| !name.is_empty());
+            // The API has made a name of it before anyone looks here.
+            let detail = if generated {
+                "generateName is for the API; a manifest file must give the name itself"
+            } else {
+                "name or generateName is required"
+            };
+            check.required(&METADATA.field("name"), detail);
         }
         Some(name) => check.faults(&METADATA.field("name"), name, name_rule(name)),
     }

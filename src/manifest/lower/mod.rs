@@ -122,6 +122,7 @@ fn lower_pod(pod: &corev1::Pod, uid: PodUid, check: &mut Check<'_>) -> Pod {
     let init_containers = lists.lower_init(init, &init_path, check);
     let containers = lists.lower_regular(&spec.containers, &SPEC.field("containers"), check);
     host_ports(spec, check);
+    inert_words(spec, check);
 
     Pod {
         key,
@@ -143,7 +144,7 @@ fn lower_pod(pod: &corev1::Pod, uid: PodUid, check: &mut Check<'_>) -> Pod {
         qos: qos::class(spec),
         readiness_gates: readiness_gates(spec, check),
         priority: priority(spec),
-        service_account: spec.service_account_name.clone().filter(|name| !name.is_empty()),
+        service_account: service_account(spec, check),
     }
 }
 
@@ -231,6 +232,29 @@ fn readiness_gates(spec: &corev1::PodSpec, check: &mut Check<'_>) -> Vec<String>
             kind.clone()
         })
         .collect()
+}
+
+fn service_account(spec: &corev1::PodSpec, check: &mut Check<'_>) -> Option<String> {
+    let name = spec.service_account_name.as_deref().filter(|name| !name.is_empty())?;
+    check.faults(&SPEC.field("serviceAccountName"), name, rules::dns_subdomain(name));
+    Some(name.to_owned())
+}
+
+/// Words that have no effect here must be Kubernetes' all the same.
+fn inert_words(spec: &corev1::PodSpec, check: &mut Check<'_>) {
+    let dns = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"].map(|word| (word, ()));
+    let dns_path = SPEC.field("dnsPolicy");
+    check.choice(&dns_path, spec.dns_policy.as_deref(), &dns);
+    let config = spec.dns_config.as_ref();
+    let has_servers = config.and_then(|c| c.nameservers.as_ref()).is_some_and(|n| !n.is_empty());
+    if spec.dns_policy.as_deref() == Some("None") && !has_servers {
+        let path = SPEC.field("dnsConfig");
+        let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
+        check.required(&path.field("nameservers"), detail);
+    }
+    let preemption = ["PreemptLowerPriority", "Never"].map(|word| (word, ()));
+    let path = SPEC.field("preemptionPolicy");
+    check.choice(&path, spec.preemption_policy.as_deref(), &preemption);
 }
 
 /// The number, or the one that Kubernetes gives its own two classes.

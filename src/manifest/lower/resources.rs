@@ -48,11 +48,52 @@ pub(super) fn pod(spec: &corev1::PodSpec, check: &mut Check<'_>) -> PodResources
     let Some(wire) = &spec.resources else { return PodResources::default() };
     let path = SPEC.field("resources");
     let (limits, requests) = both(wire, &path, pod_name, check);
+    level_and_containers(spec, &limits, &requests, check);
     PodResources {
         memory_limit_bytes: limits.get("memory").map(Quantity::units_u64).filter(|n| *n > 0),
         memory_request_bytes: requests.get("memory").map(Quantity::units_u64),
         cpu_limit_millis: limits.get("cpu").map(Quantity::millis_u64).filter(|n| *n > 0),
         cpu_request_millis: requests.get("cpu").map(Quantity::millis_u64),
+    }
+}
+
+/// A pod must have room for its containers: for the sum of what they request, and for each one's
+/// limit.
+fn level_and_containers(
+    spec: &corev1::PodSpec,
+    limits: &Amounts,
+    requests: &Amounts,
+    check: &mut Check<'_>,
+) {
+    let amount = |list: Option<&BTreeMap<String, WireQuantity>>, name: &str| {
+        Quantity::parse(&list?.get(name)?.0).ok()
+    };
+    let resources = SPEC.field("resources");
+    let requests_path = resources.field("requests");
+    for (name, request) in requests {
+        let asked = spec
+            .containers
+            .iter()
+            .filter_map(|container| amount(container.resources.as_ref()?.requests.as_ref(), name));
+        if let Some(sum) = asked.reduce(Quantity::plus).filter(|sum| sum > request) {
+            let detail =
+                format!("must be greater than or equal to aggregate container requests of {sum}");
+            check.invalid(&requests_path.key(name), &request.to_string(), detail);
+        }
+    }
+    let list = SPEC.field("containers");
+    for (index, container) in spec.containers.iter().enumerate() {
+        let path = list.index(index);
+        let path = path.field("resources");
+        let path = path.field("limits");
+        for (name, limit) in limits {
+            let own =
+                container.resources.as_ref().and_then(|own| amount(own.limits.as_ref(), name));
+            if let Some(own) = own.filter(|own| own > limit) {
+                let detail = format!("must be less than or equal to pod limits of {limit}");
+                check.invalid(&path.key(name), &own.to_string(), detail);
+            }
+        }
     }
 }
 

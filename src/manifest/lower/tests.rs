@@ -125,6 +125,58 @@ fn rules_of_a_pod() {
 }
 
 #[test]
+fn a_pods_own_limits_must_have_room_for_its_containers() {
+    let c = "containers: [{name: a, image: x, resources: {requests: {cpu: 1}}}, \
+             {name: b, image: x, resources: {limits: {cpu: 2, memory: 1Gi}}}]";
+    check_spec(&[(
+        &format!(
+            "{c}, resources: {{limits: {{cpu: 4, memory: 1Mi}}, requests: {{cpu: 2, memory: 1Mi}}}}"
+        ),
+        &[
+            "spec.resources.requests[cpu]: Invalid value: \"2\": must be greater than or equal to aggregate container requests of 3",
+            "spec.resources.requests[memory]: Invalid value: \"1Mi\": must be greater than or equal to aggregate container requests of 1Gi",
+            "spec.containers[1].resources.limits[memory]: Invalid value: \"1Gi\": must be less than or equal to pod limits of 1Mi",
+        ],
+    )]);
+    let fits = good("name: p", &format!("{c}, resources: {{limits: {{cpu: 4, memory: 1Gi}}}}")).pod;
+    // The pod's own requests come from its containers' where it names none.
+    assert_eq!(fits.resources.cpu_request_millis, Some(3000));
+}
+
+#[test]
+fn words_without_effect_must_still_be_kubernetes_own() {
+    check_spec(&[
+        (
+            &format!("{C}, dnsPolicy: Cluster, preemptionPolicy: Always"),
+            &[
+                "spec.dnsPolicy: Unsupported value: \"Cluster\": supported values: \"ClusterFirst\", \"ClusterFirstWithHostNet\", \"Default\", \"None\"",
+                "spec.preemptionPolicy: Unsupported value: \"Always\": supported values: \"Never\", \"PreemptLowerPriority\"",
+            ],
+        ),
+        (
+            &format!("{C}, dnsPolicy: None"),
+            &[
+                "spec.dnsConfig.nameservers: Required value: must provide at least one DNS nameserver when `dnsPolicy` is None",
+            ],
+        ),
+        (
+            "volumes: [{name: v}], containers: [{name: c, image: x, volumeMounts: [{name: v, mountPath: /v, mountPropagation: Up}]}]",
+            &[
+                "spec.containers[0].volumeMounts[0].mountPropagation: Unsupported value: \"Up\": supported values: \"Bidirectional\", \
+               \"HostToContainer\", \"None\"",
+            ],
+        ),
+        (
+            &format!("{C}, serviceAccountName: A"),
+            &[&format!(
+                "spec.serviceAccountName: Invalid value: \"A\": {}",
+                rules::dns_subdomain("A")[0]
+            )],
+        ),
+    ]);
+}
+
+#[test]
 fn rules_of_metadata() {
     for (metadata, expected) in [
         ("", "metadata.name: Required value: name or generateName is required"),
@@ -523,7 +575,7 @@ fn what_would_change_the_meaning_if_ignored_is_refused() {
 fn what_means_nothing_here_is_warned_about_once_and_what_holds_anyway_is_not() {
     let lowered = good(
         "name: p, finalizers: [a.b/c]",
-        "nodeSelector: {a: b}, dnsPolicy: None, schedulerName: mine, priorityClassName: gold, \
+        "nodeSelector: {a: b}, dnsPolicy: None, dnsConfig: {nameservers: [10.0.0.1]}, schedulerName: mine, priorityClassName: gold, \
          containers: [{name: c, image: x, tty: true, securityContext: {privileged: true, runAsUser: 5}}]",
     );
     let paths: Vec<&str> = lowered.warnings.iter().map(|warning| warning.path.as_str()).collect();
@@ -534,6 +586,7 @@ fn what_means_nothing_here_is_warned_about_once_and_what_holds_anyway_is_not() {
             "spec.containers[0].securityContext.privileged",
             "spec.containers[0].securityContext.runAsUser",
             "spec.containers[0].tty",
+            "spec.dnsConfig",
             "spec.dnsPolicy",
             "spec.nodeSelector",
             "spec.priorityClassName",

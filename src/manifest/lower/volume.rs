@@ -338,6 +338,9 @@ pub(super) fn lower_mounts(
         }
         let read_only = wire.read_only.unwrap_or(false);
         recursive_read_only(wire, read_only, &path, check);
+        let propagation = ["None", "HostToContainer", "Bidirectional"].map(|word| (word, ()));
+        let propagation_path = path.field("mountPropagation");
+        check.choice(&propagation_path, wire.mount_propagation.as_deref(), &propagation);
         let sub_path = sub_path(wire, &path, check);
         mounts.push(Mount { volume: wire.name.clone(), path: mount_path, read_only, sub_path });
     }
