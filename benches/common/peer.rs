@@ -45,7 +45,18 @@ pub enum Code {
 pub struct Peer {
     engine: Engine,
     command: CommandPre<State>,
-    threads: tokio::runtime::Runtime,
+    threads: tokio::runtime::Handle,
+    /// Taken when the peer is dropped.
+    owned: Option<tokio::runtime::Runtime>,
+}
+
+impl Drop for Peer {
+    fn drop(&mut self) {
+        // In an async context, where waiting is not allowed.
+        if let Some(threads) = self.owned.take() {
+            threads.shutdown_background();
+        }
+    }
 }
 
 impl Peer {
@@ -69,7 +80,7 @@ impl Peer {
             .thread_name("peer")
             .enable_all()
             .build()?;
-        Ok(Self { engine, command, threads })
+        Ok(Self { engine, command, threads: threads.handle().clone(), owned: Some(threads) })
     }
 
     /// Starts the module; what it printed is there when it has ended with success.
@@ -120,7 +131,7 @@ impl Started {
 #[allow(clippy::disallowed_methods, reason = "the peer is what podling is compared with")]
 fn context(argv: &[&str], env: &[(&str, String)], output: &MemoryOutputPipe) -> WasiCtx {
     let mut wasi = WasiCtxBuilder::new();
-    wasi.args(argv).stdout(output.clone()).stderr(output.clone());
+    wasi.args(argv).stdout(output.clone()).stderr(output.clone()).allow_tcp(true);
     // A bench offers nothing to the network: whoever is not on this machine is turned away.
     wasi.socket_addr_check(|address, _| {
         let ours = address.ip().is_loopback() || address.ip().is_unspecified();

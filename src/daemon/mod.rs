@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod config;
 pub mod node;
+mod node_object;
 pub mod notify;
 pub mod signals;
 
@@ -62,6 +63,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         remove_orphans(&task, &node).await;
     }
     collect_images(&node).await;
+    node.board.upsert(node_object::node(&node, &config.node_labels));
     let records_stop = CancellationToken::new();
     let records = tokio::spawn(keeper.run(records_stop.clone()));
     let pods_stop = CancellationToken::new();

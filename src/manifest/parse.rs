@@ -105,12 +105,21 @@ struct Reading<'t> {
     validation: FieldValidation,
     /// Documents met so far, empty ones not counted.
     count: usize,
+    /// Objects met so far: the items of a list count singly.
+    objects: usize,
     parsed: Parsed,
 }
 
 impl<'t> Reading<'t> {
     fn new(text: &'t str, validation: FieldValidation) -> Self {
-        Self { text, lines: Lines::new(text), validation, count: 0, parsed: Parsed::default() }
+        Self {
+            text,
+            lines: Lines::new(text),
+            validation,
+            count: 0,
+            objects: 0,
+            parsed: Parsed::default(),
+        }
     }
 
     fn fail(&mut self, place: Option<Place>, at: Option<Position>, kind: ManifestErrorKind) {
@@ -120,10 +129,16 @@ impl<'t> Reading<'t> {
     /// Counts a document; false, with an error once, when there are too many.
     fn admit(&mut self) -> bool {
         self.count += 1;
-        if self.count == MANIFEST_DOCUMENTS_MAX + 1 {
+        self.admit_object()
+    }
+
+    /// Counts an object: a document, or one more item of a list.
+    fn admit_object(&mut self) -> bool {
+        self.objects += 1;
+        if self.objects == MANIFEST_DOCUMENTS_MAX + 1 {
             self.fail(None, None, ManifestErrorKind::TooManyDocuments);
         }
-        self.count <= MANIFEST_DOCUMENTS_MAX
+        self.objects <= MANIFEST_DOCUMENTS_MAX
     }
 
     /// Reads the text as a stream of JSON values. False if it is none: then it may be YAML in flow
@@ -255,7 +270,7 @@ impl<'t> Reading<'t> {
         };
         for (index, item) in items.iter().enumerate() {
             // A document of the file was admitted for the list; its first item stands for it.
-            if index > 0 && !self.admit() {
+            if index > 0 && !self.admit_object() {
                 return;
             }
             // Items of a `PodList` may leave out their kind, as the API server does in its answers.

@@ -120,11 +120,6 @@ impl Quantity {
             Scale::Ten(exponent) => decimal_nanos(whole, fraction, exponent),
             Scale::Two(shift) => binary_nanos(whole, fraction, shift),
         };
-        // Kubernetes drops the binary family where it would have to print a fraction of one.
-        let format = match format {
-            Format::BinarySi if magnitude < NANOS => Format::DecimalSi,
-            Format::DecimalSi | Format::BinarySi | Format::DecimalExponent => format,
-        };
         Ok(Self { nanos: if negative { -magnitude } else { magnitude }, format })
     }
 

@@ -27,7 +27,8 @@ use super::{Net, lock};
 /// both sides of the guest boundary together. A module cannot hold sockets for nothing.
 pub const SOCKET_COST: usize = 1024;
 
-/// Where a member's memory is paid for.
+/// Where a member's memory is paid for. Asked while a socket is locked: it answers at once and does
+/// not call the network.
 pub trait Ledger: Send + Sync + fmt::Debug {
     /// Takes `bytes` if they are to be had. A refusal changes nothing; the network then makes the
     /// writer wait, drops the datagram, or fails the call.

@@ -113,12 +113,11 @@ impl End {
 fn report(offered: &[Offered]) -> bool {
     let mut clean = true;
     for file in offered {
-        let path = file.path.display();
         for warning in &file.warnings {
-            eprintln!("warning: {path}: {warning}");
+            eprintln!("{warning}");
         }
         for problem in file.result.as_ref().err().into_iter().flatten() {
-            eprintln!("error: {path}: {problem}");
+            eprintln!("{problem}");
             clean = false;
         }
     }

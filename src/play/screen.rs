@@ -101,7 +101,7 @@ fn plain((pod, container): &(PodKey, String), row: &Row) -> String {
 impl Live {
     fn new(pods: &[Arc<Pod>]) -> Self {
         let table = MultiProgress::with_draw_target(ProgressDrawTarget::stdout());
-        let style = ProgressStyle::with_template("{prefix}  {wide_msg}");
+        let style = ProgressStyle::with_template("{prefix}  {msg}");
         let style = style.unwrap_or_else(|_| ProgressStyle::default_bar());
         let names = pods
             .iter()
@@ -122,12 +122,28 @@ impl Live {
 
     fn show(&self, key: &(PodKey, String), row: &Row) {
         let Some(bar) = self.rows.get(key) else { return };
-        let ready = if row.ready { "ready" } else { "" };
-        let state = &row.state;
-        let width = self.width.max(24);
-        bar.set_message(format!("{state:width$} {ready:6} restarts {}", row.restarts));
+        bar.set_message(cells(row, columns().saturating_sub(self.width + MARGIN)));
         bar.tick();
     }
+}
+
+/// Columns that the table leaves free: between name and cells, and at the right edge, where a terminal that echoes `^C` would
+/// wrap and lose count of the lines.
+const MARGIN: usize = 6;
+
+/// What a terminal has where it does not say.
+const COLUMNS: usize = 80;
+
+/// The columns of the terminal now; it may have been resized.
+fn columns() -> usize {
+    console::Term::stdout().size_checked().map_or(COLUMNS, |(_rows, columns)| columns.into())
+}
+
+/// A row's cells, what matters most first, cut to `width` characters.
+fn cells(row: &Row, width: usize) -> String {
+    let ready = if row.ready { "ready" } else { "" };
+    let text = format!("{ready:5}  restarts {:<4} {}", row.restarts, row.state);
+    text.chars().take(width).collect()
 }
 
 /// The lines that say where a pod can be reached from this machine.
@@ -154,6 +170,15 @@ fn published(pod: &Pod) -> Vec<String> {
 #[cfg(test)]
 mod test {
     use super::*;
+
+    #[test]
+    fn a_row_of_the_table_is_cut_to_the_terminal_and_keeps_what_matters() {
+        let state = "CrashLoopBackOff (Trapped, exit code 134: unreachable code was executed)";
+        let row = Row { state: state.to_owned(), ready: false, restarts: 12 };
+        let text = cells(&row, 40);
+        assert_eq!(text.chars().count(), 40);
+        assert!(text.contains("restarts 12") && text.contains("CrashLoop"), "{text}");
+    }
 
     #[test]
     fn plain_rows_say_what_matters() {

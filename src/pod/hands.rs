@@ -110,6 +110,9 @@ impl Hands {
     pub fn take(&mut self, report: Report) -> Option<Event> {
         match report {
             Report::Event(event) => {
+                if let Event::StartFailed { run, .. } = &event {
+                    self.logs.abandon(&run.container, run.attempt);
+                }
                 if let Event::Exited { run, .. } | Event::StartFailed { run, .. } = &event {
                     self.forget(run);
                 }

@@ -238,6 +238,17 @@ impl PodLogs {
         ring
     }
 
+    /// A run did not come about: it leaves no log, and the one before it is the newest again.
+    pub fn abandon(&self, container: &ContainerName, attempt: Attempt) {
+        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(entry) = rings.remove(container) else { return };
+        if entry.current.attempt != attempt {
+            rings.insert(container.clone(), entry);
+        } else if let Some(current) = entry.previous {
+            rings.insert(container.clone(), Rings { current, previous: None });
+        }
+    }
+
     #[must_use]
     pub fn get(&self, container: &ContainerName, previous: bool) -> Option<Arc<LogRing>> {
         let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
@@ -336,5 +347,9 @@ mod test {
         let run = |previous| logs.get(&name, previous).map(|r| r.last_text(80, 2048));
         assert_eq!(run(false).as_deref(), Some("run 2\n"));
         assert_eq!(run(true).as_deref(), Some("run 1\n"));
+        logs.abandon(&name, 1);
+        assert_eq!(run(false).as_deref(), Some("run 2\n"), "an older run is not the newest");
+        logs.abandon(&name, 2);
+        assert_eq!(run(false).as_deref(), Some("run 1\n"));
     }
 }

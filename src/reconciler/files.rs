@@ -167,16 +167,20 @@ impl NodeTask {
         if self.reported.get(&file.path).is_some_and(|before| *before == said) {
             return;
         }
-        let path = file.path.display().to_string();
         for text in &said {
-            self.complain(&path, text);
+            self.say(text);
         }
         self.reported.insert(file.path.clone(), said);
     }
 
+    /// Says what is wrong with what a source offers.
+    fn complain(&self, source: &str, problem: &str) {
+        self.say(&format!("{source}: {problem}"));
+    }
+
     /// A manifest has no object to hang an Event on, so its troubles are events of the node.
-    fn complain(&self, file: &str, problem: &str) {
-        warn!(%file, "{problem}");
+    fn say(&self, text: &str) {
+        warn!("{text}");
         let draft = EventDraft {
             involved: ObjectReference {
                 kind: Some("Node".into()),
@@ -185,7 +189,7 @@ impl NodeTask {
             },
             warning: true,
             reason: "FailedValidation".into(),
-            message: format!("{file}: {problem}"),
+            message: text.to_owned(),
             component: "podling".into(),
             host: self.node.node.name.clone(),
         };

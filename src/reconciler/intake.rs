@@ -9,7 +9,8 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as corev1;
 
 use crate::board::{self, ObjectKey};
-use crate::manifest::{self, FieldError, FieldValidation, Object};
+use crate::manifest::check::{Report, Severity, check_text};
+use crate::manifest::{self, FieldError, FieldErrorKind, FieldValidation, Object};
 use crate::reconciler::desired::Accepted;
 use crate::source::folder::FolderFile;
 use crate::spec::{PodUid, Source};
@@ -39,10 +40,10 @@ impl Offer {
 #[derive(Clone, Debug)]
 pub struct Offered {
     pub path: PathBuf,
-    /// Every object of the file, or everything that is wrong with it: one mistake keeps the whole file out, as a half-applied
+    /// Every object of the file, or everything that is wrong with it, each a line that names the file: one mistake keeps the whole file out, as a half-applied
     /// file would be harder to understand than an absent one.
     pub result: Result<Vec<Offer>, Vec<String>>,
-    /// Things that were accepted and mean nothing here.
+    /// Things that were accepted and mean nothing here, each a line that names the file.
     pub warnings: Vec<String>,
 }
 
@@ -55,31 +56,28 @@ pub fn read_file(file: &FolderFile, source: &Source, node_name: &str) -> Offered
         Ok(text) => text,
         Err(error) => return failed(vec![crate::error::chain(&**error)]),
     };
-    let parsed = manifest::parse(text, FieldValidation::Strict);
-    let mut problems: Vec<String> = parsed.errors.iter().map(ToString::to_string).collect();
-    let mut warnings: Vec<String> = parsed.warnings.iter().map(ToString::to_string).collect();
+    // The very check that `podling check` makes, so that both say the same with the same places.
+    let mut report = Report::default();
+    check_text(&file.path, text, &mut report);
+    let said = |severity| {
+        let of_it = report.findings.iter().filter(move |f| f.severity == severity);
+        of_it.map(ToString::to_string).collect::<Vec<String>>()
+    };
+    if !report.is_clean() {
+        return failed(said(Severity::Error));
+    }
     let mut offers = vec![];
-    for document in parsed.documents {
+    for document in manifest::parse(text, FieldValidation::Strict).documents {
         let place = document.place.to_string();
         match offer(document.object, source, node_name) {
-            Ok((offer, warned)) => {
-                offers.push(offer);
-                warnings.extend(warned.into_iter().map(|w| format!("{place}: {w}")));
+            Ok((offer, _warned)) => offers.push(offer),
+            Err(errors) => {
+                let path = file.path.display();
+                return failed(errors.iter().map(|e| format!("{path}: {place}: {e}")).collect());
             }
-            Err(errors) => problems.extend(errors.iter().map(|e| format!("{place}: {e}"))),
         }
     }
-    let mut keys: Vec<ObjectKey> = offers.iter().map(Offer::key).collect();
-    keys.sort();
-    let twice = keys.windows(2).filter(|pair| pair[0] == pair[1]).map(|pair| &pair[0]);
-    problems.extend(
-        twice.map(|k| format!("{} {}/{} is named twice", k.kind.as_str(), k.namespace, k.name)),
-    );
-    if problems.is_empty() {
-        Offered { path: file.path.clone(), result: Ok(offers), warnings }
-    } else {
-        failed(problems)
-    }
+    Offered { path: file.path.clone(), result: Ok(offers), warnings: said(Severity::Warning) }
 }
 
 /// Reads a manifest file by its path; for `play`.
@@ -126,7 +124,12 @@ pub fn pod_offer(
     object.metadata.managed_fields = None;
     object.status = None;
     if let Some(spec) = &mut object.spec {
-        spec.node_name.get_or_insert_with(|| node_name.to_owned());
+        let named = spec.node_name.get_or_insert_with(|| node_name.to_owned());
+        if named != node_name {
+            let (value, path) = (format!("{named:?}"), "spec.nodeName".to_owned());
+            let detail = format!("this node is {node_name:?}");
+            return Err(vec![FieldError { path, kind: FieldErrorKind::Invalid { value, detail } }]);
+        }
     }
     let lowered = manifest::lower(&object, source, uid)?;
     if matches!(source, Source::Folder(_) | Source::Play(_)) {

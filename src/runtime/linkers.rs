@@ -85,7 +85,7 @@ const WASI_0_2: &[(&str, Link)] = {
     ]
 };
 
-/// The packages of WASI 0.3 that we offer, whole. Its sockets follow with ours.
+/// The packages of WASI 0.3 that we offer, whole; its sockets are ours.
 const WASI_0_3: &[(&str, Link)] = &[
     ("wasi:cli/", p3::cli::add_to_linker),
     ("wasi:clocks/", p3::clocks::add_to_linker),
@@ -110,6 +110,7 @@ impl Linkers {
             link(&mut component)?;
         }
         sockets::add_to_linker_p2(&mut component)?;
+        sockets::add_to_linker_p3(&mut component)?;
         lifecycle::add_to_linker(&mut component)?;
 
         let mut core = wasmtime::Linker::new(engine);
@@ -151,7 +152,8 @@ pub(crate) fn offers(name: &str) -> bool {
             || sockets::WASI_0_2.contains(&interface);
     }
     version.starts_with("0.3.")
-        && WASI_0_3.iter().any(|(package, _)| interface.starts_with(package))
+        && (WASI_0_3.iter().any(|(package, _)| interface.starts_with(package))
+            || sockets::WASI_0_3.contains(&interface))
 }
 
 #[cfg(test)]
@@ -167,6 +169,7 @@ mod test {
             "wasi:cli/stdout@0.3.0",
             "wasi:io/poll@0.2.3",
             "wasi:sockets/tcp@0.2.0",
+            "wasi:sockets/types@0.3.0",
             "podling:pod/lifecycle@0.1.0",
         ] {
             assert!(offers(name), "{name}");
@@ -176,7 +179,7 @@ mod test {
             "wasi:cli/environment@0.4.0",
             "wasi:clocks/timezone@0.2.0",
             "wasi:nn/graph@0.2.0",
-            "wasi:sockets/types@0.3.0",
+            "wasi:sockets/types@0.4.0",
             "env",
         ] {
             assert!(!offers(name), "{name}");

@@ -321,7 +321,6 @@ fn inherit(target: &Target, current: &Object, object: &mut Object) -> Result<(),
         annotations: meta.annotations.take(),
         finalizers: meta.finalizers.take(),
         owner_references: meta.owner_references.take(),
-        managed_fields: None,
         ..old.clone()
     };
     *meta = fresh;

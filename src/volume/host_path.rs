@@ -74,7 +74,7 @@ pub enum Rule {
     #[error("it contains {}, which is the daemon's own", .0.display())]
     ContainsOwn(PathBuf),
     #[error(
-        "pods that come over the API or MQTT get only what the node's configuration lists (volumes.hostPathAllow)"
+        "pods that come over the API or MQTT get only what the node's configuration lists (hostPathAllowList)"
     )]
     NotAllowed,
     #[error("where it lies cannot be told for certain")]

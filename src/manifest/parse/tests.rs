@@ -83,6 +83,19 @@ fn lists_are_flattened() {
 }
 
 #[test]
+fn a_list_is_one_document_and_its_items_are_counted_singly() {
+    let list = |items: usize| {
+        let item = "- {apiVersion: v1, kind: ConfigMap, metadata: {name: m}}\n";
+        format!("apiVersion: v1\nkind: List\nitems:\n{}---\nkind: Pod\n", item.repeat(items))
+    };
+    let full = strict(&list(MANIFEST_DOCUMENTS_MAX - 1));
+    assert_eq!(full.documents.len(), MANIFEST_DOCUMENTS_MAX - 1);
+    assert!(errors(&full)[0].starts_with("document 2 (Pod), line 516"), "{:?}", errors(&full));
+    let over = strict(&list(MANIFEST_DOCUMENTS_MAX));
+    assert_eq!(errors(&over), ["more than 512 documents in one manifest"]);
+}
+
+#[test]
 fn an_error_says_where_it_is_and_hides_no_other() {
     let text = "\
 apiVersion: v1
