@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::board::Kind;
 use crate::limits::MANIFEST_BYTES_MAX;
+use crate::manifest::check::{Report, check_text};
 use crate::manifest::{self, FieldValidation, Object};
 
 /// One object of a file, as the server wants it.
@@ -80,9 +81,10 @@ fn parse(shown: &str, text: &[u8], namespace: Option<&str>) -> anyhow::Result<Ve
         super::complain(&format!("Warning: {shown}: {warning}"));
     }
     if !parsed.errors.is_empty() {
-        let errors: Vec<String> =
-            parsed.errors.iter().map(|error| format!("{shown}: {error}")).collect();
-        bail!(errors.join("\nerror: "));
+        // What the server would say after these is told now: nobody wants to learn of one mistake at a time.
+        let mut report = Report::default();
+        check_text(Path::new(shown), text, &mut report);
+        bail!("{shown} is not applied\n{report}");
     }
     parsed.documents.into_iter().map(|document| wanted(document.object, namespace)).collect()
 }

@@ -14,7 +14,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use notify::Watcher;
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, Watcher};
 use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -222,15 +223,34 @@ pub async fn run(path: PathBuf, out: mpsc::Sender<Snapshot>, stop: CancellationT
     }
 }
 
+/// Whether an event can mean that the folder's content is another one. Our own reading opens and closes files, which the
+/// kernel tells as well: heeding that would wake us for ever.
+fn is_news(kind: &EventKind) -> bool {
+    match kind {
+        EventKind::Access(AccessKind::Close(AccessMode::Write)) => true,
+        EventKind::Access(_) => false,
+        EventKind::Any
+        | EventKind::Create(_)
+        | EventKind::Modify(_)
+        | EventKind::Remove(_)
+        | EventKind::Other => true,
+    }
+}
+
 /// Starts the kernel's notification; without it the folder is still polled.
 fn watch(path: &Path, changed: &Arc<Notify>) -> Option<notify::RecommendedWatcher> {
     let signal = Arc::clone(changed);
-    let watched = notify::recommended_watcher(move |_event| signal.notify_one()).and_then(
-        |mut watcher: notify::RecommendedWatcher| {
+    let wake = move |event: notify::Result<notify::Event>| {
+        if event.is_ok_and(|event| !is_news(&event.kind)) {
+            return;
+        }
+        signal.notify_one();
+    };
+    let watched =
+        notify::recommended_watcher(wake).and_then(|mut watcher: notify::RecommendedWatcher| {
             watcher.watch(path, notify::RecursiveMode::NonRecursive)?;
             Ok(watcher)
-        },
-    );
+        });
     match watched {
         Ok(watcher) => {
             info!(folder = %path.display(), "watching manifests");
@@ -285,6 +305,35 @@ mod test {
         let snapshot = Folder::new(dir.path().to_owned()).scan().unwrap().unwrap();
         let error = snapshot[0].content.as_ref().unwrap_err().to_string();
         assert!(error.contains("has 104857600 bytes"), "{error}");
+    }
+
+    #[test]
+    fn reading_the_folder_is_no_news_of_it() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("a.yaml"), "1").unwrap();
+        let (tell, told) = std::sync::mpsc::channel();
+        let mut watcher =
+            notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+                let kind = event.unwrap().kind;
+                // The channel closes when the test has seen enough.
+                let _ = tell.send(kind);
+            })
+            .unwrap();
+        watcher.watch(dir.path(), notify::RecursiveMode::NonRecursive).unwrap();
+        Folder::new(dir.path().to_owned()).scan().unwrap();
+        std::fs::write(dir.path().join("b.yaml"), "2").unwrap();
+        // Everything before the new file came from the reading.
+        let mut reading = 0;
+        loop {
+            let kind = told.recv_timeout(Duration::from_secs(60)).unwrap();
+            if matches!(kind, EventKind::Create(_)) {
+                assert!(is_news(&kind));
+                break;
+            }
+            reading += 1;
+            assert!(!is_news(&kind), "{kind:?}");
+        }
+        assert!(reading > 0, "the kernel tells of reading, or this test shows nothing");
     }
 
     #[test]

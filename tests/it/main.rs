@@ -14,5 +14,6 @@ mod bad_input;
 mod crashes;
 mod folder;
 mod play;
+mod publish;
 mod restart;
 mod support;
