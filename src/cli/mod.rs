@@ -1,7 +1,7 @@
 //! The command line: what a person at the gateway types.
 //!
 //! Owns: argument parsing, the client of the local API, everything that is printed, exit codes. Not: pods; `daemon` and `play` run them, and
-//! the other commands ask the daemon over its socket ([`client`]), as `kubectl` would. Words, tables and messages are kubectl's.
+//! the other commands ask the daemon over its socket (`client`), as `kubectl` would. Words, tables and messages are kubectl's.
 //!
 //! Output: results on stdout, everything else on stderr. Nothing is coloured, and nothing is drawn twice, so that a pipe sees what a terminal
 //! sees. A reader that goes away (`| head`) ends the command quietly.

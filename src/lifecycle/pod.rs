@@ -12,7 +12,7 @@
 //!    └─ Stop ──────────────────────────────────────────────────────────────┴─► Ending ──all gone──► ended
 //!                                                   after a Stop: ──► TearDownSandbox ──SandboxGone──► finished
 //! ```
-//! Sources: `KUBELET.md` 6 (`computePodActions`), 7, 10. Each function ends with the pod at rest: [`PodState::advance`]
+//! Sources: `KUBELET.md` 6 (`computePodActions`), 7, 10. Each function ends with the pod at rest: `PodState::advance`
 //! does whatever the new situation asks for.
 
 mod advance;

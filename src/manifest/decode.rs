@@ -5,7 +5,7 @@
 //! with their paths. Not: what values mean (`lower`).
 //!
 //! A type error does not end the reading: the offending value is taken for absent and the reading
-//! starts over, so that the next error is found as well. [`TYPE_ERRORS_MAX`] bounds that.
+//! starts over, so that the next error is found as well. `TYPE_ERRORS_MAX` bounds that.
 
 use std::fmt;
 

@@ -28,7 +28,7 @@ pub fn object(object: &mut Object) {
     }
 }
 
-/// As [`object`], for a secret: `stringData` becomes `data`, as on a real API server.
+/// As [`object()`], for a secret: `stringData` becomes `data`, as on a real API server.
 pub fn secret(secret: &mut corev1::Secret) {
     let namespace = object::namespace(&secret.metadata).to_owned();
     secret.metadata.namespace = Some(namespace);
@@ -41,7 +41,7 @@ pub fn secret(secret: &mut corev1::Secret) {
     }
 }
 
-/// As [`object`], for a pod.
+/// As [`object()`], for a pod.
 pub fn pod(pod: &mut corev1::Pod) {
     let namespace = object::namespace(&pod.metadata).to_owned();
     pod.metadata.namespace = Some(namespace);

@@ -9,7 +9,7 @@
 //! input*, so its place, and whether it was quoted, can be had from the slice itself. With both
 //! known, every later error has a line, and a value has the type it has for `kubectl`.
 //!
-//! Limits: [`NODES_MAX`] values and [`TEXT_BYTES_MAX`] bytes of text per document, after aliases
+//! Limits: [`NODES_MAX`] values and `TEXT_BYTES_MAX` bytes of text per document, after aliases
 //! are expanded. `serde_yaml` bounds the depth (128) and its own alias jumps; the pre-scan in
 //! `scan` bounds what it is given.
 

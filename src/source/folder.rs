@@ -311,7 +311,7 @@ mod test {
     fn reading_the_folder_is_no_news_of_it() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::write(dir.path().join("a.yaml"), "1").unwrap();
-        let (tell, told) = std::sync::mpsc::channel();
+        let (tell, told) = std::sync::mpsc::sync_channel(1024);
         let mut watcher =
             notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
                 let kind = event.unwrap().kind;

@@ -10,7 +10,7 @@
 //! the network.
 //! How: we implement the host traits that wasmtime-wasi generated for itself, on a view of our own.
 //! Those traits name wasmtime-wasi's resource types; a `Resource` is only a typed index, so each
-//! handle is retyped to ours at the door ([`ours`], [`theirs`]) and theirs is never made. A wrong
+//! handle is retyped to ours at the door (`ours`, `theirs`) and theirs is never made. A wrong
 //! retyping is caught by the table, as a trap.
 //! Limits: the resource table's own; sockets and bytes by the member's
 //! ([`crate::net::MemberLimits`]).
