@@ -63,9 +63,18 @@ pub(super) fn config(
     Ok(file.overlaid_by(over).resolve(&Places::of_this_process())?)
 }
 
+/// Threads for disk work of the control plane. A flash chip serves a few requests at a time; a hundred pods that start together
+/// take turns instead of costing a hundred stacks.
+const BLOCKING_THREADS_MAX: usize = 8;
+
+/// How long such a thread waits for more work before it goes.
+const BLOCKING_KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(2);
+
 fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .thread_keep_alive(BLOCKING_KEEP_ALIVE)
         .thread_name("control")
         .enable_all()
         .build()
