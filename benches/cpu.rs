@@ -58,7 +58,7 @@ async fn cost(options: Options) -> anyhow::Result<Table> {
     let module = guests::path("bench-cpu");
     let bare = Peer::new(&module, 1, Code::WithoutEpochs)?;
     let checks = Peer::new(&module, 1, Code::AsPodling)?;
-    let rounds = if options.quick { "2" } else { "20" };
+    let rounds = if options.quick { "20" } else { "200" };
     let argv = ["bench-cpu", rounds];
     let mut fuelled = Plan::new(&fuel, &argv);
     fuelled.limits = RunLimits { fuel: Some(u64::MAX / 2), ..RunLimits::unlimited() };
@@ -81,7 +81,8 @@ async fn cost(options: Options) -> anyhow::Result<Table> {
         ("podling with a fuel limit", ""),
     ];
     for ((what, goal), times) in what.into_iter().zip(&times) {
-        let pairs: Vec<f64> = times.iter().zip(&base).map(|(with, without)| with / without).collect();
+        let pairs: Vec<f64> =
+            times.iter().zip(&base).map(|(with, without)| with / without).collect();
         table.row(vec![
             what.into(),
             Cell::Number(median(times), 0),
@@ -172,7 +173,8 @@ fn thread_seconds(name: &str) -> anyhow::Result<f64> {
 async fn kill(host: &Host, options: Options) -> anyhow::Result<Table> {
     let spin = host.prepare("spin", false).await?;
     let sleep = host.prepare("sleep", false).await?;
-    let mut table = Table::new("From kill to the end of the run (ms)", &["", "p50", "p99", "largest"]);
+    let mut table =
+        Table::new("From kill to the end of the run (ms)", &["", "p50", "p99", "largest"]);
     let cases = [
         ("a spinning module", &spin, ["spin", "0"], 1),
         ("a spinning module among four", &spin, ["spin", "0"], 4),
@@ -252,9 +254,8 @@ const TIMER: &str = r#"(module
 
 async fn lateness(host: &Host, options: Options) -> anyhow::Result<Table> {
     let turns = if options.quick { TIMER_TURNS / 10 } else { TIMER_TURNS };
-    let text = TIMER
-        .replace("TURNS", &turns.to_string())
-        .replace("NANOSECONDS", &TIMER_NS.to_string());
+    let text =
+        TIMER.replace("TURNS", &turns.to_string()).replace("NANOSECONDS", &TIMER_NS.to_string());
     let timer = host.prepare_bytes("timer.wasm", &wat::parse_str(&text)?).await?;
     let spin = host.prepare("spin", false).await?;
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
@@ -262,8 +263,7 @@ async fn lateness(host: &Host, options: Options) -> anyhow::Result<Table> {
         format!("How late a module's 10 ms timer is, on {cores} cores (ms)"),
         &["", "p50", "p99", "largest", "host p50", "host p99", "goal"],
     );
-    for (what, spinners, goal) in
-        [("alone", 0, ""), ("with four spinning modules", 4, "p99 ≤ 5")]
+    for (what, spinners, goal) in [("alone", 0, ""), ("with four spinning modules", 4, "p99 ≤ 5")]
     {
         let (guest, control) = lateness_with(host, &timer, &spin, spinners).await?;
         table.row(vec![

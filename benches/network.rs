@@ -10,6 +10,7 @@ use anyhow::Context as _;
 
 use common::Options;
 use common::guests::{self, Host, Plan};
+use common::host_only::{self, Work};
 use common::peer::{Code, Peer, Started};
 use common::report::{Cell, Report, Table};
 use common::stats::{median, spread};
@@ -105,6 +106,7 @@ fn main() -> anyhow::Result<()> {
         let title = format!("Two modules of a pod, {threads} guest thread(s): {note}");
         report.table(control.block_on(compare(title, threads, options))?);
     }
+    report.table(without_guests(cores, options)?);
     report.finish();
     Ok(())
 }
@@ -136,6 +138,37 @@ async fn compare(title: String, threads: usize, options: Options) -> anyhow::Res
     table.note("medians of alternating rounds; spread: largest over smallest of podling's rounds");
     ours.end().await?;
     theirs.end().await?;
+    Ok(table)
+}
+
+/// The same two networks with both ends in the host.
+fn without_guests(threads: usize, options: Options) -> anyhow::Result<Table> {
+    let workers =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build()?;
+    let title = format!("For comparison, two tasks of the host, {threads} threads, no WebAssembly");
+    let mut table = Table::new(title, &["", "podling", "kernel", "ratio"]);
+    let part = if options.quick { 10 } else { 1 };
+    let cases = [
+        ("throughput, 64 KiB writes (MiB/s)", Work::Throughput(65536, (1 << 30) / part), true),
+        ("throughput, 4 KiB writes (MiB/s)", Work::Throughput(4096, (1 << 29) / part), true),
+        ("round trip of 64 B, mean (µs)", Work::PingPong(64, 20_000), false),
+    ];
+    for (what, work, more) in cases {
+        let (mut a, mut b) = (vec![], vec![]);
+        for _ in 0..options.rounds(ROUNDS) {
+            a.push(workers.block_on(async { tokio::spawn(host_only::ours(work)).await })??);
+            b.push(workers.block_on(async { tokio::spawn(host_only::kernel(work)).await })??);
+        }
+        let (a, b) = (median(&a), median(&b));
+        let decimals = if more { 0 } else { 2 };
+        let ratio = if more { format!("{:.1} ×", a / b) } else { format!("1/{:.1}", b / a) };
+        table.row(vec![
+            what.into(),
+            Cell::Number(a, decimals),
+            Cell::Number(b, decimals),
+            ratio.into(),
+        ]);
+    }
     Ok(table)
 }
 

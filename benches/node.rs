@@ -119,7 +119,8 @@ async fn few(report: &mut Report, options: Options) -> anyhow::Result<()> {
         row("durable → both started", &part(|t| t.started), "p99 ≤ 5");
         row("durable → both heard", &part(|t| t.heard), "");
     }
-    let raw: Vec<f64> = (0..options.rounds(STARTS)).map(|_| node.fsync()).collect::<Result<_, _>>()?;
+    let raw: Vec<f64> =
+        (0..options.rounds(STARTS)).map(|_| node.fsync()).collect::<Result<_, _>>()?;
     starts.row(vec![
         "a bare write + fsync of 2 KiB on this disk".into(),
         Cell::Number(median(&raw), 2),
@@ -223,9 +224,8 @@ impl Node {
         let how = Deletion { grace: Some(Duration::ZERO), ..Deletion::default() };
         self.handle.delete_pod(key.clone(), how).await?;
         self.gone(&key).await?;
-        let milliseconds = |from: Instant, to: Instant| {
-            to.saturating_duration_since(from).as_secs_f64() * 1e3
-        };
+        let milliseconds =
+            |from: Instant, to: Instant| to.saturating_duration_since(from).as_secs_f64() * 1e3;
         Ok(Times {
             durable: milliseconds(asked, durable),
             started: milliseconds(durable, started),
@@ -273,7 +273,10 @@ impl Node {
             anyhow::ensure!(
                 Instant::now() < deadline,
                 "{running} of {count} pods run; one says {:?}",
-                pods.iter().filter_map(Object::as_pod).find(|pod| !runs(pod)).map(|pod| &pod.status)
+                pods.iter()
+                    .filter_map(Object::as_pod)
+                    .find(|pod| !runs(pod))
+                    .map(|pod| &pod.status)
             );
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

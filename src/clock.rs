@@ -10,6 +10,9 @@
 use std::cmp::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// A hundred years: what is later than that never comes.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// An instant: monotonic for decisions, wall clock for display.
 ///
 /// Equality and order look at the monotonic reading only.
@@ -109,10 +112,11 @@ impl Clock {
         Timestamp { mono: self.start.elapsed(), wall_ms }
     }
 
-    /// The instant of the runtime's timer wheel that corresponds to `at`; in the past if `at` is.
+    /// The instant of the runtime's timer wheel that corresponds to `at`; in the past if `at` is. A time that no clock
+    /// will ever show (a grace of `i64::MAX` seconds is a valid one) is as far away as may be.
     #[must_use]
     pub fn instant(&self, at: Timestamp) -> Instant {
-        self.start + at.mono
+        self.start.checked_add(at.mono).unwrap_or_else(|| self.start + NEVER)
     }
 }
 
@@ -127,6 +131,13 @@ mod test {
         assert!(early < late);
         assert_eq!(late.since(early), Duration::from_secs(1));
         assert_eq!(early.since(late), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_time_beyond_all_clocks_is_far_away_and_no_panic() {
+        let clock = Clock::start();
+        let never = clock.now().plus(Duration::MAX);
+        assert!(clock.instant(never) > clock.instant(clock.now().plus(Duration::from_secs(1))));
     }
 
     #[test]

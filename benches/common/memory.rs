@@ -51,7 +51,8 @@ impl Memory {
     /// # Errors
     /// If the kernel does not tell.
     pub fn now() -> anyhow::Result<Self> {
-        let rollup = std::fs::read_to_string("/proc/self/smaps_rollup").context("read smaps_rollup")?;
+        let rollup =
+            std::fs::read_to_string("/proc/self/smaps_rollup").context("read smaps_rollup")?;
         let of = |name: &str| {
             let line = rollup.lines().find_map(|line| line.strip_prefix(name));
             line.and_then(kib).with_context(|| format!("no {name} in smaps_rollup"))

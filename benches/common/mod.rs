@@ -11,6 +11,7 @@
 )]
 
 pub mod guests;
+pub mod host_only;
 pub mod memory;
 pub mod peer;
 pub mod report;

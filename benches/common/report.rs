@@ -67,7 +67,8 @@ impl Table {
         let shown: Vec<Vec<String>> =
             self.rows.iter().map(|row| row.iter().map(Cell::shown).collect()).collect();
         let width = |column: usize| {
-            let cells = shown.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+            let cells =
+                shown.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
             cells.chain([self.head[column].chars().count()]).max().unwrap_or(0)
         };
         let widths: Vec<usize> = (0..self.head.len()).map(width).collect();
@@ -115,6 +116,12 @@ impl Report {
     pub fn new(bench: &'static str, json: bool) -> Self {
         if !json {
             println!("{bench}: {}", machine());
+        }
+        if std::env::var_os("RUST_BACKTRACE").is_some_and(|value| value != "0") {
+            // Every error that wasmtime carries then takes one, and "would block" is an error.
+            eprintln!(
+                "{bench}: RUST_BACKTRACE is set, which makes connections several times as dear"
+            );
         }
         Self { bench, json, load_at_start: load(), tables: vec![] }
     }

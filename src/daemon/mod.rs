@@ -20,12 +20,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::daemon::backend::NodeBackend;
 use crate::daemon::config::Config;
 use crate::daemon::node::NodeParts;
+use crate::daemon::signals::Signals;
 use crate::reconciler::records::RecordKeeper;
 use crate::reconciler::{NodeHandle, NodeTask, Offered, intake};
 use crate::server::{App, listen};
@@ -58,45 +60,72 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let node = parts.context(Arc::<RecordKeeper>::clone(&keeper));
     let (mut task, handle) =
         NodeTask::new(Arc::clone(&node), Some(store), Some(Arc::clone(&keeper)));
-    task.restore(loaded);
-    if first_folder(&mut task, &config).await {
+    // What belongs to no pod may go only if all pods are known: one broken file must not cost its pod's data.
+    let restored_all = task.restore(loaded);
+    if first_folder(&mut task, &config).await && restored_all {
+        task.forget_orphans();
         remove_orphans(&task, &node).await;
     }
     collect_images(&node).await;
     node.board.upsert(node_object::node(&node, &config.node_labels));
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
     let records_stop = CancellationToken::new();
     let records = tokio::spawn(keeper.run(records_stop.clone()));
     let pods_stop = CancellationToken::new();
-    let pods = tokio::spawn(task.run(pods_stop.clone()));
+    let mut pods = Part::spawn("the node's task failed", task.run(pods_stop.clone()));
     watch_folder(&config, &handle, &stop);
     let app = App::new(Arc::new(NodeBackend::new(handle)), node.clock, stop.clone());
-    let server = tokio::spawn(listen::serve(listener, app, stop.clone()));
+    let serve = listen::serve(listener, app, stop.clone());
+    let mut server = Part::spawn("the API server failed", serve);
     info!(node = %config.node_name, socket = %config.socket.display(), "podling is up");
     notify::ready();
-    let served = wait_for_end(server, &stop).await;
+    let served = tokio::select! {
+        signal = signals.next() => {
+            info!(signal, "stopping; a second signal ends at once");
+            Ok(())
+        }
+        // Neither ends by itself. Without one of them the daemon is of no use, and its service manager should know.
+        failed = pods.ended() => failed.and(Err(anyhow::anyhow!("the node's task has ended"))),
+        failed = server.ended() => failed.and(Err(anyhow::anyhow!("the API server has ended"))),
+    };
     notify::stopping();
-    stop.cancel();
-    pods_stop.cancel();
-    pods.await.context("the node's task failed")?;
+    let orderly = async {
+        stop.cancel();
+        let served = server.ended().await;
+        pods_stop.cancel();
+        served.and(pods.ended().await)
+    };
+    let ended = tokio::select! {
+        ended = orderly => ended,
+        signal = signals.next() => {
+            warn!(signal, "told again to stop: not waiting for the pods");
+            Ok(())
+        }
+    };
     records_stop.cancel();
     records.await.context("writing restart counts failed")?;
     node.runtime.shutdown(RUNTIME_SHUTDOWN).await;
     info!("podling has ended");
-    served
+    served.and(ended)
 }
 
-/// Waits for a signal, or for the server to fail.
-async fn wait_for_end(
-    mut server: tokio::task::JoinHandle<()>,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
-    tokio::select! {
-        signal = signals::stop() => {
-            info!(signal = signal?, "stopping");
-            stop.cancel();
-            server.await.context("the API server failed")
-        }
-        ended = &mut server => ended.context("the API server failed"),
+/// A task that the daemon stands on.
+struct Part {
+    failure: &'static str,
+    task: Option<JoinHandle<()>>,
+}
+
+impl Part {
+    fn spawn(failure: &'static str, work: impl Future<Output = ()> + Send + 'static) -> Self {
+        Self { failure, task: Some(tokio::spawn(work)) }
+    }
+
+    /// Waits for its end; at once if that was seen before.
+    async fn ended(&mut self) -> anyhow::Result<()> {
+        let Some(task) = &mut self.task else { return Ok(()) };
+        let ended = task.await;
+        self.task = None;
+        ended.context(self.failure)
     }
 }
 
@@ -109,10 +138,7 @@ async fn first_folder(task: &mut NodeTask, config: &Config) -> bool {
         Ok::<_, folder::ReadFolderError>(snapshot.map(|s| read_all(&s, &node_name)))
     });
     match read.await {
-        Ok(Ok(Some(offered))) => {
-            task.restore_folder(offered);
-            true
-        }
+        Ok(Ok(Some(offered))) => task.restore_folder(offered),
         Ok(Ok(None)) => true,
         // Reported by the watching task, which tries again.
         Ok(Err(_)) | Err(_) => false,

@@ -9,7 +9,7 @@ use tokio_util::task::TaskTracker;
 use super::label;
 use super::screen::Screen;
 use crate::board::logs::{LogCursor, LogSource};
-use crate::pod::logs::LogRing;
+use crate::pod::logs::{LogRing, PodLogs};
 use crate::reconciler::NodeHandle;
 use crate::spec::{ContainerName, Pod};
 
@@ -54,18 +54,28 @@ async fn follow(
     };
     let prefix = format!("[{}/{container}]", label(&pod.key));
     let mut begun = logs.changed();
-    let mut last: Option<u32> = None;
+    let mut last = None;
     loop {
         begun.mark_unchanged();
-        match logs.get(container, false).filter(|ring| last != Some(ring.attempt)) {
+        match next(&logs, container, last.as_ref()) {
             Some(ring) => {
-                last = Some(ring.attempt);
                 print(&ring, &prefix, screen, done).await;
+                last = Some(ring);
             }
             None if done.is_cancelled() => return,
             None => wait(&mut begun, done).await,
         }
     }
+}
+
+/// The run that has begun since. Not told by its number: a start that failed is tried again under the same one.
+fn next(
+    logs: &PodLogs,
+    container: &ContainerName,
+    last: Option<&Arc<LogRing>>,
+) -> Option<Arc<LogRing>> {
+    let ring = logs.get(container, false)?;
+    last.is_none_or(|last| !Arc::ptr_eq(last, &ring)).then_some(ring)
 }
 
 /// Prints one run's output to its end.
@@ -97,5 +107,24 @@ async fn wait(news: &mut watch::Receiver<u64>, done: &CancellationToken) {
         // An error means that the writer is gone: there will be no more news, only the end.
         changed = news.changed() => if changed.is_err() { done.cancelled().await },
         () = done.cancelled() => {}
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::clock::Clock;
+
+    #[test]
+    fn a_start_that_is_tried_again_is_followed_and_none_is_followed_twice() {
+        let (logs, name) = (PodLogs::new(), ContainerName::new("c"));
+        let mut last = None;
+        for attempt in [0, 0, 1] {
+            assert!(next(&logs, &name, last.as_ref()).is_none());
+            let ring = logs.begin(&name, attempt, Clock::start());
+            let found = next(&logs, &name, last.as_ref());
+            assert!(found.as_ref().is_some_and(|found| Arc::ptr_eq(found, &ring)), "{attempt}");
+            last = found;
+        }
     }
 }

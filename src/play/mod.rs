@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::daemon::config::Config;
 use crate::daemon::node::NodeParts;
-use crate::daemon::signals;
+use crate::daemon::signals::Signals;
 use crate::play::screen::Screen;
 use crate::pod::context::NoKeeper;
 use crate::reconciler::{NodeTask, Offer, Offered, intake};
@@ -49,6 +49,7 @@ pub async fn run(files: Vec<PathBuf>, mut config: Config) -> anyhow::Result<Exit
     }
     let pods = pods_of(&offered);
     anyhow::ensure!(!pods.is_empty(), "no pod in {}", names(&files));
+    let mut signals = Signals::listen().context("cannot listen for signals")?;
     let parts = NodeParts::open_with_images(&config, &images)?;
     let node = parts.context(Arc::new(NoKeeper));
     let (task, handle) = NodeTask::new(Arc::clone(&node), None, None);
@@ -67,11 +68,11 @@ pub async fn run(files: Vec<PathBuf>, mut config: Config) -> anyhow::Result<Exit
     handle.play(offered).await.context("cannot start")?;
     let end = tokio::select! {
         Ok(ended) = ends.wait_for(Option::is_some) => ended.unwrap_or(End::Stopped),
-        signal = signals::stop() => {
-            signal.context("cannot listen for signals")?;
+        _signal = signals.next() => {
             screen.line("stopping; Ctrl-C again ends at once");
             End::Stopped
         }
+        () = screen.gone() => End::Stopped,
     };
     stop.cancel();
     let code = tokio::select! {
@@ -79,7 +80,7 @@ pub async fn run(files: Vec<PathBuf>, mut config: Config) -> anyhow::Result<Exit
             ended.context("the node's task failed")?;
             end.exit_code()
         }
-        _again = signals::stop() => ExitCode::from(INTERRUPTED),
+        _again = signals.next() => ExitCode::from(INTERRUPTED),
     };
     node.runtime.shutdown(RUNTIME_SHUTDOWN).await;
     done.cancel();

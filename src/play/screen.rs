@@ -7,6 +7,7 @@ use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio_util::sync::CancellationToken;
 
 use super::{End, label};
 use crate::pod::host_port::published_address;
@@ -28,6 +29,8 @@ pub(super) struct Screen(Arc<Inner>);
 struct Inner {
     live: Option<Live>,
     shown: Mutex<BTreeMap<(PodKey, String), Row>>,
+    /// Nobody reads the output any more.
+    gone: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -42,7 +45,7 @@ impl Screen {
     #[must_use]
     pub(super) fn open(pods: &[Arc<Pod>]) -> Self {
         let live = std::io::stdout().is_terminal().then(|| Live::new(pods));
-        let screen = Self(Arc::new(Inner { live, shown: Mutex::default() }));
+        let screen = Self(Arc::new(Inner { live, shown: Mutex::default(), gone: CancellationToken::new() }));
         for pod in pods {
             for line in published(pod) {
                 screen.line(&line);
@@ -53,11 +56,18 @@ impl Screen {
 
     /// Prints a line above the table.
     pub(super) fn line(&self, text: &str) {
-        // A terminal that is gone must not end the pods: Ctrl-C and signals still work.
-        match &self.0.live {
-            Some(live) => drop(live.table.println(text)),
-            None => drop(writeln!(std::io::stdout().lock(), "{text}")),
+        let printed = match &self.0.live {
+            Some(live) => live.table.println(text),
+            None => writeln!(std::io::stdout().lock(), "{text}"),
+        };
+        if printed.is_err() {
+            self.0.gone.cancel();
         }
+    }
+
+    /// Waits until nobody reads the output any more (`play F | head`).
+    pub(super) async fn gone(&self) {
+        self.0.gone.cancelled().await;
     }
 
     /// Shows how a container is.

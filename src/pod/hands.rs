@@ -49,6 +49,14 @@ struct ActiveRun {
     control: Option<RunControl>,
     /// Ends a start that has not come to an instance yet.
     abort: CancellationToken,
+    /// Cancelled when the run is over: its probes and hooks end with it.
+    over: CancellationToken,
+}
+
+impl Drop for ActiveRun {
+    fn drop(&mut self) {
+        self.over.cancel();
+    }
 }
 
 /// See the header. One per worker.
@@ -62,6 +70,8 @@ pub struct Hands {
     images: BTreeMap<ContainerName, (RunId, ResolvedImage)>,
     runs: BTreeMap<ContainerName, ActiveRun>,
     next_exec_serial: u32,
+    /// A ConfigMap or Secret changed while the volumes were being set up.
+    volumes_are_stale: bool,
     /// The daemon ends, the pod does not: its files stay.
     keep_volumes: bool,
 }
@@ -83,6 +93,7 @@ impl Hands {
             images: BTreeMap::new(),
             runs: BTreeMap::new(),
             next_exec_serial: FIRST_EXEC_SERIAL,
+            volumes_are_stale: false,
             keep_volumes: false,
         }
     }
@@ -99,8 +110,9 @@ impl Hands {
         }
     }
 
-    /// Brings configMap, secret and projected volumes up to date, if they are there.
-    pub fn refresh_volumes(&self) {
+    /// Brings configMap, secret and projected volumes up to date: now, or when they are there.
+    pub fn refresh_volumes(&mut self) {
+        self.volumes_are_stale = self.sandbox.is_none();
         if let Some(sandbox) = &self.sandbox {
             tokio::spawn(sandbox::refresh_volumes(Arc::clone(sandbox)));
         }
@@ -126,6 +138,9 @@ impl Hands {
                     self.record(&PodEvent { warning: true, reason, message, container: None });
                 }
                 self.sandbox = Some(Arc::new(*sandbox));
+                if self.volumes_are_stale {
+                    self.refresh_volumes();
+                }
                 Some(Event::SandboxReady { pod_ip })
             }
             Report::Resolved(run, image) => {
@@ -250,6 +265,7 @@ impl Hands {
             ingredients: ingredients.clone(),
             control: None,
             abort: abort.clone(),
+            over: CancellationToken::new(),
         };
         self.runs.insert(run.container.clone(), active);
         let reports = self.reports.clone();
@@ -257,8 +273,8 @@ impl Hands {
     }
 
     fn probe(&mut self, run: RunId, kind: ProbeKind) {
-        let Some(target) = self.target(&run) else { return };
-        self.spawn(async move {
+        let Some((target, over)) = self.target(&run) else { return };
+        self.spawn_until(over, async move {
             let outcome = match target.container.probe(kind) {
                 Some(probe) => target.probe(probe).await,
                 None => ProbeOutcome::Error("the container has no such probe".into()),
@@ -268,8 +284,8 @@ impl Hands {
     }
 
     fn hook(&mut self, run: RunId, hook: HookKind, within: std::time::Duration) {
-        let Some(target) = self.target(&run) else { return };
-        self.spawn(async move {
+        let Some((target, over)) = self.target(&run) else { return };
+        self.spawn_until(over, async move {
             let hooks = &target.container.hooks;
             let todo = match hook {
                 HookKind::PostStart => hooks.post_start.clone(),
@@ -283,15 +299,16 @@ impl Hands {
         });
     }
 
-    /// The running module, as probes and hooks see it.
-    fn target(&mut self, run: &RunId) -> Option<Target> {
+    /// The running module, as probes and hooks see it, and what tells them that it is over.
+    fn target(&mut self, run: &RunId) -> Option<(Target, CancellationToken)> {
         let container = self.container(run)?;
         let serial = self.next_exec_serial;
         // Wraps after two thousand million execs, back to where it began.
         self.next_exec_serial = serial.checked_add(1).unwrap_or(FIRST_EXEC_SERIAL);
         let active = self.active(run)?;
         let control = active.control.clone()?;
-        Some(Target { ingredients: active.ingredients.clone(), container, control, serial })
+        let target = Target { ingredients: active.ingredients.clone(), container, control, serial };
+        Some((target, active.over.clone()))
     }
 
     fn end(&mut self, run: &RunId, how: impl Fn(&RunControl)) {
@@ -336,11 +353,21 @@ impl Hands {
 
     /// Runs a task that ends in a report.
     fn spawn(&self, work: impl Future<Output = Report> + Send + 'static) {
+        self.spawn_until(CancellationToken::new(), work);
+    }
+
+    /// The same; dropped without a report when `over` says that nobody will heed it.
+    fn spawn_until(
+        &self,
+        over: CancellationToken,
+        work: impl Future<Output = Report> + Send + 'static,
+    ) {
         let reports = self.reports.clone();
         tokio::spawn(async move {
-            let report = work.await;
-            // The worker is gone only when nobody is interested any more.
-            drop(reports.send(report).await);
+            if let Some(report) = over.run_until_cancelled(work).await {
+                // The worker is gone only when nobody is interested any more.
+                drop(reports.send(report).await);
+            }
         });
     }
 }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 use tracing::debug;
 
 use crate::net::{ConnectError, Family, Member};
@@ -96,23 +97,32 @@ impl PublishedPorts {
         Ok(Self { bound })
     }
 
-    /// Starts serving, until `stop`.
-    pub fn serve(self, daemon: &Arc<Member>, pod_ip: IpAddr, stop: &CancellationToken) {
+    /// Starts serving, until `stop`. When the returned tasks have ended, the ports are free again.
+    pub fn serve(
+        self,
+        daemon: &Arc<Member>,
+        pod_ip: IpAddr,
+        stop: &CancellationToken,
+    ) -> TaskTracker {
+        let tasks = TaskTracker::new();
         for (socket, port) in self.bound {
             let to = SocketAddr::new(pod_ip, port);
-            let (daemon, stop) = (Arc::clone(daemon), stop.clone());
+            let (daemon, stop, pumps) = (Arc::clone(daemon), stop.clone(), tasks.clone());
             match socket {
                 Socket::Tcp(listener) => {
-                    tokio::spawn(serve_tcp(listener, daemon, to, stop));
+                    tasks.spawn(serve_tcp(listener, daemon, to, stop, pumps));
                 }
                 Socket::Udp(socket) => {
-                    tokio::spawn(async move {
+                    tasks.spawn(async move {
                         let socket = Arc::new(socket);
-                        stop.run_until_cancelled(serve_udp(socket, daemon, to, &stop)).await;
+                        let serve = serve_udp(socket, daemon, to, &stop, pumps);
+                        stop.run_until_cancelled(serve).await;
                     });
                 }
             }
         }
+        tasks.close();
+        tasks
     }
 }
 
@@ -135,6 +145,7 @@ async fn serve_tcp(
     daemon: Arc<Member>,
     to: SocketAddr,
     stop: CancellationToken,
+    pumps: TaskTracker,
 ) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
@@ -146,7 +157,7 @@ async fn serve_tcp(
         match accepted {
             Ok((client, from)) => {
                 let (daemon, stop) = (Arc::clone(&daemon), stop.clone());
-                tokio::spawn(async move {
+                pumps.spawn(async move {
                     let _permit = permit;
                     stop.run_until_cancelled(pump(client, from, &daemon, to)).await;
                 });
@@ -226,6 +237,7 @@ async fn serve_udp(
     daemon: Arc<Member>,
     to: SocketAddr,
     stop: &CancellationToken,
+    carriers: TaskTracker,
 ) {
     let mut flows: HashMap<SocketAddr, Flow> = HashMap::new();
     let mut buffer = vec![0; DATAGRAM_BYTES_MAX];
@@ -243,7 +255,7 @@ async fn serve_udp(
             make_room(&mut flows, now);
             let end = stop.child_token();
             let Some(inside) = open_flow(&daemon, to) else { continue };
-            tokio::spawn(answers(inside.clone(), Arc::clone(&socket), from, end.clone()));
+            carriers.spawn(answers(inside.clone(), Arc::clone(&socket), from, end.clone()));
             flows.insert(from, Flow { socket: inside, last_seen: now, end });
         }
         if let Some(flow) = flows.get_mut(&from) {
@@ -289,10 +301,45 @@ async fn answers(
         loop {
             let received = std::future::poll_fn(|cx| inside.poll_receive(cx)).await;
             let Ok(datagram) = received else { return };
-            if outside.send_to(&datagram.data, client).await.is_err() {
-                return;
+            if let Err(error) = outside.send_to(&datagram.data, client).await {
+                // Lost, as datagrams may be: a link that is down now may be up for the next one.
+                debug!(%client, %error, "an answer of a published port could not be sent");
             }
         }
     };
     end.run_until_cancelled(carry).await;
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::net::{MemberLimits, NetConfig, NoLedger, PodNet};
+
+    /// A gateway whose link is down answers `EHOSTUNREACH` for a while; then it is up again.
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_sent_is_lost_and_the_next_is_not() {
+        let net = PodNet::new(NetConfig::new(Ipv4Addr::new(10, 88, 0, 5)));
+        let member = net.join("m", MemberLimits::default(), Arc::new(NoLedger));
+        let module = member.udp_socket(Family::V4).unwrap();
+        module.bind("10.88.0.5:53".parse().unwrap()).unwrap();
+        let inside = open_flow(&member, "10.88.0.5:53".parse().unwrap()).unwrap();
+        let flow = inside.local_address().unwrap();
+        // A socket on loopback cannot send anywhere else.
+        let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let client = "192.0.2.1:9".parse().unwrap();
+        assert!(outside.send_to(b"x", client).await.is_err());
+        let end = CancellationToken::new();
+        let _end = end.clone().drop_guard();
+        tokio::spawn(answers(inside.clone(), outside, client, end));
+        for _ in 0..3 {
+            module.send(Bytes::from_static(b"answer"), Some(flow)).unwrap();
+            let taken = async {
+                while net.buffered_bytes() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), taken).await.expect("taken");
+        }
+    }
 }

@@ -28,6 +28,9 @@ pub mod sandbox;
 pub mod timers;
 pub mod worker;
 
+#[cfg(test)]
+mod tests;
+
 pub use context::{Keeper, NodeContext, NodeFacts};
 pub use published::PublishedPod;
 pub use worker::{Worker, WorkerHandle};

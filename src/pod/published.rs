@@ -21,7 +21,14 @@ pub struct PublishedPod {
     board: Board,
     host_ips: Vec<IpAddr>,
     pod: Arc<Pod>,
-    object: Mutex<corev1::Pod>,
+    shown: Mutex<Shown>,
+}
+
+#[derive(Debug)]
+struct Shown {
+    object: corev1::Pod,
+    /// When the pod was first told to go: what the time of its deletion is counted from.
+    deletion_asked: Option<Timestamp>,
 }
 
 impl PublishedPod {
@@ -39,7 +46,8 @@ impl PublishedPod {
             ..corev1::PodStatus::default()
         });
         board.upsert_pod(object.clone());
-        Arc::new(Self { board, host_ips, pod, object: Mutex::new(object) })
+        let shown = Mutex::new(Shown { object, deletion_asked: None });
+        Arc::new(Self { board, host_ips, pod, shown })
     }
 
     #[must_use]
@@ -50,21 +58,21 @@ impl PublishedPod {
     /// Shows a new status.
     pub fn set_status(&self, status: &PodStatus) {
         let wire = manifest::status::pod_status(&self.pod, status, &self.host_ips);
-        self.change(|object| object.status = Some(wire));
+        self.change(|shown| shown.object.status = Some(wire));
     }
 
-    /// Shows that the pod is being deleted. A repeated deletion moves the time back only.
+    /// Shows that the pod is being deleted. A repeated deletion moves the time back only; both count from the first
+    /// (`rest.BeforeDelete`).
     pub fn set_deleting(&self, now: Timestamp, grace: Duration) -> Arc<corev1::Pod> {
-        let until = wire_time(now.plus(grace).wall_ms());
         let seconds = i64::try_from(grace.as_secs()).unwrap_or(i64::MAX);
-        self.change(|object| {
-            let meta = &mut object.metadata;
-            let shorter = meta.deletion_grace_period_seconds.is_none_or(|old| seconds < old);
-            if shorter {
+        self.change(|shown| {
+            let asked = *shown.deletion_asked.get_or_insert(now);
+            let meta = &mut shown.object.metadata;
+            if meta.deletion_grace_period_seconds.is_none_or(|old| seconds < old) {
                 if meta.deletion_timestamp.is_none() {
                     meta.generation = meta.generation.map(|g| g + 1);
                 }
-                meta.deletion_timestamp = Some(until);
+                meta.deletion_timestamp = Some(wire_time(asked.plus(grace).wall_ms()));
                 meta.deletion_grace_period_seconds = Some(seconds);
             }
         })
@@ -72,9 +80,9 @@ impl PublishedPod {
 
     /// Shows new labels and annotations.
     pub fn set_metadata(&self, meta: &ObjectMeta) -> Arc<corev1::Pod> {
-        self.change(|object| {
-            object.metadata.labels.clone_from(&meta.labels);
-            object.metadata.annotations.clone_from(&meta.annotations);
+        self.change(|shown| {
+            shown.object.metadata.labels.clone_from(&meta.labels);
+            shown.object.metadata.annotations.clone_from(&meta.annotations);
         })
     }
 
@@ -83,10 +91,10 @@ impl PublishedPod {
         self.board.remove_pod(&self.pod.key, Some(&self.pod.uid));
     }
 
-    fn change(&self, change: impl FnOnce(&mut corev1::Pod)) -> Arc<corev1::Pod> {
+    fn change(&self, change: impl FnOnce(&mut Shown)) -> Arc<corev1::Pod> {
         // The board is told while the lock is held: two changes reach it in the order in which they were made.
-        let mut object = self.object.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut object);
-        self.board.upsert_pod(object.clone())
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut shown);
+        self.board.upsert_pod(shown.object.clone())
     }
 }

@@ -7,7 +7,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use crate::error::chain;
 use crate::net::{ConnectError, HostAlias, Member, MemberLimits, NetConfig, NoLedger, PodNet};
@@ -62,6 +64,9 @@ pub struct Sandbox {
     account: PodAccount,
     /// Ends the tasks of the published ports.
     stop: CancellationToken,
+    ports: TaskTracker,
+    /// One at a time writes to the volumes' files, or removes them.
+    files: Semaphore,
 }
 
 /// A pod address that goes back when its sandbox does.
@@ -91,18 +96,23 @@ impl Sandbox {
         let daemon = Arc::new(daemon);
         let stop = CancellationToken::new();
         let ports = PublishedPorts::bind(&pod).await.map_err(SandboxError::Publish)?;
-        ports.serve(&daemon, ip.into(), &stop);
+        let ports = ports.serve(&daemon, ip.into(), &stop);
         let account = PodAccount::new(PodLimits {
             memory_bytes: pod.resources.memory_limit_bytes,
             cpu_millis: pod.resources.cpu_limit_millis,
         });
-        Ok(Self { node, pod, address, net, daemon, volumes, account, stop })
+        let files = Semaphore::new(1);
+        Ok(Self { node, pod, address, net, daemon, volumes, account, stop, ports, files })
     }
 
     /// Takes everything down. With `keep_volumes` (the daemon ends, the pod does not) the files stay for its next life.
     pub async fn tear_down(&self, keep_volumes: bool) {
         self.stop.cancel();
         self.daemon.reset();
+        // The successor of this pod may publish the same ports at once.
+        self.ports.wait().await;
+        // It is never closed, so this waits for a refresh under way and nothing else.
+        let _turn = self.files.acquire().await;
         if !keep_volumes {
             remove_volumes(&self.node, &self.pod).await;
         }
@@ -161,12 +171,19 @@ impl Drop for Sandbox {
     }
 }
 
-/// Writes what ConfigMaps and Secrets say now into the volumes made of them; a failure leaves what was there.
+/// Writes what ConfigMaps and Secrets say now into the volumes made of them; a failure leaves what was there. Two changes
+/// in a row are written in a row, so that the older one is not what stays.
 pub async fn refresh_volumes(sandbox: Arc<Sandbox>) {
+    let _turn = sandbox.files.acquire().await;
+    if sandbox.stop.is_cancelled() {
+        // Nothing reads them any more.
+        return;
+    }
+    let theirs = Arc::clone(&sandbox);
     let refreshed = tokio::task::spawn_blocking(move || {
-        let (node, pod) = (&sandbox.node, &sandbox.pod);
-        let data = VolumeData { board: &node.board, pod, facts: node.facts(sandbox.ip()) };
-        if let Err(error) = node.volumes.refresh(pod, &data, &sandbox.volumes) {
+        let (node, pod) = (&theirs.node, &theirs.pod);
+        let data = VolumeData { board: &node.board, pod, facts: node.facts(theirs.ip()) };
+        if let Err(error) = node.volumes.refresh(pod, &data, &theirs.volumes) {
             let cause = chain(&error);
             tracing::warn!(pod = %pod.key, %cause, "a volume keeps its old content");
         }

@@ -30,6 +30,22 @@ struct Entry {
     next: Option<Accepted>,
 }
 
+impl Entry {
+    fn owner(&self) -> Option<&Source> {
+        match (&self.next, self.deleting) {
+            (Some(next), _) => Some(&next.pod.source),
+            (None, None) => Some(&self.current.pod.source),
+            (None, Some(_)) => None,
+        }
+    }
+}
+
+/// The folder is one source: which of its files has a name is settled before (`files`), so that a pod may move from one
+/// to another.
+fn same_owner(a: &Source, b: &Source) -> bool {
+    matches!((a, b), (Source::Folder(_), Source::Folder(_))) || a == b
+}
+
 /// Another source owns that name.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -72,7 +88,7 @@ impl Desired {
         let owner = entry.next.as_ref().unwrap_or(&entry.current);
         // A name that is on its way out and has no successor is free for whoever asks first.
         let leaving = entry.deleting.is_some() && entry.next.is_none();
-        if owner.pod.source != pod.pod.source && !leaving {
+        if !same_owner(&owner.pod.source, &pod.pod.source) && !leaving {
             let (owner, refused) = (owner.pod.source.clone(), pod.pod.source.clone());
             return Err(SourceConflict { key, owner, refused });
         }
@@ -95,14 +111,24 @@ impl Desired {
         }
     }
 
-    /// Marks a pod for its end; a successor that waits is forgotten. Grace may only shrink. `None` if there is no such
-    /// pod.
-    pub fn delete(&mut self, key: &PodKey, grace: Option<Duration>) -> Option<Duration> {
+    /// Marks a source's pod for its end, and forgets its successor that waits; what another source has under that name
+    /// stays as it is. Grace may only shrink. The grace that is in force; `None` if nothing ends.
+    pub fn delete(
+        &mut self,
+        key: &PodKey,
+        by: &Source,
+        grace: Option<Duration>,
+    ) -> Option<Duration> {
         let entry = self.pods.get_mut(key)?;
+        if entry.next.as_ref().is_some_and(|next| same_owner(&next.pod.source, by)) {
+            entry.next = None;
+        }
+        if !same_owner(&entry.current.pod.source, by) {
+            return entry.deleting;
+        }
         let asked = grace.unwrap_or(entry.current.pod.grace);
         let grace = entry.deleting.map_or(asked, |before| before.min(asked));
         entry.deleting = Some(grace);
-        entry.next = None;
         Some(grace)
     }
 
@@ -123,14 +149,19 @@ impl Desired {
         Some((old, next))
     }
 
-    /// The pods a source wants, its waiting successors included: what a new snapshot is compared with.
-    pub fn owned_by(&self, owns: impl Fn(&Source) -> bool) -> Vec<PodKey> {
-        let leads = |e: &Entry| match (&e.next, e.deleting) {
-            (Some(next), _) => owns(&next.pod.source),
-            (None, None) => owns(&e.current.pod.source),
-            (None, Some(_)) => false,
+    /// Who has a name: the source of the waiting successor, else that of a pod that is not on its way out.
+    #[must_use]
+    pub fn owner(&self, key: &PodKey) -> Option<&Source> {
+        self.pods.get(key).and_then(Entry::owner)
+    }
+
+    /// The names that a source has: what a new snapshot is compared with.
+    pub fn owned_by(&self, owns: impl Fn(&Source) -> bool) -> Vec<(PodKey, Source)> {
+        let owned = |(key, entry): (&PodKey, &Entry)| {
+            let source = entry.owner().filter(|source| owns(source))?;
+            Some((key.clone(), source.clone()))
         };
-        self.pods.iter().filter(|(_, e)| leads(e)).map(|(key, _)| key.clone()).collect()
+        self.pods.iter().filter_map(owned).collect()
     }
 
     #[must_use]
@@ -215,7 +246,7 @@ mod test {
     fn the_same_text_put_back_while_it_ends_starts_again() {
         let mut desired = Desired::default();
         desired.offer(pod("1", FOLDER())).unwrap();
-        desired.delete(&key(), None).unwrap();
+        desired.delete(&key(), &FOLDER(), None).unwrap();
         assert!(desired.owned_by(|_| true).is_empty());
         assert_eq!(desired.offer(pod("1", FOLDER())), Ok(Offered::Replaces));
         let (_, next) = desired.removed(&key()).unwrap();
@@ -228,20 +259,33 @@ mod test {
         let mut desired = Desired::default();
         let seconds = Duration::from_secs;
         desired.offer(pod("1", Source::Api)).unwrap();
-        assert_eq!(desired.delete(&key(), Some(seconds(10))), Some(seconds(10)));
-        assert_eq!(desired.delete(&key(), Some(seconds(20))), Some(seconds(10)));
-        assert_eq!(desired.delete(&key(), Some(seconds(1))), Some(seconds(1)));
+        assert_eq!(desired.delete(&key(), &Source::Api, Some(seconds(10))), Some(seconds(10)));
+        assert_eq!(desired.delete(&key(), &Source::Api, Some(seconds(20))), Some(seconds(10)));
+        assert_eq!(desired.delete(&key(), &Source::Api, Some(seconds(1))), Some(seconds(1)));
         desired.removed(&key()).unwrap();
         assert!(desired.is_empty());
-        assert_eq!(desired.delete(&key(), None), None);
+        assert_eq!(desired.delete(&key(), &Source::Api, None), None);
     }
 
     #[test]
     fn a_name_on_its_way_out_is_free_for_another_source() {
         let mut desired = Desired::default();
         desired.offer(pod("1", FOLDER())).unwrap();
-        desired.delete(&key(), None).unwrap();
+        desired.delete(&key(), &FOLDER(), None).unwrap();
         assert_eq!(desired.offer(pod("2", Source::Api)), Ok(Offered::Replaces));
         assert!(desired.offer(pod("3", FOLDER())).is_err());
+        assert!(desired.delete(&key(), &FOLDER(), None).is_some());
+        assert_eq!(desired.owner(&key()), Some(&Source::Api), "who waits is not the folder's");
+    }
+
+    #[test]
+    fn a_pod_may_move_from_file_to_file_and_not_from_source_to_source() {
+        let mut desired = Desired::default();
+        let other = Source::Folder("/etc/pods/b.yaml".into());
+        desired.offer(pod("1", FOLDER())).unwrap();
+        assert_eq!(desired.offer(pod("2", other.clone())), Ok(Offered::Replaces));
+        assert_eq!(desired.owner(&key()), Some(&other));
+        let played = Source::Play("/etc/pods/b.yaml".into());
+        assert!(desired.offer(pod("3", played)).is_err());
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! Owns: what a changed, removed or broken file means for the pods that came from it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 
 use k8s_openapi::api::core::v1::ObjectReference;
 use tracing::{info, warn};
@@ -12,46 +13,88 @@ use super::handle::Refusal;
 use super::intake::{Offer, Offered};
 use super::task::NodeTask;
 use crate::board::{EventDraft, Object, ObjectKey};
+use crate::limits::{DATA_OBJECTS_MAX, PODS_MAX};
 use crate::spec::{PodKey, Source};
+
+/// Why a ConfigMap or Secret is not taken when there are [`DATA_OBJECTS_MAX`].
+pub(super) const NO_ROOM: &str = "the node has as many ConfigMaps and Secrets as it can take";
+
+/// What is said of a file that names what comes from another one.
+fn twice(key: &ObjectKey, file: &Path) -> String {
+    let (kind, namespace, name) = (key.kind.as_str(), &key.namespace, &key.name);
+    let file = file.display();
+    format!("{kind} {namespace}/{name} is named by two files; the one of {file} is used")
+}
 
 fn from_folder(source: &Source) -> bool {
     matches!(source, Source::Folder(_))
 }
 
 impl NodeTask {
-    /// Makes the folder's pods those of this snapshot. A file that is broken now keeps what it last said: a slip of the
-    /// editor must not stop a running pod.
+    /// Takes in a snapshot of the folder. A file that is broken now keeps what it last said: a slip of the editor must not
+    /// stop a running pod.
     pub(super) fn folder(&mut self, offered: Vec<Offered>) {
         let present: BTreeSet<_> = offered.iter().map(|file| file.path.clone()).collect();
         self.last_good.retain(|path, _| present.contains(path));
         self.reported.retain(|path, _| present.contains(path));
-        let mut named = BTreeSet::new();
         for file in offered {
-            let source = Source::Folder(file.path.clone());
             self.report(&file);
-            if let Ok(offers) = &file.result {
-                self.last_good.insert(file.path.clone(), offers.clone());
+            if let Ok(offers) = file.result {
+                self.last_good.insert(file.path, offers);
             }
-            let offers = self.last_good.get(&file.path).cloned().unwrap_or_default();
+        }
+        self.take_folder();
+    }
+
+    /// Makes the folder's objects those of the last good readings of its files. Also called when a name may have come free
+    /// that the folder was refused before.
+    pub(super) fn take_folder(&mut self) {
+        let readings = std::mem::take(&mut self.last_good);
+        let files = self.choose(&readings);
+        // First what goes: it may make room for what comes.
+        self.drop_unnamed(&files);
+        let mut refused = BTreeSet::new();
+        for (path, offers) in &readings {
+            let source = Source::Folder(path.clone());
             for offer in offers {
                 let key = offer.key();
-                // Two files of one folder that name the same object: the first, by file name, keeps it.
-                if named.contains(&key) {
-                    let text = format!(
-                        "{} {}/{} is named by two files",
-                        key.kind.as_str(),
-                        key.namespace,
-                        key.name
-                    );
-                    self.complain(&file.path.display().to_string(), &text);
-                    continue;
-                }
-                if self.take(offer, &source) {
-                    named.insert(key);
+                let taken = match files.get(&key) {
+                    Some(file) if *file != path => Err(twice(&key, file)),
+                    Some(_) | None => self.take(offer.clone(), &source),
+                };
+                if let Err(problem) = taken {
+                    refused.insert((source.to_string(), problem));
                 }
             }
         }
-        self.drop_unnamed(&named);
+        self.last_good = readings;
+        for (source, problem) in refused.difference(&self.refused) {
+            self.complain(source, problem);
+        }
+        self.refused = refused;
+    }
+
+    /// Which file gives each object: the one that it comes from already as long as it names it, else the first by name.
+    /// So a second file that names a pod does not stop it, and one that was renamed takes its pod along.
+    fn choose<'a>(
+        &self,
+        readings: &'a BTreeMap<PathBuf, Vec<Offer>>,
+    ) -> BTreeMap<ObjectKey, &'a Path> {
+        let mut files = BTreeMap::new();
+        for (path, offers) in readings {
+            for offer in offers {
+                let key = offer.key();
+                let owner = match offer {
+                    Offer::Pod(accepted) => self.desired.owner(&accepted.pod.key),
+                    Offer::Data(_) => self.data_owners.get(&key),
+                };
+                let has_it = matches!(owner, Some(Source::Folder(owner)) if owner == path);
+                if has_it || !files.contains_key(&key) {
+                    files.insert(key, path.as_path());
+                }
+            }
+        }
+        files
     }
 
     /// Takes the objects of `play`'s files.
@@ -77,48 +120,48 @@ impl NodeTask {
         Ok(())
     }
 
-    /// Takes one object of a folder; false if another source owns its name.
-    fn take(&mut self, offer: Offer, source: &Source) -> bool {
+    /// Takes one object of the folder; why not, if another source owns its name or the node is full.
+    fn take(&mut self, offer: Offer, source: &Source) -> Result<(), String> {
         match offer {
             Offer::Pod(accepted) => {
                 let key = accepted.pod.key.clone();
-                match self.desired.offer(accepted) {
-                    Ok(Taken::Unchanged) => true,
-                    Ok(taken) => {
-                        info!(pod = %key, %source, ?taken, "manifest accepted");
-                        true
-                    }
-                    // The same file with an edited pod has the same owner; another file has not.
-                    Err(conflict) if from_folder(&conflict.owner) => {
-                        self.complain(&source.to_string(), &conflict.to_string());
-                        false
-                    }
-                    Err(conflict) => {
-                        self.complain(&source.to_string(), &conflict.to_string());
-                        false
-                    }
+                if self.desired.len() >= PODS_MAX && self.desired.get(&key).is_none() {
+                    return Err(format!(
+                        "pod {key} is not used: the node has {PODS_MAX} pods, and takes no more"
+                    ));
                 }
+                let taken = self.desired.offer(accepted).map_err(|e| e.to_string())?;
+                if taken != Taken::Unchanged {
+                    info!(pod = %key, %source, ?taken, "manifest accepted");
+                }
+                Ok(())
             }
             Offer::Data(object) => {
                 let key = object.key();
-                match self.data_owners.get(&key) {
-                    Some(owner) if !from_folder(owner) => {
-                        let text = format!(
-                            "SourceConflict: {} {}/{} already comes from {owner}; it stays",
-                            key.kind.as_str(),
-                            key.namespace,
-                            key.name
-                        );
-                        self.complain(&source.to_string(), &text);
-                        false
-                    }
-                    Some(_) | None => {
-                        self.take_data(object, source);
-                        true
-                    }
+                if let Some(owner) = self.data_owners.get(&key).filter(|o| !from_folder(o)) {
+                    let (kind, namespace, name) = (key.kind.as_str(), &key.namespace, &key.name);
+                    return Err(format!(
+                        "SourceConflict: {kind} {namespace}/{name} already comes from {owner}; it \
+                         stays"
+                    ));
                 }
+                if self.has_no_room_for(&key) {
+                    return Err(format!(
+                        "{} {}/{}: {NO_ROOM}",
+                        key.kind.as_str(),
+                        key.namespace,
+                        key.name
+                    ));
+                }
+                self.take_data(object, source);
+                Ok(())
             }
         }
+    }
+
+    /// Whether a ConfigMap or Secret of that name would be one too many.
+    pub(super) fn has_no_room_for(&self, key: &ObjectKey) -> bool {
+        self.data_owners.len() >= DATA_OBJECTS_MAX && !self.data_owners.contains_key(key)
     }
 
     pub(super) fn take_data(&mut self, mut object: Object, source: &Source) {
@@ -126,31 +169,37 @@ impl NodeTask {
         let now = crate::board::wire_time(self.node.clock.now().wall_ms());
         let old = self.board().get(&key);
         let old = old.as_ref().map(Object::metadata);
+        let before = old.and_then(|m| m.resource_version.clone());
         let meta = object.metadata_mut();
-        meta.creation_timestamp = old.and_then(|m| m.creation_timestamp.clone()).or(Some(now));
+        // What the API made says when, also after a restart; what a file says of it is of another cluster.
+        let born = meta.creation_timestamp.take().filter(|_| *source == Source::Api);
+        let known = old.and_then(|m| m.creation_timestamp.clone());
+        meta.creation_timestamp = known.or(born).or(Some(now));
         if meta.uid.is_none() {
             let fresh = || uuid::Uuid::new_v4().to_string();
             meta.uid = old.and_then(|m| m.uid.clone()).or_else(|| Some(fresh()));
         }
         self.data_owners.insert(key.clone(), source.clone());
-        self.board().upsert(object);
-        self.data_changed(&key.namespace);
+        let after = self.board().upsert(object);
+        if after.metadata().resource_version != before {
+            self.data_changed(&key.namespace);
+        }
     }
 
     /// Ends the folder's pods, and removes its objects, that no file names any more.
-    fn drop_unnamed(&mut self, named: &BTreeSet<ObjectKey>) {
+    fn drop_unnamed(&mut self, named: &BTreeMap<ObjectKey, &Path>) {
         let pod_key =
             |key: &PodKey| ObjectKey::new(crate::board::Kind::Pod, &key.namespace, &key.name);
-        for key in self.desired.owned_by(from_folder) {
-            if !named.contains(&pod_key(&key)) {
-                info!(pod = %key, "manifest removed");
-                self.desired.delete(&key, None);
+        for (key, source) in self.desired.owned_by(from_folder) {
+            if !named.contains_key(&pod_key(&key)) {
+                info!(pod = %key, %source, "manifest removed");
+                self.desired.delete(&key, &source, None);
             }
         }
         let gone: Vec<ObjectKey> = self
             .data_owners
             .iter()
-            .filter(|(key, owner)| from_folder(owner) && !named.contains(*key))
+            .filter(|(key, owner)| from_folder(owner) && !named.contains_key(*key))
             .map(|(key, _)| key.clone())
             .collect();
         for key in gone {

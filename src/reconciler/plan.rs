@@ -6,7 +6,7 @@
 //! same text back gives the same UID while the old worker is still stopping. Such a pod simply starts on the pass after
 //! that worker has gone; nothing needs to remember the wish. One name has one worker at a time.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::spec::{PodKey, PodUid};
@@ -67,9 +67,10 @@ impl Plan {
                 (Stage::Running, Some(None)) | (Stage::Stopping, None | Some(None)) => {}
             }
         }
+        let there = running.iter().filter(|w| w.stage != Stage::Finished);
+        let occupied: BTreeSet<&PodKey> = there.map(|w| &w.key).collect();
         for (key, want) in wanted {
-            let occupied = running.iter().any(|w| &w.key == key && w.stage != Stage::Finished);
-            match (occupied, want.deleting) {
+            match (occupied.contains(key), want.deleting) {
                 (false, None) => plan.start.push(key.clone()),
                 (false, Some(_)) => plan.remove.push(key.clone()),
                 (true, _) => {}

@@ -159,15 +159,17 @@ impl RecordKeeper {
         let pending =
             std::mem::take(&mut *self.pending.lock().unwrap_or_else(PoisonError::into_inner));
         for (uid, what) in pending {
-            let written = match what {
+            let written = match &what {
                 Some(json) => {
-                    self.store.commit_runtime(&uid, &json).map(drop).map_err(|e| chain(&e))
+                    self.store.commit_runtime(&uid, json).map(drop).map_err(|e| chain(&e))
                 }
                 None => self.store.delete_runtime(&uid).map(drop).map_err(|e| chain(&e)),
             };
             if let Err(cause) = written {
-                // The pod goes on; only its past may be forgotten at the next start.
+                // The pod goes on. Tried again with whatever is written next, unless that is news of the same pod.
                 warn!(%uid, %cause, "restart counts of a pod could not be written");
+                let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+                pending.entry(uid).or_insert(what);
             }
         }
     }
@@ -183,6 +185,27 @@ impl Keeper for RecordKeeper {
 mod test {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+    use crate::store::unlucky::{Fault, Unlucky};
+
+    #[tokio::test]
+    async fn a_write_that_the_disk_refused_is_made_at_the_end() {
+        let root = std::path::Path::new("/state");
+        let disk = Unlucky::new(root);
+        let (store, ..) = Store::open_on(Arc::new(disk.clone()), root).unwrap();
+        let keeper = RecordKeeper::new(Arc::new(store));
+        let uid = PodUid::new("u1");
+        let step = disk.steps();
+        disk.plan(Fault::Full { step });
+        keeper.keep(&uid, &Restored::default());
+        keeper.write();
+        let stored = || Store::open_on(Arc::new(disk.clone()), root).unwrap().1.runtime;
+        assert_eq!(stored().len(), 0);
+        disk.mend();
+        let stop = CancellationToken::new();
+        stop.cancel();
+        Arc::clone(&keeper).run(stop).await;
+        assert_eq!(stored().len(), 1);
+    }
 
     #[test]
     fn facts_come_back_as_they_were() {

@@ -3,6 +3,8 @@
 //! Owns: turning durable records into desire. A record that this version cannot read is reported and left where it is; it
 //! costs one object.
 
+use std::collections::BTreeSet;
+
 use tracing::warn;
 
 use super::desired::Accepted;
@@ -14,8 +16,8 @@ use crate::spec::{PodUid, Source};
 use crate::store::{Loaded, ObjectKind, StoredObject};
 
 impl NodeTask {
-    /// Takes in what the store held. Before [`NodeTask::run`].
-    pub fn restore(&mut self, loaded: Loaded) {
+    /// Takes in what the store held; false if some of it could not be used. Before [`NodeTask::run`].
+    pub fn restore(&mut self, loaded: Loaded) -> bool {
         for record in loaded.runtime {
             match records::from_json(&record.json) {
                 Ok(facts) => {
@@ -24,20 +26,39 @@ impl NodeTask {
                 Err(error) => warn!(uid = %record.uid, %error, "restart counts are unreadable"),
             }
         }
+        let mut whole = true;
         for object in loaded.objects {
             if let Err(problem) = self.restore_object(&object) {
                 warn!(
                     kind = ?object.kind, namespace = %object.namespace, name = %object.name,
                     "a stored object is not used: {problem}"
                 );
+                whole = false;
+            }
+        }
+        whole
+    }
+
+    /// Forgets what was remembered of pods that are gone: to be called when all there should be are known. A manifest that
+    /// comes back one day has the same UID, and must not find the end of its earlier life.
+    pub fn forget_orphans(&mut self) {
+        let known: BTreeSet<&PodUid> = self.desired.uids().collect();
+        let gone = |uid: &&PodUid| !known.contains(uid);
+        let gone: Vec<PodUid> = self.restored.keys().filter(gone).cloned().collect();
+        for uid in gone {
+            self.restored.remove(&uid);
+            if let Some(keeper) = &self.keeper {
+                keeper.forget(&uid);
             }
         }
     }
 
     /// The folder as it is at start, before anything runs: so that what is on disk for pods that are gone can be told from
-    /// what is still needed.
-    pub fn restore_folder(&mut self, offered: Vec<super::Offered>) {
+    /// what is still needed. False if a file is broken: then it is not known what it would name.
+    pub fn restore_folder(&mut self, offered: Vec<super::Offered>) -> bool {
+        let whole = offered.iter().all(|file| file.result.is_ok());
         self.folder(offered);
+        whole
     }
 
     /// Every UID whose files and records are still needed.
@@ -72,6 +93,10 @@ impl NodeTask {
         source: &Source,
     ) -> Result<Accepted, String> {
         manifest::default::pod(&mut pod);
+        // The node may have been given another name since; its pods stay its pods.
+        if let Some(spec) = &mut pod.spec {
+            spec.node_name = None;
+        }
         let uid = pod.metadata.uid.clone().ok_or("it has no uid")?;
         let node_name = &self.node.node.name;
         let (accepted, _warnings) =

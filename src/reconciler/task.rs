@@ -9,12 +9,15 @@
 //!  worker finished ────────────────────────► pass
 //! ```
 
-use std::collections::BTreeMap;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -48,7 +51,7 @@ pub struct NodeTask {
     pub(super) node: Arc<NodeContext>,
     /// Absent for `play`: nothing is to survive.
     pub(super) store: Option<Arc<Store>>,
-    keeper: Option<Arc<RecordKeeper>>,
+    pub(super) keeper: Option<Arc<RecordKeeper>>,
     pub(super) desired: Desired,
     /// Who owns the ConfigMaps and Secrets on the board.
     pub(super) data_owners: BTreeMap<ObjectKey, Source>,
@@ -56,6 +59,8 @@ pub struct NodeTask {
     pub(super) last_good: BTreeMap<std::path::PathBuf, Vec<Offer>>,
     /// What was said of each file, so that it is said once.
     pub(super) reported: BTreeMap<std::path::PathBuf, Vec<String>>,
+    /// What of the folder is not used, and why: said once, and tried again when something is gone.
+    pub(super) refused: BTreeSet<(String, String)>,
     workers: BTreeMap<PodUid, Entry>,
     pub(super) restored: BTreeMap<PodUid, Restored>,
     logs: LogIndex,
@@ -91,6 +96,7 @@ impl NodeTask {
             data_owners: BTreeMap::new(),
             last_good: BTreeMap::new(),
             reported: BTreeMap::new(),
+            refused: BTreeSet::new(),
             workers: BTreeMap::new(),
             restored: BTreeMap::new(),
             logs,
@@ -174,6 +180,9 @@ impl NodeTask {
         for key in &plan.remove {
             self.remove(key);
         }
+        if !plan.remove.is_empty() {
+            self.name_came_free();
+        }
         for key in &plan.start {
             self.start(key);
         }
@@ -192,6 +201,13 @@ impl NodeTask {
             self.logs.remove(key);
         }
         info!(pod = %key, uid = %old.pod.uid, "pod is gone");
+    }
+
+    /// The folder may have been refused the name, or the room, that is free now.
+    pub(super) fn name_came_free(&mut self) {
+        if !self.refused.is_empty() {
+            self.take_folder();
+        }
     }
 
     fn start(&mut self, key: &PodKey) {
@@ -242,11 +258,12 @@ impl NodeTask {
         for entry in self.workers.values() {
             entry.handle.stop(None, StopReason::Shutdown);
         }
-        let deadline = Instant::now() + longest + AFTER_GRACE;
+        // A sleep takes any length, also that of a grace which never ends.
+        let mut late = pin!(tokio::time::sleep(longest.saturating_add(AFTER_GRACE)));
         while self.workers.values().any(|entry| !entry.finished) {
-            match tokio::time::timeout_at(deadline, self.finished.1.recv()).await {
-                Ok(Some(uid)) => self.worker_finished(&uid),
-                Ok(None) | Err(_) => break,
+            tokio::select! {
+                Some(uid) = self.finished.1.recv() => self.worker_finished(&uid),
+                () = &mut late => break,
             }
         }
         for entry in self.workers.values().filter(|entry| !entry.finished) {

@@ -8,6 +8,7 @@ use k8s_openapi::api::core::v1 as corev1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::desired::Accepted;
+use super::files::NO_ROOM;
 use super::handle::{Deletion, Preconditions, Refusal, Write, Written};
 use super::intake::{offer, pod_offer};
 use super::task::NodeTask;
@@ -72,7 +73,9 @@ impl NodeTask {
                     .to_owned(),
             ));
         }
-        let Some((current, _)) = self.desired.get(&key) else { return Err(Refusal::NotFound) };
+        let Some((current, deleting)) = self.desired.get(&key) else {
+            return Err(Refusal::NotFound);
+        };
         let mut object = (*current.object).clone();
         object.metadata.labels = pod.metadata.labels;
         object.metadata.annotations = pod.metadata.annotations;
@@ -83,7 +86,10 @@ impl NodeTask {
         if how.dry_run {
             return Ok(Written { object: changed.object, warnings });
         }
-        self.commit_pod(&changed).await?;
+        // The record of a pod that is being deleted is gone already, and must not come back.
+        if deleting.is_none() {
+            self.commit_pod(&changed).await?;
+        }
         let object = match self.worker(&uid) {
             Some(worker) => worker.published.set_metadata(&changed.object.metadata),
             None => Arc::clone(&changed.object),
@@ -106,7 +112,7 @@ impl NodeTask {
         // Nothing runs any more, so there is nothing to be graceful with (registry/core/pod/strategy.go).
         let over = matches!(phase, Some("Succeeded" | "Failed"));
         let grace = if over { Some(std::time::Duration::ZERO) } else { how.grace };
-        self.desired.delete(key, grace);
+        self.desired.delete(key, &Source::Api, grace);
         self.pass();
         // The pass has shown the deletion; a pod that ended within it is shown as it was.
         Ok(self.board().pod(key).unwrap_or(shown))
@@ -126,6 +132,9 @@ impl NodeTask {
             (Some(_), true) | (None, false) => {}
         }
         self.check_data(&key, &how.only_if)?;
+        if self.has_no_room_for(&key) {
+            return Err(Refusal::Forbidden(NO_ROOM.to_owned()));
+        }
         let (wire, kind) = to_manifest(object)?;
         let node_name = self.node.node.name.clone();
         let source = Source::Api;
@@ -160,7 +169,9 @@ impl NodeTask {
         let kind = data_kind(key.kind)?;
         self.uncommit(kind, &key.namespace, &key.name).await?;
         self.data_owners.remove(key);
-        Ok(self.board().remove(key, None).unwrap_or(shown))
+        let removed = self.board().remove(key, None).unwrap_or(shown);
+        self.name_came_free();
+        Ok(removed)
     }
 
     /// The pod as shown, if it is the API's and the one that is meant.

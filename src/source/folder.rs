@@ -29,6 +29,9 @@ const POLL: Duration = Duration::from_secs(20);
 /// How long the folder must have been quiet before it is read: an editor writes in several steps.
 const QUIET: Duration = Duration::from_millis(100);
 
+/// It is read after this long even if it is never quiet.
+const RESTLESS_MAX: Duration = Duration::from_secs(2);
+
 /// Manifest files in one folder. A node runs at most `PODS_MAX` pods; more files than that is a wrong folder.
 const FILES_MAX: usize = 4096;
 
@@ -217,10 +220,19 @@ pub async fn run(path: PathBuf, out: mpsc::Sender<Snapshot>, stop: CancellationT
         }
         tokio::select! {
             () = stop.cancelled() => return,
-            () = changed.notified() => tokio::time::sleep(QUIET).await,
+            () = changed.notified() => quiet(&changed).await,
             () = tokio::time::sleep(POLL) => {}
         }
     }
+}
+
+/// Waits until nothing has changed for a while, so that a file which is being copied is not read in halves: half a file
+/// of many documents may well be valid.
+async fn quiet(changed: &Notify) {
+    let all_quiet =
+        async { while tokio::time::timeout(QUIET, changed.notified()).await.is_ok() {} };
+    // Whichever it was, the folder is read now.
+    let _ = tokio::time::timeout(RESTLESS_MAX, all_quiet).await;
 }
 
 /// Whether an event can mean that the folder's content is another one. Our own reading opens and closes files, which the
@@ -305,6 +317,28 @@ mod test {
         let snapshot = Folder::new(dir.path().to_owned()).scan().unwrap().unwrap();
         let error = snapshot[0].content.as_ref().unwrap_err().to_string();
         assert!(error.contains("has 104857600 bytes"), "{error}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_folder_is_read_when_it_has_become_quiet_or_never_does() {
+        for (writes, expected) in [(0, QUIET), (5, QUIET / 2 * 5 + QUIET), (1000, RESTLESS_MAX)] {
+            let changed = Notify::new();
+            let start = tokio::time::Instant::now();
+            let write = async {
+                for _ in 0..writes {
+                    tokio::time::sleep(QUIET / 2).await;
+                    changed.notify_one();
+                }
+                std::future::pending::<()>().await;
+            };
+            tokio::select! {
+                () = quiet(&changed) => {}
+                () = write => {}
+            }
+            let waited = start.elapsed();
+            let late = Duration::from_millis(2);
+            assert!(waited >= expected && waited <= expected + late, "{writes}: {waited:?}");
+        }
     }
 
     #[test]

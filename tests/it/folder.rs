@@ -27,6 +27,21 @@ fn a_file_starts_a_pod_an_edit_replaces_it_and_removal_ends_it() {
 }
 
 #[test]
+fn a_renamed_file_takes_its_pod_along() {
+    let node = Node::start();
+    node.put_manifest("a.yaml", &pod("a", "counter", ""));
+    let first = node.wait_ready("a");
+    let (from, to) = (node.path("manifests/a.yaml"), node.path("manifests/b.yaml"));
+    std::fs::rename(from, to).unwrap();
+    let uid = &first["metadata"]["uid"];
+    node.wait_pod("a", "back from the other file", |pod| {
+        pod["metadata"]["uid"] != *uid && super::support::is_ready(pod)
+    });
+    let error = node.fails(&["delete", "pod", "a"]);
+    assert!(error.contains("b.yaml"), "{error}");
+}
+
+#[test]
 fn a_file_that_becomes_bad_is_told_and_its_pod_goes_on() {
     let node = Node::start();
     node.put_manifest("good.yaml", &pod("good", "counter", ""));

@@ -102,3 +102,18 @@ fn a_mistake_in_the_manifest_is_told_and_nothing_starts() {
     assert!(play.output().contains("metadata.name: Invalid value"), "{}", play.output());
     assert!(play.output().contains("spec.containers: Required value"), "{}", play.output());
 }
+
+#[test]
+fn play_ends_when_nobody_reads_it_any_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("pod.yaml");
+    std::fs::write(&path, manifest("logs.yaml")).unwrap();
+    let mut command = podling();
+    command.arg("play").arg(path).arg("--state-dir").arg(dir.path().join("state"));
+    command.arg("--cache-dir").arg(cache_dir()).stderr(std::process::Stdio::null());
+    let mut play = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    // The reader goes away at once, as `head` does after its lines.
+    drop(play.stdout.take());
+    let status = wait_for("play to end", || play.try_wait().unwrap());
+    assert!(status.success(), "{status:?}");
+}

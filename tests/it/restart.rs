@@ -66,6 +66,48 @@ fn a_second_daemon_on_the_same_state_is_refused() {
 }
 
 #[test]
+fn a_second_signal_ends_a_daemon_whose_modules_take_their_time() {
+    let mut node = Node::start();
+    node.load("stubborn");
+    node.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: stubborn}\n\
+         spec: {terminationGracePeriodSeconds: 3600, containers: [{name: c, image: 'stubborn:test'}]}\n",
+    );
+    node.wait_ready("stubborn");
+    super::support::wait_for("the module to have asked for stop requests", || {
+        (!node.ok(&["logs", "stubborn"]).is_empty()).then_some(())
+    });
+    node.daemon().signal(rustix::process::Signal::TERM);
+    node.daemon().wait_for("stopping");
+    assert_eq!(node.terminate(), 0, "{}", node.output());
+    node.boot();
+    node.wait_ready("stubborn");
+}
+
+#[test]
+fn a_manifest_put_back_later_runs_again() {
+    let mut node = Node::start();
+    let done = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: done}}\n\
+         spec: {{restartPolicy: Never, containers: [{{name: c, image: 'file:{}'}}]}}\n",
+        super::support::guest("hello").display()
+    );
+    node.put_manifest("done.yaml", &done);
+    let ended = |pod: &serde_json::Value| pod["status"]["phase"] == "Succeeded";
+    node.wait_pod("done", "Succeeded", ended);
+    assert_eq!(node.terminate(), 0, "{}", node.output());
+    node.remove_manifest("done.yaml");
+    node.boot();
+    assert_eq!(node.terminate(), 0, "{}", node.output());
+    node.put_manifest("done.yaml", &done);
+    node.boot();
+    node.wait_pod("done", "Succeeded", ended);
+    super::support::wait_for("the log of another run", || {
+        (!node.cli(&["logs", "done"]).stdout.is_empty()).then_some(())
+    });
+}
+
+#[test]
 fn an_idle_daemon_writes_nothing() {
     let mut node = Node::start();
     node.load("counter");

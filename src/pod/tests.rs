@@ -1,0 +1,181 @@
+//! The hands with a real runtime, network and volumes: what must be gone when something ends.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as corev1;
+use tokio::sync::mpsc;
+
+use super::context::NoKeeper;
+use super::hands::{Hands, Report};
+use super::host_port::PublishedPorts;
+use super::logs::PodLogs;
+use super::sandbox::Sandbox;
+use super::{NodeContext, PublishedPod, Worker, WorkerHandle};
+use crate::board::wire_time;
+use crate::clock::Timestamp;
+use crate::lifecycle::StopReason;
+use crate::spec::{
+    Handler, Hook, Pod, PodUid, Port, Protocol, RestartPolicy, Source, Volume, VolumeSource,
+};
+use crate::testkit::node::{TestNode, guest};
+use crate::testkit::pods::{self, Tweak as _};
+
+/// What every wait gives up after.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("waited for {what}"));
+}
+
+fn worker(node: &Arc<NodeContext>, pod: Pod) -> (WorkerHandle, mpsc::Receiver<PodUid>) {
+    let mut object = corev1::Pod::default();
+    object.metadata.name = Some(pod.key.name.to_string());
+    object.metadata.namespace = Some(pod.key.namespace.to_string());
+    object.metadata.uid = Some(pod.uid.to_string());
+    let published = PublishedPod::new(node.board.clone(), vec![], Arc::new(pod), object);
+    let (finished, gone) = mpsc::channel(1);
+    (Worker::spawn(node, published, None, finished), gone)
+}
+
+fn status(node: &NodeContext, worker: &WorkerHandle) -> corev1::PodStatus {
+    node.board.pod(&worker.key).unwrap().status.clone().unwrap()
+}
+
+fn state(node: &NodeContext, worker: &WorkerHandle) -> corev1::ContainerState {
+    let containers = status(node, worker).container_statuses.unwrap_or_default();
+    containers.first().and_then(|c| c.state.clone()).unwrap_or_default()
+}
+
+fn of_folder(pod: &mut Pod) {
+    pod.source = Source::Folder("/etc/podling/manifests/a.yaml".into());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hook_ends_with_the_run_it_belongs_to() {
+    let lab = TestNode::new(Arc::new(NoKeeper));
+    let node = &lab.context;
+    let mut container = guest("c", "sleep", &["0.5"]);
+    let command = ["sleep", "forever"].map(str::to_owned).to_vec();
+    container.hooks.post_start = Some(Hook::Call(Handler::Exec { command }));
+    let pod = pods::pod([container]).tweak(|pod| {
+        of_folder(pod);
+        pod.restart_policy = RestartPolicy::Never;
+    });
+    let (worker, _gone) = worker(node, pod);
+    until("the end of the pod", || {
+        matches!(status(node, &worker).phase.as_deref(), Some("Succeeded" | "Failed"))
+    })
+    .await;
+    until("the end of the hook's instance", || node.runtime.live_runs() == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_endless_grace_ends_when_the_module_does() {
+    let lab = TestNode::new(Arc::new(NoKeeper));
+    let node = &lab.context;
+    let pod = pods::pod([guest("c", "sleep", &["forever"])]).tweak(of_folder);
+    let (worker, mut gone) = worker(node, pod);
+    until("the start", || state(node, &worker).running.is_some()).await;
+    worker.stop(Some(Duration::MAX), StopReason::Deleted);
+    tokio::time::timeout(PATIENCE, gone.recv()).await.unwrap().unwrap();
+    let ended = state(node, &worker).terminated.expect("its end was seen by the worker");
+    assert_eq!(ended.exit_code, 143);
+}
+
+#[tokio::test]
+async fn a_sandbox_that_is_gone_holds_no_port() {
+    let lab = TestNode::new(Arc::new(NoKeeper));
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = probe.local_addr().unwrap().port();
+    drop(probe);
+    let port = |protocol| Port {
+        name: None,
+        container_port: 80,
+        protocol,
+        host_port: Some(port),
+        host_ip: Some(IpAddr::V4(Ipv4Addr::LOCALHOST)),
+    };
+    let mut container = pods::regular("c");
+    container.ports = vec![port(Protocol::Tcp), port(Protocol::Udp)];
+    let pod = Arc::new(pods::pod([container]));
+    let sandbox = Sandbox::set_up(Arc::clone(&lab.context), Arc::clone(&pod)).await.unwrap();
+    assert!(PublishedPorts::bind(&pod).await.is_err());
+    sandbox.tear_down(true).await;
+    drop(PublishedPorts::bind(&pod).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_config_map_that_changes_while_its_volume_is_set_up_is_not_missed() {
+    let lab = TestNode::new(Arc::new(NoKeeper));
+    let node = &lab.context;
+    let map = |value: &str| -> corev1::ConfigMap {
+        serde_yaml::from_str(&format!(
+            "metadata: {{name: m, namespace: default}}\ndata: {{key: '{value}'}}"
+        ))
+        .unwrap()
+    };
+    node.board.upsert(map("old"));
+    let pod = Arc::new(pods::pod([pods::regular("c")]).tweak(|pod| {
+        let source = VolumeSource::ConfigMap {
+            name: "m".into(),
+            items: vec![],
+            default_mode: 0o644,
+            optional: false,
+        };
+        pod.volumes = vec![Volume { name: "v".into(), source }];
+    }));
+    let (reports, _kept) = mpsc::channel(8);
+    let mut hands = Hands::new(Arc::clone(node), Arc::clone(&pod), PodLogs::new(), reports);
+    let sandbox = Sandbox::set_up(Arc::clone(node), pod).await.unwrap();
+    node.board.upsert(map("new"));
+    hands.refresh_volumes();
+    let ready = hands.take(Report::Sandbox(Box::new(sandbox)));
+    assert!(ready.is_some());
+    let root = lab.dir.path().join("volumes");
+    until("the new value", || holds(&root, "key", "new")).await;
+}
+
+/// Whether a file of that name somewhere below says that.
+fn holds(dir: &Path, name: &str, text: &str) -> bool {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().any(|entry| {
+        let path = entry.path();
+        let here = path.file_name().is_some_and(|n| n == name);
+        (here && std::fs::read_to_string(&path).is_ok_and(|t| t == text))
+            || (path.is_dir() && holds(&path, name, text))
+    })
+}
+
+#[tokio::test]
+async fn a_repeated_deletion_moves_the_time_back_only() {
+    let lab = TestNode::new(Arc::new(NoKeeper));
+    let pod = Arc::new(pods::pod([pods::regular("c")]));
+    let mut object = corev1::Pod::default();
+    object.metadata.name = Some("p".into());
+    object.metadata.generation = Some(1);
+    let published = PublishedPod::new(lab.context.board.clone(), vec![], pod, object);
+    let at = |seconds: u64| Timestamp::simulated(Duration::from_secs(seconds));
+    let rows = [
+        // At, grace asked for; grace and time shown.
+        (100, 30, 30, 130),
+        (125, 40, 30, 130),
+        // Counted from the first request, as the API server does.
+        (125, 20, 20, 120),
+        (126, 0, 0, 100),
+    ];
+    for (now, grace, shown, until) in rows {
+        let pod = published.set_deleting(at(now), Duration::from_secs(grace));
+        let meta = &pod.metadata;
+        assert_eq!(meta.deletion_grace_period_seconds, Some(shown), "{grace} at {now}");
+        assert_eq!(meta.deletion_timestamp, Some(wire_time(until * 1000)), "{grace} at {now}");
+        assert_eq!(meta.generation, Some(2));
+    }
+}

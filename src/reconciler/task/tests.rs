@@ -1,0 +1,315 @@
+//! The node's task against real workers of pods that wait for an image nobody has.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1 as corev1;
+
+use super::*;
+use crate::board::{Kind, Object};
+use crate::limits::{DATA_OBJECTS_MAX, PODS_MAX};
+use crate::pod::context::NoKeeper;
+use crate::reconciler::handle::{Deletion, Refusal, Write};
+use crate::reconciler::{Offered, intake, records};
+use crate::source::folder::FolderFile;
+use crate::store::Loaded;
+use crate::store::disk::RealDisk;
+use crate::testkit::node::{TestNode, labels};
+
+/// What every wait gives up after.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+struct Lab {
+    node: TestNode,
+    task: NodeTask,
+}
+
+impl Lab {
+    fn new() -> Self {
+        let node = TestNode::new(Arc::new(NoKeeper));
+        let (store, _, _) = Store::open(&node.dir.path().join("store")).unwrap();
+        let store = Arc::new(store);
+        let keeper = RecordKeeper::new(Arc::clone(&store));
+        let (task, _handle) = NodeTask::new(Arc::clone(&node.context), Some(store), Some(keeper));
+        Self { node, task }
+    }
+
+    /// What a daemon that comes up now would find.
+    fn durable(&self) -> Loaded {
+        let dir = self.node.dir.path().join("store");
+        Store::open_on(Arc::new(RealDisk), &dir).unwrap().1
+    }
+
+    /// Writes what is queued, as the keeper's own task does at the end.
+    async fn write_records(&self) {
+        let stop = CancellationToken::new();
+        stop.cancel();
+        Arc::clone(self.task.keeper.as_ref().unwrap()).run(stop).await;
+    }
+
+    fn folder(&mut self, files: &[(&str, &str)]) {
+        self.task.folder(files.iter().map(|(name, text)| read(name, text)).collect());
+    }
+
+    /// Passes until nothing is on its way out any more.
+    async fn settle(&mut self) {
+        let ending = |e: &Entry| e.handle.is_stopping() && !e.finished;
+        loop {
+            self.task.pass();
+            if !self.task.workers.values().any(ending) {
+                return;
+            }
+            let finished = tokio::time::timeout(PATIENCE, self.task.finished.1.recv()).await;
+            self.task.worker_finished(&finished.unwrap().unwrap());
+        }
+    }
+
+    /// Where the running pod of that name comes from.
+    fn source(&self, name: &str) -> Option<String> {
+        let (accepted, deleting) = self.task.desired.get(&key(name))?;
+        let running = self.task.workers.contains_key(&accepted.pod.uid);
+        (deleting.is_none() && running).then(|| accepted.pod.source.to_string())
+    }
+
+    fn uid(&self, name: &str) -> Option<String> {
+        self.task.desired.get(&key(name)).map(|(a, _)| a.pod.uid.to_string())
+    }
+
+    async fn create(&mut self, name: &str) {
+        self.task.create_pod(pod(name), Write::default()).await.unwrap();
+    }
+
+    async fn delete(&mut self, name: &str) {
+        self.task.delete_pod(&key(name), Deletion::default()).await.unwrap();
+    }
+
+    fn complaints(&self) -> Vec<String> {
+        let events = self.task.board().list(&crate::board::Query::all(Kind::Event)).items;
+        let message = |object| match object {
+            Object::Event(event) if event.involved_object.kind.as_deref() == Some("Node") => {
+                event.message.clone()
+            }
+            _ => None,
+        };
+        events.into_iter().filter_map(message).collect()
+    }
+}
+
+fn key(name: &str) -> PodKey {
+    PodKey::new("default", name)
+}
+
+fn text(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\n\
+         spec: {{containers: [{{name: c, image: 'nowhere:1'}}]}}\n"
+    )
+}
+
+fn map_text(name: &str) -> String {
+    format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\ndata: {{k: v}}\n")
+}
+
+fn pod(name: &str) -> corev1::Pod {
+    serde_yaml::from_str(&text(name)).unwrap()
+}
+
+/// As the API server hands it on.
+fn map(name: &str) -> corev1::ConfigMap {
+    let mut map: corev1::ConfigMap = serde_yaml::from_str(&map_text(name)).unwrap();
+    map.metadata.namespace = Some("default".to_owned());
+    map
+}
+
+fn read(name: &str, text: &str) -> Offered {
+    let path = Path::new("/etc/podling/manifests").join(name);
+    let file = FolderFile { path: path.clone(), content: Ok(text.as_bytes().into()) };
+    intake::read_file(&file, &Source::Folder(path), "gw-test")
+}
+
+#[tokio::test]
+async fn a_change_of_a_pod_that_is_being_deleted_does_not_bring_its_record_back() {
+    let mut lab = Lab::new();
+    lab.create("a").await;
+    assert_eq!(lab.durable().objects.len(), 1);
+    lab.delete("a").await;
+    let mut changed = (*lab.task.board().pod(&key("a")).unwrap()).clone();
+    changed.metadata.labels = Some(labels("late", "yes"));
+    let written = lab.task.update_pod(changed, Write::default()).await.unwrap();
+    assert_eq!(written.object.metadata.labels, Some(labels("late", "yes")));
+    assert_eq!(lab.durable().objects, []);
+    lab.settle().await;
+    assert!(lab.task.board().pod(&key("a")).is_none());
+}
+
+#[tokio::test]
+async fn a_pod_whose_file_is_renamed_comes_back_from_the_new_one() {
+    let mut lab = Lab::new();
+    lab.folder(&[("a.yaml", &text("a")), ("map.yaml", &map_text("m"))]);
+    lab.settle().await;
+    assert_eq!(lab.source("a").as_deref(), Some("file /etc/podling/manifests/a.yaml"));
+    lab.folder(&[("b.yaml", &text("a")), ("c.yaml", &map_text("m"))]);
+    lab.settle().await;
+    assert_eq!(lab.source("a").as_deref(), Some("file /etc/podling/manifests/b.yaml"));
+    assert!(lab.task.board().config_map("default", "m").is_some());
+    assert_eq!(lab.complaints(), [""; 0]);
+}
+
+#[tokio::test]
+async fn of_two_files_that_name_one_pod_the_one_it_runs_from_keeps_it() {
+    let mut lab = Lab::new();
+    lab.folder(&[("b.yaml", &text("a"))]);
+    lab.settle().await;
+    let before = lab.uid("a");
+    for _ in 0..2 {
+        lab.folder(&[("a.yaml", &text("a")), ("b.yaml", &text("a"))]);
+        lab.settle().await;
+    }
+    assert_eq!(lab.uid("a"), before);
+    let told = lab.complaints();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("a.yaml") && told[0].contains("b.yaml"), "{told:?}");
+    lab.folder(&[("a.yaml", &text("a"))]);
+    lab.settle().await;
+    assert_eq!(lab.source("a").as_deref(), Some("file /etc/podling/manifests/a.yaml"));
+}
+
+#[tokio::test]
+async fn what_the_folder_was_refused_it_gets_when_the_owner_is_gone() {
+    let mut lab = Lab::new();
+    lab.create("a").await;
+    let map = Object::from(map("m"));
+    lab.task.put_object(map.clone(), false, Write::default()).await.unwrap();
+    let mut twin = map_text("m");
+    twin.push_str("immutable: true\n");
+    lab.folder(&[("a.yaml", &text("a")), ("m.yaml", &twin)]);
+    lab.settle().await;
+    assert_eq!(lab.source("a").as_deref(), Some("api"));
+    assert_eq!(lab.complaints().len(), 2);
+    lab.delete("a").await;
+    lab.settle().await;
+    assert_eq!(lab.source("a").as_deref(), Some("file /etc/podling/manifests/a.yaml"));
+    lab.task.delete_object(&map.key(), Write::default()).await.unwrap();
+    let now = lab.task.board().config_map("default", "m").unwrap();
+    assert_eq!(now.immutable, Some(true));
+}
+
+#[tokio::test]
+async fn a_repeated_deletion_does_not_forget_the_pod_of_another_source_that_waits() {
+    let mut lab = Lab::new();
+    lab.create("a").await;
+    lab.delete("a").await;
+    lab.folder(&[("a.yaml", &text("a"))]);
+    lab.delete("a").await;
+    lab.settle().await;
+    assert_eq!(lab.source("a").as_deref(), Some("file /etc/podling/manifests/a.yaml"));
+}
+
+#[tokio::test]
+async fn a_folder_gets_no_more_pods_than_a_node_has() {
+    let mut lab = Lab::new();
+    let names = (0..=PODS_MAX).map(|n| format!("p{n:05}"));
+    let many: Vec<String> = names.map(|name| text(&name)).collect();
+    let files: Vec<String> = many.chunks(256).map(|chunk| chunk.join("---\n")).collect();
+    let named: Vec<(String, &str)> =
+        files.iter().enumerate().map(|(n, text)| (format!("{n}.yaml"), text.as_str())).collect();
+    let files: Vec<(&str, &str)> = named.iter().map(|(n, t)| (n.as_str(), *t)).collect();
+    lab.folder(&files);
+    assert_eq!(lab.task.desired.len(), PODS_MAX);
+    let told = lab.complaints();
+    assert!(told.iter().any(|t| t.contains(&format!("p{PODS_MAX:05}"))), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_node_takes_only_so_many_config_maps_and_leaves_the_others_be() {
+    let mut lab = Lab::new();
+    for n in 0..DATA_OBJECTS_MAX {
+        lab.task.take_data(Object::from(map(&format!("m{n}"))), &Source::Api);
+    }
+    let one_more = Object::from(map("more"));
+    let refused = lab.task.put_object(one_more, false, Write::default()).await.unwrap_err();
+    assert!(matches!(refused, Refusal::Forbidden(_)), "{refused:?}");
+    assert_eq!(lab.durable().objects, []);
+    lab.folder(&[("a.yaml", &map_text("more"))]);
+    let told = lab.complaints();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("ConfigMap default/more"), "{told:?}");
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_pods_that_are_gone_is_forgotten_at_the_next_start() {
+    let mut lab = Lab::new();
+    lab.folder(&[("a.yaml", &text("a"))]);
+    let uid = PodUid::new(&lab.uid("a").unwrap());
+    let gone = PodUid::new("gone");
+    let facts = records::to_json(&Restored::default());
+    let store = lab.task.store.clone().unwrap();
+    store.commit_runtime(&uid, &facts).unwrap();
+    store.commit_runtime(&gone, &facts).unwrap();
+    let loaded = lab.durable();
+    assert!(lab.task.restore(loaded));
+    lab.task.forget_orphans();
+    lab.write_records().await;
+    let left: Vec<PodUid> = lab.durable().runtime.into_iter().map(|r| r.uid).collect();
+    assert_eq!(left, [uid]);
+}
+
+#[tokio::test]
+async fn a_start_with_a_broken_file_or_record_does_not_know_all_pods() {
+    let mut lab = Lab::new();
+    assert!(lab.task.restore_folder(vec![read("a.yaml", &text("a"))]));
+    assert!(!lab.task.restore_folder(vec![read("a.yaml", "kind: {")]));
+    let store = lab.task.store.clone().unwrap();
+    let kind = crate::store::ObjectKind::Pod;
+    store.commit_object(kind, "default", "b", &Source::Api, b"{}").unwrap();
+    let loaded = lab.durable();
+    assert!(!lab.task.restore(loaded));
+}
+
+#[tokio::test]
+async fn pods_stay_when_the_node_gets_another_name() {
+    let mut lab = Lab::new();
+    let mut elsewhere = pod("a");
+    elsewhere.metadata.uid = Some("u1".to_owned());
+    elsewhere.spec.as_mut().unwrap().node_name = Some("gw-before".to_owned());
+    let json = serde_json::to_vec(&elsewhere).unwrap();
+    let (store, kind) = (lab.task.store.clone().unwrap(), crate::store::ObjectKind::Pod);
+    store.commit_object(kind, "default", "a", &Source::Api, &json).unwrap();
+    let loaded = lab.durable();
+    assert!(lab.task.restore(loaded));
+    let (accepted, _) = lab.task.desired.get(&key("a")).unwrap();
+    let spec = accepted.object.spec.clone().unwrap();
+    assert_eq!(spec.node_name.as_deref(), Some("gw-test"));
+}
+
+#[tokio::test]
+async fn creation_times_survive_a_restart() {
+    let mut lab = Lab::new();
+    let born = crate::board::wire_time(1_000_000_000_000);
+    let mut map = map("m");
+    map.metadata.creation_timestamp = Some(born.clone());
+    lab.task.put_object(Object::from(map), false, Write::default()).await.unwrap();
+    let mut next = Lab::new();
+    assert!(next.task.restore(lab.durable()));
+    let shown = next.task.board().config_map("default", "m").unwrap();
+    assert_eq!(shown.metadata.creation_timestamp, Some(born));
+}
+
+#[tokio::test]
+async fn an_endless_grace_does_not_break_the_end() {
+    let mut lab = Lab::new();
+    let mut endless = pod("a");
+    endless.spec.as_mut().unwrap().termination_grace_period_seconds = Some(i64::MAX);
+    lab.task.create_pod(endless, Write::default()).await.unwrap();
+    tokio::time::timeout(PATIENCE, lab.task.end_all()).await.unwrap();
+    assert!(lab.task.workers.values().all(|entry| entry.finished));
+}
+
+#[tokio::test]
+async fn a_name_that_is_taken_is_refused() {
+    let mut lab = Lab::new();
+    lab.folder(&[("a.yaml", &text("a"))]);
+    let refused = lab.task.create_pod(pod("a"), Write::default()).await.unwrap_err();
+    assert!(matches!(refused, Refusal::SourceConflict(_)), "{refused:?}");
+}
