@@ -62,6 +62,7 @@ pub async fn run(files: Vec<PathBuf>, mut config: Config) -> anyhow::Result<Exit
     let board = handle.board().clone();
     let watching =
         tokio::spawn(watch::show_all(board.clone(), pods.clone(), screen.clone(), ended));
+    let warning = tokio::spawn(watch::show_warnings(board.clone(), screen.clone()));
     for pod in &pods {
         screen.line(&format!("pod/{} created", pod.key.name));
     }
@@ -85,6 +86,7 @@ pub async fn run(files: Vec<PathBuf>, mut config: Config) -> anyhow::Result<Exit
     node.runtime.shutdown(RUNTIME_SHUTDOWN).await;
     done.cancel();
     watching.abort();
+    warning.abort();
     watch::show_last(&board, &screen);
     // Followers only print what is already there; one that does not end in time has lost its terminal.
     drop(tokio::time::timeout(LAST_LINES, followers.wait()).await);

@@ -41,17 +41,18 @@ struct Live {
 }
 
 impl Screen {
-    /// Takes the terminal and shows what is published.
+    /// Takes the terminal.
     #[must_use]
     pub(super) fn open(pods: &[Arc<Pod>]) -> Self {
         let live = std::io::stdout().is_terminal().then(|| Live::new(pods));
-        let screen = Self(Arc::new(Inner { live, shown: Mutex::default(), gone: CancellationToken::new() }));
-        for pod in pods {
-            for line in published(pod) {
-                screen.line(&line);
-            }
+        Self(Arc::new(Inner { live, shown: Mutex::default(), gone: CancellationToken::new() }))
+    }
+
+    /// Shows where a pod can be reached from this machine, now that it can.
+    pub(super) fn published(&self, pod: &Pod) {
+        for line in published(pod) {
+            self.line(&line);
         }
-        screen
     }
 
     /// Prints a line above the table.

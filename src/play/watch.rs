@@ -1,6 +1,6 @@
 //! Watches the pods' statuses: keeps the table up to date and says when all of them have ended.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as corev1;
@@ -14,6 +14,9 @@ use crate::spec::{Pod, PodKey};
 
 /// Changes taken from the board at a time.
 const BATCH: usize = 64;
+
+/// Different warnings shown of one play; more than that is noise.
+const WARNINGS_MAX: usize = 256;
 
 /// Shows statuses as they change, and says once how it ended when every pod has Succeeded or Failed. Runs until dropped.
 pub(super) async fn show_all(
@@ -34,6 +37,7 @@ pub(super) async fn show_all(
             for event in events {
                 let Object::Pod(pod) = event.object else { continue };
                 seen.show(&pod, &screen);
+                seen.published(&pod, &pods, &screen);
             }
             let end = seen.ended(&pods);
             ended.send_if_modified(|known| {
@@ -43,6 +47,43 @@ pub(super) async fn show_all(
             });
         }
     }
+}
+
+/// Shows what went wrong and does not show in a container's row: a port that is taken, a volume that cannot be had. Each
+/// text once. Runs until dropped.
+pub(super) async fn show_warnings(board: Board, screen: Screen) {
+    let mut said = BTreeSet::new();
+    loop {
+        let Ok(mut watch) = board.watch(Query::all(Kind::Event), None) else { continue };
+        while let Ok(events) = watch.next_batch(BATCH) {
+            if events.is_empty() {
+                watch.changed().await;
+            }
+            for event in events {
+                let Object::Event(event) = event.object else { continue };
+                let text = warning(&event);
+                if text
+                    .as_ref()
+                    .is_some_and(|text| said.len() < WARNINGS_MAX && said.insert(text.clone()))
+                {
+                    screen.line(&text.unwrap_or_default());
+                }
+            }
+        }
+    }
+}
+
+/// The line for an event, if it is one that nothing else on the screen says.
+fn warning(event: &corev1::Event) -> Option<String> {
+    let reason = event.reason.as_deref().unwrap_or_default();
+    // Their pods' rows say these, as they change.
+    let in_row = matches!(reason, "BackOff" | "Unhealthy" | "Failed");
+    if event.type_.as_deref() != Some("Warning") || in_row {
+        return None;
+    }
+    let pod = event.involved_object.name.as_deref().unwrap_or_default();
+    let message = event.message.as_deref().unwrap_or_default();
+    Some(format!("pod/{pod} warning {reason}: {message}"))
 }
 
 /// Shows what the board says now: the last word after the node has ended.
@@ -60,6 +101,7 @@ pub(super) fn show_last(board: &Board, screen: &Screen) {
 struct Seen {
     phases: BTreeMap<PodKey, String>,
     ready: BTreeMap<PodKey, bool>,
+    published: BTreeSet<PodKey>,
     /// Rows only: phases and readiness have been told.
     quiet: bool,
 }
@@ -86,6 +128,21 @@ impl Seen {
                 let why = status.reason.as_deref().map_or(String::new(), |r| format!(" ({r})"));
                 screen.line(&format!("pod/{} {phase}{why}", label(&key)));
             }
+        }
+    }
+
+    /// Says where a pod can be reached, as soon as its ports are open.
+    fn published(&mut self, shown: &corev1::Pod, pods: &[Arc<Pod>], screen: &Screen) {
+        let conditions = shown.status.iter().flat_map(|s| s.conditions.iter().flatten());
+        let mut open = conditions.filter(|c| c.type_ == "PodReadyToStartContainers");
+        if !open.any(|c| c.status == "True") {
+            return;
+        }
+        let uid = shown.metadata.uid.as_deref();
+        if let Some(pod) = pods.iter().find(|pod| Some(pod.uid.as_str()) == uid)
+            && self.published.insert(pod.key.clone())
+        {
+            screen.published(pod);
         }
     }
 

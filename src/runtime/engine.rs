@@ -185,11 +185,17 @@ impl fmt::Display for EngineSettings {
     }
 }
 
-/// The triple for this machine. Only the architecture and the operating system in it are compared at load, so that the
-/// musl and the glibc build of podling share their files.
+/// The triple for this machine: exactly the one that this program was built for, since the engine refuses to run native code
+/// made for any other, be it only the C library that differs. So the musl and the glibc build do not share their files.
 fn target(backend: Backend) -> &'static str {
     match backend {
+        Backend::Auto if cfg!(all(target_arch = "x86_64", target_env = "musl")) => {
+            "x86_64-unknown-linux-musl"
+        }
         Backend::Auto if cfg!(target_arch = "x86_64") => "x86_64-unknown-linux-gnu",
+        Backend::Auto if cfg!(all(target_arch = "aarch64", target_env = "musl")) => {
+            "aarch64-unknown-linux-musl"
+        }
         Backend::Auto if cfg!(target_arch = "aarch64") => "aarch64-unknown-linux-gnu",
         Backend::Auto | Backend::Pulley => {
             if cfg!(target_pointer_width = "64") {

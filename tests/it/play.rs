@@ -117,3 +117,20 @@ fn play_ends_when_nobody_reads_it_any_more() {
     let status = wait_for("play to end", || play.try_wait().unwrap());
     assert!(status.success(), "{status:?}");
 }
+
+#[test]
+fn a_published_port_that_is_taken_is_told_and_not_claimed() {
+    let dir = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = taken.local_addr().unwrap().port();
+    let text = manifest("greenhouse.yaml").replace("hostPort: 8080", &format!("hostPort: {port}"));
+    let mut play = play(dir.path(), &text);
+    play.wait_for("warning FailedCreatePodSandBox");
+    let output = play.output();
+    assert!(output.contains("in use") && output.contains(&port.to_string()), "{output}");
+    assert!(!output.contains("published"), "{output}");
+    drop(taken);
+    play.wait_for(&format!("published 127.0.0.1:{port} -> greenhouse/web:8080"));
+    play.signal(Signal::INT);
+    assert_eq!(play.exit_code(), 0, "{}", play.output());
+}
