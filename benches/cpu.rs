@@ -5,6 +5,8 @@
 //! a core. Kill: from the order to the end of a spinning run. Neighbour: how late a module's 10 ms timer is while others spin.
 //! Goals: DESIGN.md, "Figures to reach".
 
+#![allow(clippy::disallowed_methods, reason = "a bench measures time")]
+
 mod common;
 
 use std::time::{Duration, Instant};

@@ -4,6 +4,8 @@
 //! embedding of wasmtime-wasi with the host's sockets; same engine settings, same number of threads; the client measures.
 //! Goals: DESIGN.md, "Figures to reach".
 
+#![allow(clippy::disallowed_methods, reason = "a bench measures time")]
+
 mod common;
 
 use anyhow::Context as _;

@@ -5,6 +5,8 @@
 //! commit; *started* when its status says that both containers run; *heard* when both have printed their first line.
 //! Goals: DESIGN.md, "Figures to reach".
 
+#![allow(clippy::disallowed_methods, reason = "a bench measures time")]
+
 mod common;
 
 use std::collections::BTreeMap;

@@ -143,7 +143,13 @@ impl Host {
         control.kill();
         match exit.context("a guest did not end")? {
             Exit::Code(0) => Ok(output.bytes()),
-            other => anyhow::bail!(
+            other @ (Exit::Code(_)
+            | Exit::Trapped { .. }
+            | Exit::OutOfMemory { .. }
+            | Exit::OutOfFuel
+            | Exit::Killed
+            | Exit::Terminated
+            | Exit::Lost { .. }) => anyhow::bail!(
                 "a guest failed: {other:?}; it printed {:?}",
                 String::from_utf8_lossy(&output.bytes())
             ),

@@ -134,7 +134,7 @@ fn kind_of(mapping: &Mapping, behind: &[Mapping]) -> Kind {
             break;
         }
     }
-    let arena = mapping.start % ARENA == 0 && size < ARENA;
+    let arena = mapping.start.is_multiple_of(ARENA) && size < ARENA;
     if !arena && (size == GUEST_STACK || size + 4096 == GUEST_STACK) {
         return Kind::Stacks;
     }

@@ -86,11 +86,10 @@ impl Lab {
 
     fn complaints(&self) -> Vec<String> {
         let events = self.task.board().list(&crate::board::Query::all(Kind::Event)).items;
-        let message = |object| match object {
-            Object::Event(event) if event.involved_object.kind.as_deref() == Some("Node") => {
-                event.message.clone()
-            }
-            _ => None,
+        let message = |object| {
+            let Object::Event(event) = object else { return None };
+            let of_node = event.involved_object.kind.as_deref() == Some("Node");
+            event.message.clone().filter(|_| of_node)
         };
         events.into_iter().filter_map(message).collect()
     }
