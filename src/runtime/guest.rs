@@ -1,6 +1,6 @@
 //! The data of one store: everything that host functions of one run can reach.
 //!
-//! Owns: making it from a [`Run`] (standard streams, environment, opened directories, random and table bounds). Is not: the store,
+//! Owns: making it from a [`Run`](super::Run) (standard streams, environment, opened directories, random and table bounds). Is not: the store,
 //! or running it (`instance.rs`).
 //!
 //! One type serves components and core modules: wasmtime-wasi's context for WASI 0.1 contains the one for 0.2 and 0.3.

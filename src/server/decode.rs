@@ -1,7 +1,7 @@
 //! Bodies: read within bounds, then decoded as strictly as the client asks.
 //!
 //! Owns: size and time limits of a body, media types, `?fieldValidation`, `DeleteOptions`. Not: the grammar of manifests, which is
-//! [`manifest::parse`](crate::manifest::parse).
+//! [`parse`](crate::manifest::parse()).
 
 use std::time::Duration;
 
