@@ -77,6 +77,18 @@ impl PodAddresses {
         ip.is_unspecified() || self.is_local(ip)
     }
 
+    /// The address that a socket bound to `bound` (or to nothing yet: port 0) has towards `to`.
+    /// `None` if it cannot speak from there: a loopback address does not leave its pod (Linux:
+    /// EINVAL).
+    pub(crate) fn source(self, bound: Option<SocketAddr>, to: SocketAddr) -> Option<SocketAddr> {
+        let from = match bound {
+            Some(bound) if !bound.ip().is_unspecified() => bound,
+            Some(bound) => SocketAddr::new(self.source_towards(to.ip()), bound.port()),
+            None => SocketAddr::new(self.source_towards(to.ip()), 0),
+        };
+        (self.is_local(to.ip()) || !from.ip().is_loopback()).then_some(from)
+    }
+
     /// The address that a socket with no specific one of its own sends from, as Linux's local
     /// routing table picks it: 127.0.0.1 towards all of 127.0.0.0/8, the pod's own address towards
     /// itself and the outside.

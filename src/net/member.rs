@@ -15,10 +15,13 @@
 //! Limits: [`MemberLimits`], [`super::NetLimits`].
 
 use std::fmt;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::addr::Protocol;
+use super::egress::{Lookup, MAX_LOOKUPS};
+use super::names::{self, ResolveError};
 use super::registry::{Entry, Registry, Ticket};
 use super::stats::{CounterSnapshot, Counters, SocketInfo};
 use super::{Net, lock};
@@ -103,6 +106,7 @@ impl Member {
             ledger,
             gone: AtomicBool::new(false),
             buffered: AtomicUsize::new(0),
+            lookups: AtomicUsize::new(0),
             counters: Counters::default(),
             registry: Mutex::new(Registry::default()),
         });
@@ -143,6 +147,16 @@ impl Member {
         self.0.buffered.load(Ordering::Relaxed)
     }
 
+    /// The addresses of `name`: the pod's own names are answered at once, others by whoever decides
+    /// about what leaves the pod ([`super::Egress::lookup`]).
+    #[must_use]
+    pub fn lookup(&self, name: &str) -> Lookup {
+        match self.0.net.names.resolve(name) {
+            Err(ResolveError::NotFound) => self.0.lookup_elsewhere(names::normal(name)),
+            known => Lookup::Now(known),
+        }
+    }
+
     /// Its rows of the socket table.
     #[must_use]
     pub fn sockets(&self) -> Vec<SocketInfo> {
@@ -170,6 +184,7 @@ pub(crate) struct MemberState {
     ledger: Arc<dyn Ledger>,
     gone: AtomicBool,
     buffered: AtomicUsize,
+    lookups: AtomicUsize,
     pub(crate) counters: Counters,
     pub(crate) registry: Mutex<Registry>,
 }
@@ -216,6 +231,19 @@ impl MemberState {
     pub(crate) fn give_back_socket(&self) {
         self.net.sockets.fetch_sub(1, Ordering::Relaxed);
         self.ledger.release(SOCKET_COST);
+    }
+
+    fn lookup_elsewhere(self: &Arc<Self>, name: &str) -> Lookup {
+        let Some(turn) = Turn::take(self) else {
+            return Lookup::Now(Err(ResolveError::Temporary));
+        };
+        match self.net.egress.lookup(&self.name, name) {
+            Lookup::Now(answer) => Lookup::Now(never_empty(answer)),
+            Lookup::Later(answer) => Lookup::Later(Box::pin(async move {
+                let _turn = turn;
+                never_empty(answer.await)
+            })),
+        }
     }
 
     pub(crate) fn is_gone(&self) -> bool {
@@ -270,6 +298,29 @@ impl MemberState {
         for entry in entries {
             entry.abort();
         }
+    }
+}
+
+/// One of the look-ups that a member may have under way.
+#[derive(Debug)]
+struct Turn(Arc<MemberState>);
+
+impl Turn {
+    fn take(member: &Arc<MemberState>) -> Option<Self> {
+        take_within(&member.lookups, 1, MAX_LOOKUPS).then(|| Self(Arc::clone(member)))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.0.lookups.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn never_empty(answer: Result<Vec<IpAddr>, ResolveError>) -> Result<Vec<IpAddr>, ResolveError> {
+    match answer {
+        Ok(addresses) if addresses.is_empty() => Err(ResolveError::NotFound),
+        other => other,
     }
 }
 

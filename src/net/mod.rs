@@ -33,6 +33,8 @@ mod registry;
 mod stats;
 mod tcp;
 mod udp;
+mod waiters;
+mod way;
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -42,7 +44,9 @@ use std::sync::{
 };
 
 pub use addr::{Family, Protocol, fits_family, is_connectable, is_sendable, is_unicast};
-pub use egress::{Ask, DenyAll, Egress, Route};
+pub use egress::{
+    Answer, Ask, DenyAll, Egress, Lookup, MAX_LOOKUPS, OutboundCall, Route, UdpReply,
+};
 pub use member::{Ledger, Member, MemberLimits, NoLedger, OpenError, SOCKET_COST};
 pub use names::{HostAlias, ResolveError};
 pub use stats::{CounterSnapshot, SocketInfo, SocketState};
@@ -53,7 +57,9 @@ pub use tcp::options::{DEFAULT_BUFFER, MAX_BUFFER, MIN_BUFFER, ZeroOption};
 pub use tcp::pipe::{ReadError, WriteError};
 pub use tcp::socket::{BindError, ListenError, Shutdown, TcpSocket, WrongState};
 pub use tcp::socket_options::SetBacklogError;
-pub use udp::{Datagram, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, ReceiveError, SendError, UdpSocket};
+pub use udp::{
+    Datagram, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, ReceiveError, Receiving, SendError, UdpSocket,
+};
 
 use addr::PodAddresses;
 use member::MemberState;
@@ -164,7 +170,8 @@ impl PodNet {
         self.0.addresses.is_local(ip)
     }
 
-    /// The addresses of `name` as seen from inside the pod, best first; never empty.
+    /// The addresses of `name` if it is one of the pod's own, best first; never empty. Other names
+    /// are looked up by [`Member::lookup`].
     pub fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, ResolveError> {
         self.0.names.resolve(name)
     }

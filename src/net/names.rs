@@ -22,6 +22,15 @@ pub enum ResolveError {
     /// Nobody has it.
     #[error("name not known")]
     NotFound,
+    /// The policy does not let this module look it up.
+    #[error("looking up this name is denied")]
+    Denied,
+    /// The resolver did not answer, or is asked too much at once: worth repeating.
+    #[error("the name could not be looked up now")]
+    Temporary,
+    /// The resolver failed in a way that repeating does not help.
+    #[error("the name cannot be looked up")]
+    Permanent,
 }
 
 /// More names for an address (`hostAliases` of a Pod).
@@ -90,7 +99,7 @@ fn literal(name: &str) -> Option<IpAddr> {
 }
 
 /// A trailing dot says only that nothing follows.
-fn normal(name: &str) -> &str {
+pub(crate) fn normal(name: &str) -> &str {
     name.strip_suffix('.').unwrap_or(name)
 }
 

@@ -111,6 +111,7 @@ impl Entry {
             state,
             local,
             remote: None,
+            via: None,
             receive_queue: 0,
             send_queue: 0,
         };

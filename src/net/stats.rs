@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::addr::Protocol;
+use super::tcp::handshake::ConnectError;
 
 macro_rules! counters {
     ($($(#[$doc:meta])* $name:ident,)*) => {
@@ -38,6 +39,8 @@ counters! {
     accepts,
     /// Connects of this member that nobody answered.
     connects_refused,
+    /// Connects of this member that found no way, no port, or no answer in time.
+    connects_failed,
     /// Connects and datagrams of this member that its policy forbids.
     denied,
     /// Connections of this member that ended by a reset from the other side.
@@ -58,6 +61,23 @@ counters! {
     buffered_peak,
 }
 
+impl Counters {
+    /// Counts a connect that came to nothing.
+    pub(crate) fn count_failure(&self, error: ConnectError) {
+        match error {
+            ConnectError::Refused(_) => self.connects_refused.add(1),
+            ConnectError::Denied(_) => self.denied.add(1),
+            ConnectError::Unreachable(_) | ConnectError::TimedOut(_) | ConnectError::NoPort => {
+                self.connects_failed.add(1);
+            }
+            // The caller's own mistake, or counted as a socket refused.
+            ConnectError::InvalidAddress(_)
+            | ConnectError::InvalidState
+            | ConnectError::Open(_) => {}
+        }
+    }
+}
+
 impl CounterSnapshot {
     /// Adds what another member counted: sums add up, peaks keep the higher one.
     pub fn absorb(&mut self, other: &CounterSnapshot) {
@@ -66,6 +86,7 @@ impl CounterSnapshot {
         self.connects += other.connects;
         self.accepts += other.accepts;
         self.connects_refused += other.connects_refused;
+        self.connects_failed += other.connects_failed;
         self.denied += other.denied;
         self.resets += other.resets;
         self.datagrams_sent += other.datagrams_sent;
@@ -148,6 +169,8 @@ pub struct SocketInfo {
     pub local: Option<SocketAddr>,
     /// The other side's, if there is one.
     pub remote: Option<SocketAddr>,
+    /// The host's own address of a connection to the outside: what the host's `ss` shows for it.
+    pub via: Option<SocketAddr>,
     /// Bytes waiting to be read; for a listener, connections waiting to be accepted.
     pub receive_queue: u64,
     /// Bytes the other side has not read; for a listener, how many connections may wait.

@@ -47,6 +47,19 @@ struct Conn {
     /// Indexed by the side that writes.
     pipes: [Mutex<Pipe>; 2],
     addresses: [SocketAddr; 2],
+    seen: Seen,
+}
+
+/// What the client sees of the other side.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Seen {
+    /// The address it asked for, behind which the server may have another (a Service's).
+    As(SocketAddr),
+    /// Somebody outside; the host's end of it is no member's socket.
+    Outside {
+        /// The address the host speaks from.
+        via: SocketAddr,
+    },
 }
 
 /// What one side brings to a new connection.
@@ -66,6 +79,8 @@ pub(crate) struct EndSeed {
 pub(crate) struct End {
     conn: Arc<Conn>,
     side: Side,
+    /// On whose account it writes. The far end of a connection to the outside has the member that
+    /// asked for it.
     pub(crate) member: Arc<MemberState>,
     lease: Option<Arc<Lease>>,
     ticket: OnceLock<Ticket>,
@@ -77,13 +92,14 @@ const SHUT_WRITE: u8 = 2;
 const SHUT_BOTH: u8 = SHUT_READ | SHUT_WRITE;
 
 /// Makes a connection; the client's end first.
-pub(crate) fn pair(client: EndSeed, server: EndSeed) -> (Arc<End>, Arc<End>) {
+pub(crate) fn pair(client: EndSeed, server: EndSeed, seen: Seen) -> (Arc<End>, Arc<End>) {
     let pipe = |from: &EndSeed, to: &EndSeed| {
         Mutex::new(Pipe::new(Arc::clone(&from.member), from.send_size, to.receive_size))
     };
     let conn = Arc::new(Conn {
         pipes: [pipe(&client, &server), pipe(&server, &client)],
         addresses: [client.address, server.address],
+        seen,
     });
     let end = |conn, side, seed: EndSeed| {
         Arc::new(End {
@@ -112,7 +128,45 @@ impl End {
     }
 
     pub(crate) fn remote_address(&self) -> SocketAddr {
-        self.conn.addresses[self.side.other() as usize]
+        match (self.side, self.conn.seen) {
+            (Side::Client, Seen::As(asked)) => asked,
+            (Side::Client | Side::Server, _) => self.conn.addresses[self.side.other() as usize],
+        }
+    }
+
+    /// Whether this is the end that the host holds of a connection to the outside.
+    fn is_outside(&self) -> bool {
+        self.side == Side::Server && matches!(self.conn.seen, Seen::Outside { .. })
+    }
+
+    /// The host's address of a connection to the outside.
+    fn via(&self) -> Option<SocketAddr> {
+        match self.conn.seen {
+            Seen::Outside { via } => Some(via),
+            Seen::As(_) => None,
+        }
+    }
+
+    /// Counts what was written here.
+    pub(crate) fn count_sent(&self, n: usize) {
+        // What the host writes for the outside the member sees when it reads it.
+        if !self.is_outside() {
+            self.member.counters.tcp_bytes_sent.add(n);
+        }
+    }
+
+    /// Counts what was read here.
+    pub(crate) fn count_received(&self, n: usize) {
+        if !self.is_outside() {
+            self.member.counters.tcp_bytes_received.add(n);
+        }
+    }
+
+    /// Counts a read that met a reset.
+    pub(crate) fn count_reset(&self) {
+        if !self.is_outside() {
+            self.member.counters.resets.add(1);
+        }
     }
 
     /// The end's ticket, which an accepted one gets only when it is accepted.
@@ -207,6 +261,7 @@ impl End {
             },
             local: Some(self.local_address()),
             remote: Some(self.remote_address()),
+            via: self.via(),
             receive_queue: unread as u64,
             send_queue: unsent as u64,
         }

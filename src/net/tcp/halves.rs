@@ -82,14 +82,14 @@ impl ReadHalf {
             }
             Err(error) => {
                 drop(pipe);
-                self.0.member.counters.resets.add(1);
+                self.0.count_reset();
                 return Poll::Ready(Err(error));
             }
         }
         let (taken, waker) = pop(&mut pipe);
         drop(pipe);
         wake(waker);
-        self.0.member.counters.tcp_bytes_received.add(taken.amount());
+        self.0.count_received(taken.amount());
         Poll::Ready(Ok(taken))
     }
 }
@@ -198,7 +198,7 @@ impl WriteHalf {
         let waker = pipe.wake_reader();
         drop(pipe);
         wake(waker);
-        self.0.member.counters.tcp_bytes_sent.add(n);
+        self.0.count_sent(n);
         Poll::Ready(Ok(n))
     }
 }

@@ -1,10 +1,11 @@
-//! A connect that may have to wait for room in the listener's queue.
+//! A connect that may have to wait: for room in a listener's queue, or for the outside.
 //!
-//! Owns: the wait, from the connecting side. The listener finishes it from the other (`listener`).
+//! Owns: the wait, from the connecting side. From the other, a listener (`listener`) or whoever
+//! carries traffic to the outside (`outbound`) finishes it.
 //!
 //! ```text
-//! Waiting ──listener has room──► Done(end)      ──taken──► Over
-//!    │ ────listener closes─────► Done(refused)  ──taken──► Over
+//! Waiting ──listener has room, outside answers──► Done(end)    ──taken──► Over
+//!    │ ────listener closes, outside fails ──────► Done(error)  ──taken──► Over
 //!    └──── dropped, timed out, member reset ─────────────► Over   (port and ticket free at once)
 //! ```
 //! There is no clock here: a caller that gives up drops the [`Connecting`], or calls
@@ -60,35 +61,52 @@ pub enum ConnectError {
 /// What the connecting side leaves with the listener.
 #[derive(Debug)]
 pub(crate) struct Handshake {
-    /// Its place in the listener's queue of those who wait.
-    place: u64,
-    listener: Weak<ListenerCore>,
+    /// Where it waits; `None` is the outside.
+    queue: Option<Queue>,
     from: SocketAddr,
     to: SocketAddr,
     slot: Mutex<Slot>,
 }
 
+/// A place in a listener's queue of those who wait.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    pub(crate) place: u64,
+    pub(crate) listener: Weak<ListenerCore>,
+    /// The address that the server sees as its own.
+    pub(crate) real: SocketAddr,
+}
+
 #[derive(Debug)]
 enum Slot {
-    Waiting { seed: EndSeed, waker: Option<Waker> },
+    Waiting {
+        seed: EndSeed,
+        waker: Option<Waker>,
+        /// Woken when the connecting side gives up.
+        caller: Option<Waker>,
+    },
     Done(Result<Arc<End>, ConnectError>),
     Over,
 }
 
 impl Handshake {
-    pub(crate) fn new(
-        place: u64,
-        listener: &Arc<ListenerCore>,
-        to: SocketAddr,
-        seed: EndSeed,
-    ) -> Self {
+    pub(crate) fn new(queue: Option<Queue>, to: SocketAddr, seed: EndSeed) -> Self {
         Self {
-            place,
-            listener: Arc::downgrade(listener),
+            queue,
             from: seed.address,
             to,
-            slot: Mutex::new(Slot::Waiting { seed, waker: None }),
+            slot: Mutex::new(Slot::Waiting { seed, waker: None, caller: None }),
         }
+    }
+
+    /// The address the connecting side has.
+    pub(crate) fn from(&self) -> SocketAddr {
+        self.from
+    }
+
+    /// The address at which the listener is asked.
+    pub(crate) fn real(&self) -> SocketAddr {
+        self.queue.as_ref().map_or(self.to, |queue| queue.real)
     }
 
     /// The address the connecting side named.
@@ -116,7 +134,7 @@ impl Handshake {
     pub(crate) fn complete(&self, pair: impl FnOnce(EndSeed) -> Arc<End>) -> Option<Option<Waker>> {
         let mut slot = lock(&self.slot);
         match std::mem::replace(&mut *slot, Slot::Over) {
-            Slot::Waiting { seed, waker } => {
+            Slot::Waiting { seed, waker, .. } => {
                 *slot = Slot::Done(Ok(pair(seed)));
                 Some(waker)
             }
@@ -127,15 +145,15 @@ impl Handshake {
         }
     }
 
-    /// The listener is gone.
-    pub(crate) fn refuse(&self) {
+    /// The listener is gone, or the outside said no.
+    pub(crate) fn fail(&self, error: ConnectError) {
         let mut slot = lock(&self.slot);
         let before = std::mem::replace(&mut *slot, Slot::Over);
         match before {
-            Slot::Waiting { seed, waker } => {
-                *slot = Slot::Done(Err(ConnectError::Refused(self.to)));
+            Slot::Waiting { seed, waker, .. } => {
+                *slot = Slot::Done(Err(error));
                 drop(slot);
-                seed.member.counters.connects_refused.add(1);
+                seed.member.counters.count_failure(error);
                 drop(seed);
                 if let Some(waker) = waker {
                     waker.wake();
@@ -149,17 +167,30 @@ impl Handshake {
     pub(crate) fn abandon(&self) {
         let before = std::mem::replace(&mut *lock(&self.slot), Slot::Over);
         match before {
-            Slot::Waiting { seed, waker } => {
-                if let Some(listener) = self.listener.upgrade() {
-                    listener.forget(self.place);
+            Slot::Waiting { seed, waker, caller } => {
+                if let Some(queue) = &self.queue
+                    && let Some(listener) = queue.listener.upgrade()
+                {
+                    listener.forget(queue.place);
                 }
                 drop(seed);
-                if let Some(waker) = waker {
+                for waker in waker.into_iter().chain(caller) {
                     waker.wake();
                 }
             }
             Slot::Done(Ok(end)) => end.abort(),
             Slot::Done(Err(_)) | Slot::Over => {}
+        }
+    }
+
+    /// Ready once nobody waits for the outcome any more.
+    pub(crate) fn poll_abandoned(&self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut *lock(&self.slot) {
+            Slot::Waiting { caller, .. } => {
+                remember(caller, cx.waker());
+                Poll::Pending
+            }
+            Slot::Done(_) | Slot::Over => Poll::Ready(()),
         }
     }
 
@@ -170,6 +201,7 @@ impl Handshake {
             state: SocketState::SynSent,
             local: Some(self.from),
             remote: Some(self.to),
+            via: None,
             receive_queue: 0,
             send_queue: 0,
         }
@@ -207,11 +239,11 @@ impl Connecting {
             Stage::Waiting(handshake) => {
                 let mut slot = lock(&handshake.slot);
                 match std::mem::replace(&mut *slot, Slot::Over) {
-                    Slot::Waiting { seed, mut waker } => {
+                    Slot::Waiting { seed, mut waker, caller } => {
                         if let Some(cx) = cx {
                             remember(&mut waker, cx.waker());
                         }
-                        *slot = Slot::Waiting { seed, waker };
+                        *slot = Slot::Waiting { seed, waker, caller };
                         drop(slot);
                         self.0 = Stage::Waiting(handshake);
                         Poll::Pending

@@ -17,9 +17,9 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use super::conn::{self, End, EndSeed};
+use super::conn::{self, End, EndSeed, Seen};
 use super::halves::Stream;
-use super::handshake::{ConnectError, Connecting, Handshake};
+use super::handshake::{ConnectError, Connecting, Handshake, Queue};
 use super::options::TcpOptions;
 use super::pipe::remember;
 use super::socket::TcpSocket;
@@ -97,10 +97,11 @@ impl ListenerCore {
         core
     }
 
-    /// A connection comes in from `seed` to `to`.
+    /// A connection comes in from `seed`, which asked for `to`, and was led here to `real`.
     pub(crate) fn admit(
         self: &Arc<Self>,
         to: SocketAddr,
+        real: SocketAddr,
         seed: EndSeed,
     ) -> Result<Connecting, ConnectError> {
         let mut state = lock(&self.state);
@@ -110,7 +111,7 @@ impl ListenerCore {
             return Err(ConnectError::Refused(to));
         }
         if state.queue.len() < state.backlog && state.waiting.is_empty() {
-            let (client, server) = self.pair(&state, to, seed);
+            let (client, server) = self.pair(&state, to, real, seed);
             state.queue.push_back(server);
             let acceptor = state.acceptor.take();
             drop(state);
@@ -120,23 +121,30 @@ impl ListenerCore {
         }
         let place = state.next_place;
         state.next_place += 1;
-        let handshake = Arc::new(Handshake::new(place, self, to, seed));
+        let queue = Queue { place, listener: Arc::downgrade(self), real };
+        let handshake = Arc::new(Handshake::new(Some(queue), to, seed));
         state.waiting.insert(place, Arc::clone(&handshake));
         drop(state);
         handshake.attach();
         Ok(Connecting::waiting(handshake))
     }
 
-    fn pair(&self, state: &State, to: SocketAddr, client: EndSeed) -> (Arc<End>, Arc<End>) {
+    fn pair(
+        &self,
+        state: &State,
+        asked: SocketAddr,
+        real: SocketAddr,
+        client: EndSeed,
+    ) -> (Arc<End>, Arc<End>) {
         let server = EndSeed {
             member: Arc::clone(&self.member),
-            address: to,
+            address: real,
             send_size: state.options.sizes.send,
             receive_size: state.options.sizes.receive,
             lease: None,
             ticket: None,
         };
-        conn::pair(client, server)
+        conn::pair(client, server, Seen::As(asked))
     }
 
     /// Takes the next connection. The caller owns what it gets.
@@ -179,7 +187,7 @@ impl ListenerCore {
             let (_, handshake) = state.waiting.pop_first()?;
             let mut server = None;
             let completed = handshake.complete(|seed| {
-                let (client, ours) = self.pair(state, handshake.to(), seed);
+                let (client, ours) = self.pair(state, handshake.to(), handshake.real(), seed);
                 server = Some(ours);
                 client
             });
@@ -210,7 +218,7 @@ impl ListenerCore {
             end.abort();
         }
         for handshake in waiting.into_values() {
-            handshake.refuse();
+            handshake.fail(ConnectError::Refused(handshake.to()));
         }
         wake(acceptor);
     }
@@ -223,6 +231,7 @@ impl ListenerCore {
             state: if state.closed { SocketState::Closed } else { SocketState::Listen },
             local: Some(self.lease.address()),
             remote: None,
+            via: None,
             receive_queue: (state.queue.len() + state.waiting.len()) as u64,
             send_queue: state.backlog as u64,
         }

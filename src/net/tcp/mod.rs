@@ -3,7 +3,8 @@
 //! ```text
 //! socket     what a guest holds: a state machine over the rest
 //! listener   a port that answers, with its backlog
-//! handshake  a connect that waits for room in a backlog
+//! handshake  a connect that waits, for room in a backlog or for the outside
+//! outbound   the far end of a connect to the outside
 //! conn       two ends, and how they close
 //! halves     reading and writing at an end
 //! pipe       the bytes of one direction
@@ -17,6 +18,7 @@ pub(crate) mod halves;
 pub(crate) mod handshake;
 pub(crate) mod listener;
 pub(crate) mod options;
+pub(crate) mod outbound;
 pub(crate) mod pipe;
 pub(crate) mod socket;
 pub(crate) mod socket_options;
@@ -25,18 +27,35 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use super::addr::{self, Family, Protocol};
-use super::egress::{Ask, Route};
+use super::egress::Ask;
 use super::lease::{self, Lease};
+use super::member::MemberState;
 use super::port::Claim;
 use super::registry::Ticket;
-use super::{Net, PodNet};
+use super::way::Way;
 use conn::EndSeed;
-use handshake::{ConnectError, Connecting};
+use handshake::{ConnectError, Connecting, Handshake};
 use options::BufferSizes;
+use outbound::OutboundCall;
 
 /// Opens a connection to `to`, from `local` if the socket is bound. Looks for the listener before
 /// it takes a port, so that a refused connect costs none.
 pub(crate) fn connect(
+    ticket: Ticket,
+    local: Option<Arc<Lease>>,
+    family: Family,
+    to: SocketAddr,
+    sizes: BufferSizes,
+) -> Result<Connecting, ConnectError> {
+    let member = Arc::clone(ticket.member());
+    let begun = begin(ticket, local, family, to, sizes);
+    if let Err(error) = &begun {
+        member.counters.count_failure(*error);
+    }
+    begun
+}
+
+fn begin(
     ticket: Ticket,
     local: Option<Arc<Lease>>,
     family: Family,
@@ -48,44 +67,48 @@ pub(crate) fn connect(
     }
     let member = Arc::clone(ticket.member());
     let net = &member.net;
-    let target = target(net, &member.name, to).inspect_err(|_| member.counters.denied.add(1))?;
-    let Some(listener) = lease::listener_at(target.as_ref().map_or(net, |pod| &pod.0), to) else {
-        member.counters.connects_refused.add(1);
-        return Err(ConnectError::Refused(to));
+    let bound = local.as_ref().map(|lease| lease.address());
+    let from = net.addresses.source(bound, to).ok_or(ConnectError::InvalidAddress(to))?;
+    let way = net.way(&member.name, Protocol::Tcp, from, to);
+    let listener = match &way {
+        Way::Here => lease::listener_at(net, to),
+        Way::Pod { net, to } => lease::listener_at(&net.0, *to),
+        Way::Outside => None,
+        Way::Denied => return Err(ConnectError::Denied(to)),
+        Way::Unreachable => return Err(ConnectError::Unreachable(to)),
     };
-    let source = net.addresses.source_towards(to.ip());
+    if listener.is_none() && !matches!(way, Way::Outside) {
+        return Err(ConnectError::Refused(to));
+    }
     let lease = match local {
         Some(lease) => lease,
         None => {
-            let claim = Claim { ip: source, port: 0, dual: false };
+            let claim = Claim { ip: from.ip(), port: 0, dual: false };
             Lease::take(net, Protocol::Tcp, claim).map_err(|_| ConnectError::NoPort)?
         }
     };
-    let bound = lease.address();
-    let ip = if bound.ip().is_unspecified() { source } else { bound.ip() };
     let seed = EndSeed {
-        address: SocketAddr::new(ip, bound.port()),
+        address: SocketAddr::new(from.ip(), lease.address().port()),
         send_size: sizes.send,
         receive_size: sizes.receive,
         lease: Some(lease),
         ticket: Some(ticket),
         member: Arc::clone(&member),
     };
-    let connecting = listener.admit(to, seed).inspect_err(|_| {
-        member.counters.connects_refused.add(1);
-    })?;
+    let connecting = match listener {
+        Some(listener) => listener.admit(to, way.address(to), seed)?,
+        None => call_outside(&member, to, seed),
+    };
     member.counters.connects.add(1);
     Ok(connecting)
 }
 
-/// The network that answers for `to`: `None` is the pod's own.
-fn target(net: &Net, member: &str, to: SocketAddr) -> Result<Option<PodNet>, ConnectError> {
-    if net.addresses.is_local(to.ip()) {
-        return Ok(None);
-    }
-    match net.egress.route(&Ask { member, protocol: Protocol::Tcp, to }) {
-        Route::Pod(pod) => Ok(Some(pod)),
-        Route::Denied => Err(ConnectError::Denied(to)),
-        Route::Unreachable => Err(ConnectError::Unreachable(to)),
-    }
+/// Hands the connect over to whoever carries traffic to the outside.
+fn call_outside(member: &MemberState, to: SocketAddr, seed: EndSeed) -> Connecting {
+    let from = seed.address;
+    let handshake = Arc::new(Handshake::new(None, to, seed));
+    handshake.attach();
+    let ask = Ask { member: &member.name, protocol: Protocol::Tcp, from, to };
+    member.net.egress.connect(&ask, OutboundCall::new(Arc::clone(&handshake)));
+    Connecting::waiting(handshake)
 }

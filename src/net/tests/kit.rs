@@ -137,7 +137,11 @@ pub(crate) struct NextDoor(pub(crate) PodNet);
 
 impl Egress for NextDoor {
     fn route(&self, ask: &crate::net::Ask<'_>) -> Route {
-        if self.0.is_local(ask.to.ip()) { Route::Pod(self.0.clone()) } else { Route::Unreachable }
+        if self.0.is_local(ask.to.ip()) {
+            Route::Pod { net: self.0.clone(), to: ask.to }
+        } else {
+            Route::Unreachable
+        }
     }
 }
 

@@ -55,10 +55,13 @@ fn a_send_is_refused_for_the_reason_wasi_names() {
         ("[::1]:9", "InvalidAddress"),
         ("0.0.0.0:9", "InvalidAddress"),
         ("127.0.0.1:0", "InvalidAddress"),
-        ("192.0.2.1:9", "Denied"),
+        ("192.0.2.1:9", "InvalidAddress"),
     ] {
         assert!(refusal(Some(to), 1).starts_with(error), "{to}");
     }
+    let anywhere = bound(&member, "0.0.0.0:0");
+    let outside = at("192.0.2.1:9");
+    assert_eq!(anywhere.send(Bytes::new(), Some(outside)), Err(SendError::Denied(outside)));
     assert_eq!(refusal(None, 1), "NoAddress");
     assert_eq!(refusal(Some("127.0.0.1:9"), 65_508), "TooLong(65508)");
     assert_eq!(socket.send(Bytes::from(vec![0; 65_507]), Some(at("127.0.0.1:9"))), Ok(()));
@@ -172,17 +175,26 @@ fn of_many_that_wait_all_are_woken_and_none_is_forgotten() {
     let net = pod();
     let member = join(&net, "a");
     let (server, client) = (bound(&member, "127.0.0.1:53"), bound(&member, "127.0.0.1:0"));
-    let bells: Vec<_> = (0..Waiters::MAX + 3).map(|_| Bell::new()).collect();
+    let bells: Vec<_> = (0..40).map(|_| Bell::new()).collect();
+    let mut waiting: Vec<_> = bells.iter().map(|_| Box::pin(server.receive())).collect();
     for _ in 0..2 {
-        for bell in &bells {
-            assert!(bell.with(|cx| server.poll_receive(cx)).is_pending());
+        for (bell, receive) in bells.iter().zip(&mut waiting) {
+            assert!(bell.with(|cx| receive.as_mut().poll(cx)).is_pending());
         }
+        assert!(bells.iter().all(|bell| bell.rang() == 0), "waiting wakes nobody");
         client.send(payload("x"), Some(at("127.0.0.1:53"))).unwrap();
         for (index, bell) in bells.iter().enumerate() {
-            assert!(bell.rang() > 0, "waiter {index}");
+            assert_eq!(bell.rang(), 1, "waiter {index}");
         }
         assert_eq!(ready(server.try_receive()).unwrap().data, "x");
     }
+    for (bell, receive) in bells.iter().zip(&mut waiting) {
+        assert!(bell.with(|cx| receive.as_mut().poll(cx)).is_pending());
+    }
+    waiting.truncate(1);
+    client.send(payload("y"), Some(at("127.0.0.1:53"))).unwrap();
+    let rang = bells.iter().map(|bell| bell.rang()).sum::<usize>();
+    assert_eq!(rang, 1, "whoever gave up is not woken");
 }
 
 #[test]

@@ -10,16 +10,19 @@
 //! Limits: a datagram by what UDP can carry; a queue by its receive buffer size, each datagram
 //! counted with [`DATAGRAM_OVERHEAD`], so that empty ones are bounded too.
 
+mod flows;
+mod reply;
 mod socket;
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
-use std::task::Waker;
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
-pub use socket::UdpSocket;
+pub use reply::UdpReply;
+pub use socket::{Receiving, UdpSocket};
 
 use super::addr::{Family, Protocol};
 use super::lease::Lease;
@@ -28,6 +31,8 @@ use super::member::MemberState;
 use super::registry::Ticket;
 use super::stats::{SocketInfo, SocketState};
 use super::tcp::socket::BindError;
+use super::waiters::Waiters;
+use flows::Flows;
 
 /// Largest payload over IPv4: 65,535 less the headers of IP (20) and UDP (8).
 pub const MAX_PAYLOAD_V4: usize = 65_507;
@@ -118,15 +123,26 @@ struct State {
     hop_limit: u8,
     refused: bool,
     closed: bool,
-    readers: Waiters,
+    flows: Flows,
+    /// The last to poll.
+    reader: Option<Waker>,
+    /// Receives under way, each for itself; a WASI 0.3 guest may have several.
+    receiving: Waiters,
+    /// Those who carry this socket's traffic to the outside.
+    closers: Waiters,
 }
 
 impl UdpCore {
     /// A datagram has come. Drops it where it does not belong or does not fit. `false` if nobody
     /// here wants it.
-    fn deliver(&self, datagram: Datagram) -> bool {
+    ///
+    /// `visitor` is the socket that sent it, if that is in another pod.
+    fn deliver(&self, mut datagram: Datagram, visitor: Option<&Arc<UdpCore>>) -> bool {
         let weight = datagram.weight();
         let mut state = lock(&self.state);
+        if let Some(asked) = state.flows.asked.get(datagram.from) {
+            datagram.from = *asked;
+        }
         if state.closed || state.peer.is_some_and(|peer| peer != datagram.from) {
             return false;
         }
@@ -135,12 +151,45 @@ impl UdpCore {
             self.member.counters.datagrams_dropped.add(1);
             return true;
         }
+        if let Some(visitor) = visitor {
+            state.flows.visitors.note(datagram.from, Arc::downgrade(visitor));
+        }
         state.queue.push_back(datagram);
         state.weight += weight;
-        let readers = state.readers.take();
+        let readers = state.take_readers();
         drop(state);
         readers.wake();
         true
+    }
+
+    /// Another pod's socket at `to` that may be answered without asking, because it asked.
+    fn visitor(&self, to: SocketAddr) -> Option<Arc<UdpCore>> {
+        let visitor = lock(&self.state).flows.visitors.get(to)?.upgrade()?;
+        (!visitor.is_closed()).then_some(visitor)
+    }
+
+    /// Answers from `real` are to be shown as coming from `asked`.
+    fn expect_answers(&self, real: SocketAddr, asked: SocketAddr) {
+        if real != asked {
+            lock(&self.state).flows.asked.note(real, asked);
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        lock(&self.state).closed
+    }
+
+    fn poll_closed(&self, place: &mut Option<usize>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return Poll::Ready(());
+        }
+        state.closers.wait(place, cx.waker());
+        Poll::Pending
+    }
+
+    fn forget_closer(&self, place: usize) {
+        lock(&self.state).closers.leave(place);
     }
 
     /// Nobody listened where this socket's datagram went.
@@ -150,25 +199,27 @@ impl UdpCore {
             return;
         }
         state.refused = true;
-        let readers = state.readers.take();
+        let readers = state.take_readers();
         drop(state);
         readers.wake();
     }
 
     /// Frees the port and the queue; the socket is dead.
     pub(crate) fn close(&self) {
-        let (lease, queue, weight, readers) = {
-            let mut state = lock(&self.state);
-            state.closed = true;
-            let weight = std::mem::take(&mut state.weight);
-            (state.lease.clone(), std::mem::take(&mut state.queue), weight, state.readers.take())
-        };
-        drop(queue);
+        let mut state = lock(&self.state);
+        state.closed = true;
+        let weight = std::mem::take(&mut state.weight);
+        let lease = state.lease.clone();
+        let gone = (std::mem::take(&mut state.queue), std::mem::take(&mut state.flows));
+        let (readers, closers) = (state.take_readers(), state.closers.take());
+        drop(state);
+        drop(gone);
         self.member.release(weight);
         if let Some(lease) = lease {
             lease.release();
         }
         readers.wake();
+        closers.into_iter().for_each(Waker::wake);
     }
 
     pub(crate) fn describe(&self) -> SocketInfo {
@@ -183,6 +234,7 @@ impl UdpCore {
             },
             local: state.lease.as_ref().map(|lease| lease.address()),
             remote: state.peer,
+            via: None,
             receive_queue: state.weight as u64,
             send_queue: 0,
         }
@@ -195,47 +247,24 @@ impl Drop for UdpCore {
     }
 }
 
-/// Who waits for a datagram: usually one. A WASI 0.3 guest may receive in several tasks at once;
-/// all are woken, one gets it.
-#[derive(Debug, Default)]
-struct Waiters {
-    first: Option<Waker>,
+/// Who has to be woken because there is something to receive.
+#[must_use]
+struct Readers {
+    one: Option<Waker>,
     more: Vec<Waker>,
 }
 
-impl Waiters {
-    /// Beyond this many the eldest is woken for nothing and asks again, so that a guest cannot grow
-    /// the list.
-    const MAX: usize = 16;
-
-    /// Remembers `waker`. Returns one that has to be woken for it, once nothing is locked.
-    #[must_use]
-    fn add(&mut self, waker: &Waker) -> Option<Waker> {
-        let mut kept = self.first.iter().chain(&self.more);
-        if kept.any(|kept| kept.will_wake(waker)) {
-            return None;
-        }
-        if self.first.is_none() {
-            self.first = Some(waker.clone());
-            return None;
-        }
-        let eldest = (self.more.len() + 1 == Self::MAX).then(|| self.more.remove(0));
-        self.more.push(waker.clone());
-        eldest
-    }
-
-    fn take(&mut self) -> Self {
-        std::mem::take(self)
-    }
-
+impl Readers {
     fn wake(self) {
-        for waker in self.first.into_iter().chain(self.more) {
-            waker.wake();
-        }
+        self.one.into_iter().chain(self.more).for_each(Waker::wake);
     }
 }
 
 impl State {
+    fn take_readers(&mut self) -> Readers {
+        Readers { one: self.reader.take(), more: self.receiving.take() }
+    }
+
     /// What a receive fails with, if it fails. A refusal is told once.
     fn failure(&mut self) -> Option<ReceiveError> {
         if self.closed {

@@ -4,28 +4,32 @@
 //! queue it is received from (the parent module).
 
 use std::collections::VecDeque;
+use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
 
 use super::{
-    DEFAULT_QUEUE, Datagram, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, ReceiveError, SendError, State,
-    UdpCore, Waiters,
+    DEFAULT_QUEUE, Datagram, Flows, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, ReceiveError, SendError, State,
+    UdpCore, UdpReply,
 };
 use crate::net::addr::{self, Family, Protocol};
-use crate::net::egress::{Ask, Route};
+use crate::net::egress::Ask;
 use crate::net::lease::{self, Lease};
+use crate::net::lock;
 use crate::net::member::{Member, OpenError};
 use crate::net::port::{Claim, PortRefusal};
 use crate::net::registry::Entry;
 use crate::net::tcp::options::{MAX_BUFFER, MIN_BUFFER, ZeroOption};
+use crate::net::tcp::pipe::remember;
 use crate::net::tcp::socket::BindError;
-use crate::net::{PodNet, lock};
+use crate::net::waiters::Waiters;
+use crate::net::way::Way;
 
-/// A datagram socket. Clones are handles to the same one, which closes with the last of them. One
-/// reader: the last waker given is the one woken.
+/// A datagram socket. Clones are handles to the same one, which closes with the last of them.
 #[derive(Clone, Debug)]
 pub struct UdpSocket(Arc<UdpCore>);
 
@@ -46,7 +50,10 @@ impl Member {
                 hop_limit: 64,
                 refused: false,
                 closed: false,
-                readers: Waiters::default(),
+                flows: Flows::default(),
+                reader: None,
+                receiving: Waiters::default(),
+                closers: Waiters::default(),
             }),
         });
         if core.ticket.attach(Entry::Udp(Arc::downgrade(&core))) {
@@ -114,7 +121,7 @@ impl UdpSocket {
         let state = lock(&self.0.state);
         let bound = state.lease.as_ref()?.address();
         Some(match state.peer {
-            Some(peer) => self.source(bound, peer),
+            Some(peer) => self.source(bound, peer).unwrap_or(bound),
             None => bound,
         })
     }
@@ -131,12 +138,16 @@ impl UdpSocket {
         if !addr::is_sendable(peer, self.0.family) {
             return Err(SendError::InvalidAddress(peer));
         }
-        self.route(peer)?;
+        let bound = {
+            let mut state = lock(&self.0.state);
+            if state.closed {
+                return Err(SendError::Gone);
+            }
+            self.bound_lease(&mut state)?.address()
+        };
+        let from = self.source(bound, peer).ok_or(SendError::InvalidAddress(peer))?;
+        self.way(from, peer)?;
         let mut state = lock(&self.0.state);
-        if state.closed {
-            return Err(SendError::Gone);
-        }
-        self.bound_lease(&mut state)?;
         state.peer = Some(peer);
         state.refused = false;
         let before = state.weight;
@@ -155,26 +166,20 @@ impl UdpSocket {
         state.refused = false;
     }
 
-    fn source(&self, bound: SocketAddr, to: SocketAddr) -> SocketAddr {
-        if bound.ip().is_unspecified() {
-            let ip = self.0.member.net.addresses.source_towards(to.ip());
-            return SocketAddr::new(ip, bound.port());
-        }
-        bound
+    /// The address it speaks from towards `to`.
+    fn source(&self, bound: SocketAddr, to: SocketAddr) -> Option<SocketAddr> {
+        self.0.member.net.addresses.source(Some(bound), to)
     }
 
-    fn route(&self, to: SocketAddr) -> Result<Option<PodNet>, SendError> {
+    fn way(&self, from: SocketAddr, to: SocketAddr) -> Result<Way, SendError> {
         let member = &self.0.member;
-        if member.net.addresses.is_local(to.ip()) {
-            return Ok(None);
-        }
-        match member.net.egress.route(&Ask { member: &member.name, protocol: Protocol::Udp, to }) {
-            Route::Pod(pod) => Ok(Some(pod)),
-            Route::Denied => {
+        match member.net.way(&member.name, Protocol::Udp, from, to) {
+            Way::Denied => {
                 member.counters.denied.add(1);
                 Err(SendError::Denied(to))
             }
-            Route::Unreachable => Err(SendError::Unreachable(to)),
+            Way::Unreachable => Err(SendError::Unreachable(to)),
+            way @ (Way::Here | Way::Pod { .. } | Way::Outside) => Ok(way),
         }
     }
 
@@ -189,16 +194,39 @@ impl UdpSocket {
             return Err(SendError::TooLong(data.len()));
         }
         let (from, to) = self.prepare(to)?;
-        let target = self.route(to)?;
         let member = &self.0.member;
+        let datagram = Datagram { data, from };
+        let taken = if member.net.addresses.is_local(to.ip()) {
+            lease::udp_at(&member.net, to).is_some_and(|it| it.deliver(datagram, None))
+        } else if let Some(visitor) = self.0.visitor(to) {
+            // An answer opens no way of its own: what the asker sends next is routed anew.
+            visitor.deliver(datagram, None)
+        } else {
+            self.send_away(datagram, to)?
+        };
         member.counters.datagrams_sent.add(1);
-        let net = target.as_ref().map_or(&member.net, |pod| &pod.0);
-        let taken = lease::udp_at(net, to)
-            .is_some_and(|receiver| receiver.deliver(Datagram { data, from }));
         if !taken {
             self.0.note_refused(to);
         }
         Ok(())
+    }
+
+    /// Sends to another pod, or outside. `false` if nobody there wants it.
+    fn send_away(&self, datagram: Datagram, to: SocketAddr) -> Result<bool, SendError> {
+        let member = &self.0.member;
+        match self.way(datagram.from, to)? {
+            Way::Pod { net, to: real } => Ok(lease::udp_at(&net.0, real).is_some_and(|receiver| {
+                self.0.expect_answers(real, to);
+                receiver.deliver(datagram, Some(&self.0))
+            })),
+            Way::Outside => {
+                let Datagram { data, from } = datagram;
+                let ask = Ask { member: &member.name, protocol: Protocol::Udp, from, to };
+                member.net.egress.send(&ask, data, &UdpReply::new(&self.0))?;
+                Ok(true)
+            }
+            Way::Here | Way::Denied | Way::Unreachable => Ok(false),
+        }
     }
 
     /// The two addresses of a datagram about to be sent.
@@ -219,17 +247,24 @@ impl UdpSocket {
             return Err(SendError::Refused);
         }
         let bound = self.bound_lease(&mut state)?.address();
-        Ok((self.source(bound, to), to))
+        let from = self.source(bound, to).ok_or(SendError::InvalidAddress(to))?;
+        Ok((from, to))
     }
 
     /// The next datagram, whole. `Pending` means none, and registers nobody.
     pub fn try_receive(&self) -> Poll<Result<Datagram, ReceiveError>> {
-        self.receive(None)
+        self.receive_by(|_| {})
     }
 
-    /// The same, and wakes `cx` when one comes.
+    /// The same, and wakes `cx` when one comes. One reader: the last waker given is the one woken.
     pub fn poll_receive(&self, cx: &mut Context<'_>) -> Poll<Result<Datagram, ReceiveError>> {
-        self.receive(Some(cx))
+        self.receive_by(|state| remember(&mut state.reader, cx.waker()))
+    }
+
+    /// The same, as a future. Any number may be under way at once: each datagram goes to one.
+    #[must_use]
+    pub fn receive(&self) -> Receiving {
+        Receiving { socket: self.clone(), place: None }
     }
 
     /// The next datagram's first `into.len()` bytes; the rest of it is lost (POSIX `recvfrom`).
@@ -238,7 +273,7 @@ impl UdpSocket {
         &self,
         into: &mut [u8],
     ) -> Poll<Result<(usize, usize, SocketAddr), ReceiveError>> {
-        self.receive(None).map_ok(|datagram| {
+        self.try_receive().map_ok(|datagram| {
             let whole = datagram.data.len();
             let n = whole.min(into.len());
             into[..n].copy_from_slice(&datagram.data[..n]);
@@ -246,17 +281,13 @@ impl UdpSocket {
         })
     }
 
-    fn receive(&self, cx: Option<&mut Context<'_>>) -> Poll<Result<Datagram, ReceiveError>> {
+    fn receive_by(&self, wait: impl FnOnce(&mut State)) -> Poll<Result<Datagram, ReceiveError>> {
         let mut state = lock(&self.0.state);
         if let Some(error) = state.failure() {
             return Poll::Ready(Err(error));
         }
         let Some(datagram) = state.queue.pop_front() else {
-            let eldest = cx.and_then(|cx| state.readers.add(cx.waker()));
-            drop(state);
-            if let Some(eldest) = eldest {
-                eldest.wake();
-            }
+            wait(&mut state);
             return Poll::Pending;
         };
         let weight = datagram.weight();
@@ -270,15 +301,10 @@ impl UdpSocket {
     /// Ready once a receive has something to say.
     pub fn poll_ready(&self, cx: &mut Context<'_>) -> Poll<()> {
         let mut state = lock(&self.0.state);
-        let refused = state.refused;
-        if state.closed || refused || state.lease.is_none() || !state.queue.is_empty() {
+        if state.closed || state.refused || state.lease.is_none() || !state.queue.is_empty() {
             return Poll::Ready(());
         }
-        let eldest = state.readers.add(cx.waker());
-        drop(state);
-        if let Some(eldest) = eldest {
-            eldest.wake();
-        }
+        remember(&mut state.reader, cx.waker());
         Poll::Pending
     }
 
@@ -319,6 +345,30 @@ impl UdpSocket {
     pub fn set_send_buffer_size(&self, bytes: u64) -> Result<(), ZeroOption> {
         lock(&self.0.state).send_size = queue_size(bytes)?;
         Ok(())
+    }
+}
+
+/// A receive under way. Dropped, it takes no datagram with it.
+#[derive(Debug)]
+pub struct Receiving {
+    socket: UdpSocket,
+    place: Option<usize>,
+}
+
+impl Future for Receiving {
+    type Output = Result<Datagram, ReceiveError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { socket, place } = &mut *self;
+        socket.receive_by(|state| state.receiving.wait(place, cx.waker()))
+    }
+}
+
+impl Drop for Receiving {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            lock(&self.socket.0.state).receiving.leave(place);
+        }
     }
 }
 

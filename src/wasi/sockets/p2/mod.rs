@@ -182,6 +182,9 @@ fn resolve_code(error: ResolveError) -> ErrorCode {
     match error {
         ResolveError::Invalid => ErrorCode::InvalidArgument,
         ResolveError::NotFound => ErrorCode::NameUnresolvable,
+        ResolveError::Denied => ErrorCode::AccessDenied,
+        ResolveError::Temporary => ErrorCode::TemporaryResolverFailure,
+        ResolveError::Permanent => ErrorCode::PermanentResolverFailure,
     }
 }
 

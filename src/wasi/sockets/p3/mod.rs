@@ -17,8 +17,8 @@ use wasmtime_wasi::p3::bindings::sockets::types::{self, ErrorCode, IpAddress, Ip
 use wasmtime_wasi::p3::sockets::SocketError;
 
 use crate::net::{
-    BindError, ConnectError, Family, ListenError, OpenError, ReadError, ReceiveError, ResolveError,
-    SendError, SetBacklogError, WriteError,
+    BindError, ConnectError, Family, ListenError, Lookup, OpenError, ReadError, ReceiveError,
+    ResolveError, SendError, SetBacklogError, WriteError,
 };
 use crate::wasi::sockets::{HasNet, NetCtxView, NetView};
 
@@ -48,11 +48,13 @@ impl<T: Send> ip_name_lookup::HostWithStore<T> for HasNet {
         store: &Accessor<T, Self>,
         name: String,
     ) -> wasmtime::Result<Result<Vec<IpAddress>, ip_name_lookup::ErrorCode>> {
-        let answer = store.with(|mut store| store.get().member.net().resolve(&name));
+        let answer = match store.with(|mut store| store.get().member.lookup(&name)) {
+            Lookup::Now(answer) => answer,
+            Lookup::Later(answer) => answer.await,
+        };
         Ok(match answer {
             Ok(addresses) => Ok(addresses.into_iter().map(IpAddress::from).collect()),
-            Err(ResolveError::Invalid) => Err(ip_name_lookup::ErrorCode::InvalidArgument),
-            Err(ResolveError::NotFound) => Err(ip_name_lookup::ErrorCode::NameUnresolvable),
+            Err(error) => Err(resolve_code(error)),
         })
     }
 }
@@ -144,6 +146,17 @@ fn receive_code(error: ReceiveError) -> ErrorCode {
     match error {
         ReceiveError::Refused => ErrorCode::ConnectionRefused,
         ReceiveError::NotBound | ReceiveError::Gone => ErrorCode::InvalidState,
+    }
+}
+
+fn resolve_code(error: ResolveError) -> ip_name_lookup::ErrorCode {
+    use ip_name_lookup::ErrorCode;
+    match error {
+        ResolveError::Invalid => ErrorCode::InvalidArgument,
+        ResolveError::NotFound => ErrorCode::NameUnresolvable,
+        ResolveError::Denied => ErrorCode::AccessDenied,
+        ResolveError::Temporary => ErrorCode::TemporaryResolverFailure,
+        ResolveError::Permanent => ErrorCode::PermanentResolverFailure,
     }
 }
 

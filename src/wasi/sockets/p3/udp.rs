@@ -3,8 +3,6 @@
 //! Owns: receiving as a call that waits; any number of a guest's tasks may wait on one socket.
 //! Is not: the socket (`crate::net::UdpSocket`). Sending never waits.
 
-use std::future::poll_fn;
-
 use bytes::Bytes;
 use wasmtime::component::{Accessor, Resource};
 use wasmtime_wasi::p3::bindings::sockets::types::{
@@ -40,7 +38,7 @@ impl<T: Send> HostUdpSocketWithStore<T> for HasNet {
         this: Resource<UdpSocket>,
     ) -> SocketResult<(Vec<u8>, IpSocketAddress)> {
         let socket = store.with(|mut store| store.get().udp3(&this).cloned())?;
-        let datagram = poll_fn(|cx| socket.poll_receive(cx)).await.map_err(receive_code)?;
+        let datagram = socket.receive().await.map_err(receive_code)?;
         Ok((datagram.data.into(), datagram.from.into()))
     }
 }

@@ -53,7 +53,7 @@ async fn datagrams_go_where_they_are_sent_and_come_with_their_sender() {
 #[tokio::test]
 async fn a_send_without_permit_traps_and_a_bad_one_has_a_code() {
     let host = &mut Host::new(&pod());
-    let socket = udp(host, "127.0.0.1:0").await;
+    let socket = udp(host, "0.0.0.0:0").await;
     let (_in, outgoing) = host.view().stream(lend(&socket), None).await.unwrap();
     let one = || vec![datagram("x", Some("127.0.0.1:9"))];
     let outcome = host.view().send(lend(&outgoing), one());
