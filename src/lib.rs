@@ -26,7 +26,8 @@ pub mod lifecycle;
 pub mod manifest;
 pub mod net;
 
-// What is kept.
+// What is kept, and how it comes here.
+pub mod artifact;
 pub mod image;
 pub mod store;
 pub mod volume;

@@ -27,6 +27,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("store", &["clock", "error", "limits", "spec"]),
     ("volume", &["clock", "error", "limits", "spec", "store"]),
     ("image", &["clock", "error", "limits", "spec", "store"]),
+    ("artifact", &["clock", "error", "image", "limits", "spec", "store"]),
     // What goes in and out.
     ("manifest", &["clock", "error", "image", "lifecycle", "limits", "spec"]),
     // The engine.
