@@ -6,7 +6,6 @@
 //! Everything the guest can make happen, happens in here on a guest thread: its start functions, `cabi_realloc`, destructors, and
 //! the store's own drop.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use super::artifact::Command;
 use super::cputime::monotonic_ns;
 use super::guest::Guest;
 use super::limiter::OutOfMemory;
+use super::meter::turn_began;
 use super::run::{End, Shared};
 use super::trap;
 use crate::spec::Exit;
@@ -111,7 +111,7 @@ fn at_tick(
             return Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::time::sleep(wait))));
         }
     }
-    if now.saturating_sub(run.turn_began.load(Ordering::Relaxed)) < SHORT_TURN_NS {
+    if now.saturating_sub(turn_began()) < SHORT_TURN_NS {
         return Ok(UpdateDeadline::Continue(1));
     }
     Ok(UpdateDeadline::YieldCustom(1, Box::pin(step_back())))

@@ -25,6 +25,7 @@ use std::time::Duration;
 
 use super::cputime::{monotonic_ns, thread_ns};
 use super::run::{End, Shared};
+use super::strand::Strand;
 
 /// CPU time that a module may save up, nanoseconds: enough to answer a request at full speed, too little to be felt by
 /// a neighbour.
@@ -133,7 +134,14 @@ struct Sample {
 }
 
 thread_local! {
+    /// When the turn in progress on this thread began, monotonic nanoseconds.
+    static TURN_BEGAN: Cell<u64> = const { Cell::new(0) };
     static SAMPLE: Cell<Sample> = const { Cell::new(Sample { cpu: 0, wall: 0, charged: 0 }) };
+}
+
+/// When the turn in progress on this thread began, monotonic nanoseconds.
+pub(crate) fn turn_began() -> u64 {
+    TURN_BEGAN.get()
 }
 
 /// Runs `turn`, and returns with it the CPU time that it took on this thread, nanoseconds.
@@ -170,7 +178,7 @@ pub(crate) enum Outcome<T> {
 /// A guest, run under its account. Dropping it drops the guest.
 pub(crate) struct Metered<F> {
     guest: Option<Pin<Box<F>>>,
-    run: Arc<Shared>,
+    strand: Strand,
     /// Since when it waits for CPU time, and the timer that ends the wait.
     throttled: Option<u64>,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
@@ -178,12 +186,13 @@ pub(crate) struct Metered<F> {
 
 impl<F> Metered<F> {
     pub(crate) fn new(guest: F, run: Arc<Shared>) -> Self {
-        Self { guest: Some(Box::pin(guest)), run, throttled: None, timer: None }
+        let strand = Strand::new(run);
+        Self { guest: Some(Box::pin(guest)), strand, throttled: None, timer: None }
     }
 
     /// Whether the bucket lets the guest run now; arms the timer if not.
     fn may_run(&mut self, now: u64, cx: &mut Context<'_>) -> bool {
-        let cpu = &self.run.account.cpu;
+        let cpu = &self.strand.run().account.cpu;
         let wait = cpu.wait_ns(now);
         if wait == 0 {
             if let Some(since) = self.throttled.take() {
@@ -207,10 +216,10 @@ impl<F: Future> Future for Metered<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        this.run.waker.register(cx.waker());
-        if let Some(end) = this.run.ended() {
+        this.strand.waker.register(cx.waker());
+        if let Some(end) = this.strand.run().ended() {
             // Peers see a reset and not an end of file: first the network, then the store.
-            this.run.leave_network();
+            this.strand.run().leave_network();
             this.guest = None;
             return Poll::Ready(Outcome::Ended(end));
         }
@@ -221,9 +230,10 @@ impl<F: Future> Future for Metered<F> {
         let Some(guest) = &mut this.guest else {
             return Poll::Pending;
         };
-        this.run.turn_began.store(start, Ordering::Relaxed);
-        let (result, spent) = measured(start, || this.run.pulse.during(|| guest.as_mut().poll(cx)));
-        this.run.account.cpu.charge(spent);
+        let run = this.strand.run();
+        TURN_BEGAN.set(start);
+        let (result, spent) = measured(start, || run.pulse.during(|| guest.as_mut().poll(cx)));
+        run.account.cpu.charge(spent);
         result.map(Outcome::Finished)
     }
 }

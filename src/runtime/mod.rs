@@ -31,6 +31,7 @@ mod prepare;
 mod run;
 mod start;
 mod stdio;
+mod strand;
 #[cfg(test)]
 mod tests;
 mod ticker;

@@ -17,13 +17,13 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
 use super::RunLimits;
 use super::ledger::Ledger;
 use super::meter::{Bucket, CpuAccount};
 use super::stdio::StdinPipe;
+use super::strand::Strands;
 use super::ticker::Pulse;
 use crate::net::Member;
 use crate::spec::{Exit, StopSignal};
@@ -122,6 +122,8 @@ pub struct Usage {
 pub(crate) enum End {
     Terminated,
     Killed,
+    /// It has ended already; what still works beside it goes now.
+    Over,
 }
 
 impl End {
@@ -129,6 +131,8 @@ impl End {
         match self {
             Self::Terminated => Exit::Terminated,
             Self::Killed => Exit::Killed,
+            // Whoever said so has the exit, and nobody asks here.
+            Self::Over => Exit::Lost { message: "the run was over already".to_owned() },
         }
     }
 }
@@ -138,6 +142,7 @@ impl fmt::Display for End {
         f.write_str(match self {
             Self::Terminated => "terminated",
             Self::Killed => "killed",
+            Self::Over => "over",
         })
     }
 }
@@ -148,17 +153,16 @@ impl std::error::Error for End {}
 const RUNNING: u8 = 0;
 const TERMINATED: u8 = 1;
 const KILLED: u8 = 2;
+const OVER: u8 = 3;
 
 /// What the control plane and the guest's thread share.
 pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) account: Arc<Account>,
-    /// Wakes the guest's task, wherever it waits, so that it sees its end.
-    pub(crate) waker: AtomicWaker,
+    /// What is polled by itself: its end must reach each.
+    pub(crate) strands: Strands,
     /// Turns the epoch while it runs.
     pub(crate) pulse: Pulse,
-    /// When the turn in progress began, monotonic nanoseconds.
-    pub(crate) turn_began: AtomicU64,
     end: AtomicU8,
     over: AtomicBool,
     stop: StopListener,
@@ -181,9 +185,8 @@ impl Shared {
         Self {
             name,
             account,
-            waker: AtomicWaker::new(),
+            strands: Strands::default(),
             pulse,
-            turn_began: AtomicU64::new(0),
             end: AtomicU8::new(RUNNING),
             over: AtomicBool::new(false),
             stop: StopListener::new(),
@@ -202,6 +205,7 @@ impl Shared {
         match self.end.load(Ordering::Acquire) {
             TERMINATED => Some(End::Terminated),
             KILLED => Some(End::Killed),
+            OVER => Some(End::Over),
             _ => None,
         }
     }
@@ -211,10 +215,11 @@ impl Shared {
         let end = match end {
             End::Terminated => TERMINATED,
             End::Killed => KILLED,
+            End::Over => OVER,
         };
         let _ = self.end.compare_exchange(RUNNING, end, Ordering::AcqRel, Ordering::Acquire);
         // It waits for something, or it runs: one of the two reaches it.
-        self.waker.wake();
+        self.strands.wake();
         self.pulse.hurry();
     }
 

@@ -140,9 +140,12 @@ impl Inner {
         let (started, is_started) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
         let unless_started = KillUnlessStarted(Some(Arc::clone(&shared)));
+        let theirs = Arc::clone(&shared);
         self.guests.spawn(async move {
             let work = Box::pin(task.run(started));
             let exit = AssertUnwindSafe(work).catch_unwind().await;
+            theirs.end(End::Over);
+            theirs.strands.gone().await;
             // Before the exit is told: whoever waits for it may count on the run being gone.
             drop(alive);
             let exit = exit.unwrap_or_else(|panic| {
