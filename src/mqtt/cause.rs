@@ -5,6 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::envelope::EnvelopeError;
 use crate::manifest::{FieldError, ManifestError, ManifestErrorKind};
 
 /// Causes told of one document; a person mends the first few and asks again.
@@ -191,5 +192,17 @@ fn sentence(cause: &Cause) -> String {
         cause.message.clone()
     } else {
         format!("{}: {}", cause.field, cause.message)
+    }
+}
+
+impl From<EnvelopeError> for Refusal {
+    fn from(error: EnvelopeError) -> Self {
+        let reason = match &error {
+            EnvelopeError::TooLarge { .. } | EnvelopeError::TooManySignatures => Reason::TooLarge,
+            EnvelopeError::Form(_) | EnvelopeError::Type { .. } | EnvelopeError::Base64(_) => {
+                Reason::Malformed
+            }
+        };
+        Self::new(reason, error.to_string())
     }
 }

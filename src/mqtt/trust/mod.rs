@@ -173,6 +173,18 @@ impl Trust {
         }
     }
 
+    /// Checks that a key which was right a moment ago still is.
+    ///
+    /// # Errors
+    /// If it has been taken out of force since.
+    pub fn check_key(&self, keyid: &str) -> Result<(), Refusal> {
+        let known = self.keys().keys().iter().any(|key| key.id == keyid);
+        if self.mode != Mode::Require || known {
+            return Ok(());
+        }
+        Err(Refusal::new(Reason::UntrustedKey, format!("key {keyid} is trusted no more")))
+    }
+
     /// Judges a trust document.
     ///
     /// # Errors
