@@ -21,10 +21,10 @@ use tokio::sync::oneshot;
 
 use super::RunLimits;
 use super::ledger::Ledger;
-use super::meter::{Bucket, CpuAccount};
+use super::meter::{CpuAccount, PodCpu};
+use super::sched::Spawner;
 use super::stdio::StdinPipe;
 use super::strand::Strands;
-use super::ticker::Pulse;
 use crate::net::Member;
 use crate::spec::{Exit, StopSignal};
 use crate::wasi::lifecycle::StopListener;
@@ -36,23 +36,25 @@ pub struct PodLimits {
     pub memory_bytes: Option<u64>,
     /// Thousandths of a core for all its modules together.
     pub cpu_millis: Option<u64>,
+    /// Thousandths of a core that it weighs when the machine is full, all its modules together; `None`: each of them stands
+    /// for itself.
+    pub cpu_request_millis: Option<u64>,
 }
 
 /// The account that all modules of a pod draw on. One per pod; clones are the same account.
 #[derive(Clone, Debug)]
 pub struct PodAccount {
     memory: Arc<Ledger>,
-    cpu: Option<Arc<Bucket>>,
+    cpu: Arc<PodCpu>,
 }
 
 impl PodAccount {
     /// A new account under `limits`.
     #[must_use]
     pub fn new(limits: PodLimits) -> Self {
-        let bucket = |millis| Arc::new(Bucket::new(millis, super::cputime::monotonic_ns()));
         Self {
             memory: Arc::new(Ledger::new(limits.memory_bytes, None)),
-            cpu: limits.cpu_millis.map(bucket),
+            cpu: Arc::new(PodCpu::new(limits.cpu_millis, limits.cpu_request_millis)),
         }
     }
 
@@ -60,6 +62,12 @@ impl PodAccount {
     #[must_use]
     pub fn unlimited() -> Self {
         Self::new(PodLimits::default())
+    }
+
+    /// CPU time that the pod's modules have used, those that have ended included.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        self.cpu.used()
     }
 
     /// Bytes that the pod's modules hold now.
@@ -90,7 +98,11 @@ impl Account {
         let parent = Some(Arc::clone(&pod.memory));
         Self {
             memory: Arc::new(Ledger::new(limits.memory_bytes, parent)),
-            cpu: CpuAccount::new(limits.cpu_millis, pod.cpu.clone()),
+            cpu: CpuAccount::new(
+                limits.cpu_millis,
+                limits.cpu_request_millis,
+                Arc::clone(&pod.cpu),
+            ),
             counts_fuel,
             fuel_used: AtomicU64::new(0),
         }
@@ -104,7 +116,7 @@ impl Account {
 /// What a run has used so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// CPU time on guest threads, host functions included.
+    /// CPU time: on guest threads, host functions included, and what was charged for work elsewhere.
     pub cpu_time: Duration,
     /// Time spent waiting because of the CPU limit, up to the last wait that ended.
     pub throttled: Duration,
@@ -161,8 +173,10 @@ pub(crate) struct Shared {
     pub(crate) account: Arc<Account>,
     /// What is polled by itself: its end must reach each.
     pub(crate) strands: Strands,
-    /// Turns the epoch while it runs.
-    pub(crate) pulse: Pulse,
+    /// The threads it runs on.
+    pub(crate) guests: Spawner,
+    /// Its instructions are paced: it has to look up at each turn.
+    pub(crate) paced: bool,
     end: AtomicU8,
     over: AtomicBool,
     stop: StopListener,
@@ -177,7 +191,7 @@ impl Shared {
     pub(crate) fn new(
         name: String,
         account: Arc<Account>,
-        pulse: Pulse,
+        guests: Spawner,
         stop_signal: StopSignal,
         stdin: Option<StdinPipe>,
         member: Arc<Member>,
@@ -186,7 +200,8 @@ impl Shared {
             name,
             account,
             strands: Strands::default(),
-            pulse,
+            guests,
+            paced: false,
             end: AtomicU8::new(RUNNING),
             over: AtomicBool::new(false),
             stop: StopListener::new(),
@@ -220,7 +235,7 @@ impl Shared {
         let _ = self.end.compare_exchange(RUNNING, end, Ordering::AcqRel, Ordering::Acquire);
         // It waits for something, or it runs: one of the two reaches it.
         self.strands.wake();
-        self.pulse.hurry();
+        self.guests.look_up();
     }
 
     /// Resets its connections, as a kernel does for a process that died. For a run that ends in order, only what its
@@ -288,6 +303,13 @@ impl RunControl {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.over.load(Ordering::Acquire)
+    }
+
+    /// Counts CPU time that the host has used for this module on a thread of its own: it counts towards the module's limit and its
+    /// pod's. For work that can be large (resolving, TLS, HTTP); what happens on the module's own thread is counted anyway.
+    pub fn charge_cpu(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0.account.cpu.charge(ns);
     }
 
     /// What it has used so far; stays readable after its end.

@@ -97,5 +97,6 @@ impl Drop for Strand {
 pub(crate) fn spawn(run: &Arc<Shared>, work: impl Future<Output = ()> + Send + 'static) {
     let metered = Metered::new(work, Arc::clone(run));
     // How it ended is of no interest: by itself, or with the run.
-    run.strands.tasks.spawn(async move { drop(metered.await) });
+    let work = run.strands.tasks.track_future(async move { drop(metered.await) });
+    run.guests.spawn(Arc::clone(&run.account.cpu.share), work);
 }
