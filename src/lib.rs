@@ -38,12 +38,10 @@ pub mod wasi;
 
 // The shell, inside out.
 pub mod board;
+pub mod outside;
 pub mod pod;
 pub mod reconciler;
 pub mod source;
-
-// Pods from afar.
-pub mod mqtt;
 
 // The edges.
 pub mod cli;

@@ -33,8 +33,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The engine.
     ("wasi", &["clock", "error", "limits", "net", "spec"]),
     ("runtime", &["clock", "error", "limits", "net", "spec", "wasi"]),
-    // Pods from afar: topics, signed documents, the protocol's core; and the link to the broker.
-    ("mqtt", &["clock", "error", "image", "limits", "manifest", "spec"]),
+    // The host's network.
+    ("outside", &["clock", "error", "limits", "net", "spec"]),
     // The hands.
     ("board", &["clock", "error", "limits", "manifest", "spec"]),
     (
@@ -48,6 +48,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "limits",
             "manifest",
             "net",
+            "outside",
             "runtime",
             "spec",
             "volume",
@@ -94,6 +95,7 @@ const EVERYTHING_BELOW_THE_DAEMON: &[&str] = &[
     "limits",
     "manifest",
     "net",
+    "outside",
     "pod",
     "reconciler",
     "runtime",
@@ -116,6 +118,7 @@ const EVERYTHING_BELOW_PLAY: &[&str] = &[
     "limits",
     "manifest",
     "net",
+    "outside",
     "pod",
     "reconciler",
     "runtime",
@@ -139,6 +142,7 @@ const CRATES: &[(&str, Who)] = &[
     ("wasmtime", Who::Only(&["runtime", "wasi"])),
     ("wasmtime_", Who::Only(&["runtime", "wasi"])),
     ("rumqttc", Who::Only(&["mqtt"])),
+    ("hickory_", Who::Only(&["outside"])),
     ("tokio", Who::AllBut(&["lifecycle", "net", "spec"])),
     ("tokio_", Who::AllBut(&["lifecycle", "net", "spec"])),
 ];

@@ -6,8 +6,6 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
-mod incoming;
-
 use super::*;
 use crate::error::chain;
 use crate::spec::PullPolicy;

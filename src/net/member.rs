@@ -326,7 +326,10 @@ fn never_empty(answer: Result<Vec<IpAddr>, ResolveError>) -> Result<Vec<IpAddr>,
 
 impl Drop for MemberState {
     fn drop(&mut self) {
-        lock(&self.net.retired).absorb(&self.counters.snapshot());
+        let mut retired = lock(&self.net.retired);
+        let known = retired.contains_key(&self.name) || retired.len() < super::RETIRED_NAMES_MAX;
+        let name = if known { self.name.clone() } else { Box::default() };
+        retired.entry(name).or_default().absorb(&self.counters.snapshot());
     }
 }
 

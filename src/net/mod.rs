@@ -26,6 +26,7 @@
 mod addr;
 mod egress;
 mod lease;
+mod listening;
 mod member;
 mod names;
 mod port;
@@ -36,6 +37,7 @@ mod udp;
 mod waiters;
 mod way;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -47,6 +49,7 @@ pub use addr::{Family, Protocol, fits_family, is_connectable, is_sendable, is_un
 pub use egress::{
     Answer, Ask, DenyAll, Egress, Lookup, MAX_LOOKUPS, OutboundCall, Route, UdpReply,
 };
+pub use listening::Listening;
 pub use member::{Ledger, Member, MemberLimits, NoLedger, OpenError, SOCKET_COST};
 pub use names::{HostAlias, ResolveError};
 pub use stats::{CounterSnapshot, SocketInfo, SocketState};
@@ -67,6 +70,7 @@ use names::Names;
 use port::PortTable;
 use tcp::listener::ListenerCore;
 use udp::UdpCore;
+use waiters::Waiters;
 
 /// What a whole pod may hold at once, whoever of its members holds it.
 #[derive(Clone, Copy, Debug)]
@@ -130,8 +134,15 @@ pub(crate) struct Net {
     sockets: AtomicUsize,
     buffered: AtomicUsize,
     members: Mutex<Vec<Weak<MemberState>>>,
-    retired: Mutex<CounterSnapshot>,
+    /// What members gone have counted, by name: a module's next run goes on with its last one's.
+    retired: Mutex<BTreeMap<Box<str>, CounterSnapshot>>,
+    /// Who waits for a port to be listened on (`listening`).
+    listeners: Mutex<Waiters>,
 }
+
+/// Names of members gone whose counters are kept apart; a pod has a few dozen containers at most.
+/// Those of any other are kept together under an empty name.
+const RETIRED_NAMES_MAX: usize = 256;
 
 impl PodNet {
     /// Makes a network with nobody in it.
@@ -147,7 +158,8 @@ impl PodNet {
             sockets: AtomicUsize::new(0),
             buffered: AtomicUsize::new(0),
             members: Mutex::new(Vec::new()),
-            retired: Mutex::new(CounterSnapshot::default()),
+            retired: Mutex::default(),
+            listeners: Mutex::default(),
         }))
     }
 
@@ -185,11 +197,22 @@ impl PodNet {
     /// What all traffic of the pod adds up to, that of members gone included.
     #[must_use]
     pub fn counters(&self) -> CounterSnapshot {
-        let mut sum = *lock(&self.0.retired);
-        for member in self.members() {
-            sum.absorb(&member.counters.snapshot());
-        }
+        let mut sum = CounterSnapshot::default();
+        self.member_counters().values().for_each(|counters| sum.absorb(counters));
         sum
+    }
+
+    /// The same by member's name, that of members gone included.
+    #[must_use]
+    pub fn member_counters(&self) -> BTreeMap<Box<str>, CounterSnapshot> {
+        // One that goes just now is missed or counted here, never both: it adds to the retired
+        // after it left the members.
+        let members = self.members();
+        let mut sums = lock(&self.0.retired).clone();
+        for member in members {
+            sums.entry(member.name.clone()).or_default().absorb(&member.counters.snapshot());
+        }
+        sums
     }
 
     /// Sockets open now.

@@ -10,6 +10,7 @@
 pub mod container;
 pub mod env;
 pub mod exit;
+pub mod loopback;
 pub mod names;
 pub mod pod;
 pub mod probe;
@@ -22,6 +23,7 @@ pub use container::{
 };
 pub use env::{EnvFrom, EnvFromSource, EnvSource, EnvVar, FieldPath, ResourceField};
 pub use exit::Exit;
+pub use loopback::HostPort;
 pub use names::{ContainerName, ImageRef, PodKey, PodUid};
 pub use pod::{HostAlias, Pod, QosClass, RestartPolicy, Source};
 pub use probe::{Handler, HttpGet, HttpScheme, PortRef, Probe, ProbeKind};

@@ -146,6 +146,17 @@ impl WriteHalf {
         }
     }
 
+    /// Ready once nobody reads there any more: the other side is closed for good, or died. For
+    /// whoever has nothing to write and wants to know.
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut pipe = lock(self.0.outgoing());
+        if pipe.is_finished() || pipe.is_broken() {
+            return Poll::Ready(());
+        }
+        pipe.wait_writable(cx.waker());
+        Poll::Pending
+    }
+
     /// Moves bytes off the front of `data` into the connection, without copying large ones, and
     /// says how many. `Pending` means no room, and registers nobody. Writing nothing writes
     /// nothing.

@@ -126,6 +126,10 @@ impl Pipe {
         self.fin || self.reset
     }
 
+    pub(crate) fn is_broken(&self) -> bool {
+        self.broken
+    }
+
     pub(crate) fn is_reset(&self) -> bool {
         self.reset
     }

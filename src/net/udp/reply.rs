@@ -31,6 +31,14 @@ impl UdpReply {
         self.core.upgrade().is_some_and(|core| core.deliver(Datagram { data, from }, None))
     }
 
+    /// The host at `to` said that nobody listens there: a socket connected to it is told at its next
+    /// call.
+    pub fn refused(&self, to: SocketAddr) {
+        if let Some(core) = self.core.upgrade() {
+            core.note_refused(to);
+        }
+    }
+
     /// Whether the socket is closed.
     #[must_use]
     pub fn is_closed(&self) -> bool {

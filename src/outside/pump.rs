@@ -1,0 +1,248 @@
+//! Carries bytes between a kernel's socket and a connection of a pod.
+//!
+//! ```text
+//!            room? ◄───────────────── pipe ◄── guest reads
+//!  kernel ──recv──► scratch ──copy, or the buffer itself──► pipe        (inwards)
+//!  kernel ◄──send── chunk, uncopied ◄───────────────────── pipe        (outwards)
+//! ```
+//! Owns: both directions of one connection, half-close and reset in both, and when it is over.
+//! Is not: a buffer. Nothing is read from the kernel for which the guest's pipe has no room, so its
+//! bound holds; outwards, what the kernel takes no more of is the rest of one chunk
+//! ([`CHUNK_BYTES`]). Copies in the daemon: inwards one of what a receive brought, none where it
+//! nearly fills the buffer; outwards none.
+//! Every wait is a waker. Who may call: `outside`, published ports, port-forward.
+
+use std::cell::RefCell;
+use std::future::Future;
+use std::io;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, BufMut as _, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+
+use super::stats::Traffic;
+use crate::net::{ReadError, Stream, WriteError};
+
+/// Most bytes moved by one system call: what a pipe of the pod holds and a kernel's socket gives at
+/// once on a fast link. A larger one saves no measurable time.
+pub const CHUNK_BYTES: usize = 64 * 1024;
+
+/// A receive that brings at least this much hands over its buffer; less is copied out of it, so that
+/// what the guest pays for by the byte never holds much more of the host's memory.
+const HAND_OVER_BYTES: usize = CHUNK_BYTES / 4 * 3;
+
+/// What a module near its memory limit is offered at a time: a step of its account.
+const SMALL_BYTES: usize = 4096;
+
+thread_local! {
+    /// Where receives land before it is known how much they bring. One for each thread of the
+    /// control plane: an idle connection has no buffer.
+    static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::new());
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub enum Ended {
+    /// Both sides said that they were done.
+    Orderly,
+    /// The kernel's side broke: the pod's saw a reset.
+    Outside(io::Error),
+    /// The pod's side broke. Whoever holds the kernel's socket resets it.
+    Pod,
+}
+
+/// One connection under way. A future; dropping it closes the pod's side in order and leaves the
+/// kernel's to its owner.
+#[derive(Debug)]
+pub struct Pump<'a, K> {
+    kernel: &'a mut K,
+    pod: Option<Stream>,
+    traffic: &'a Traffic,
+    inwards: Inwards,
+    outwards: Outwards,
+}
+
+#[derive(Debug)]
+enum Inwards {
+    Open,
+    /// Received and not yet in the pipe: its room may shrink when the module's memory runs out.
+    Rest(Bytes),
+    Over,
+}
+
+#[derive(Debug)]
+enum Outwards {
+    Open,
+    /// The kernel took a part; this is left.
+    Rest(Bytes),
+    /// The pod is done; the kernel is being told.
+    Closing,
+    Over,
+}
+
+/// Why a direction cannot go on.
+#[derive(Debug)]
+enum Broken {
+    Kernel(io::Error),
+    Pod,
+}
+
+impl<'a, K: AsyncRead + AsyncWrite + Unpin> Pump<'a, K> {
+    /// Connects the two. Counts bytes in `traffic`.
+    #[must_use]
+    pub fn new(kernel: &'a mut K, pod: Stream, traffic: &'a Traffic) -> Self {
+        let (inwards, outwards) = (Inwards::Open, Outwards::Open);
+        Self { kernel, pod: Some(pod), traffic, inwards, outwards }
+    }
+
+    /// From the kernel to the pod, until it has to wait.
+    fn poll_inwards(&mut self, pod: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        loop {
+            match &mut self.inwards {
+                Inwards::Open => {
+                    let room = ready!(pod.write.poll_writable(cx)).map_err(of_pod)?;
+                    let data =
+                        ready!(receive(&mut *self.kernel, cx, room)).map_err(Broken::Kernel)?;
+                    self.traffic.bytes_in.add(data.len());
+                    self.inwards = if data.is_empty() {
+                        pod.shutdown_write();
+                        Inwards::Over
+                    } else {
+                        Inwards::Rest(data)
+                    };
+                }
+                Inwards::Rest(rest) => {
+                    ready!(put(pod, cx, rest)).map_err(of_pod)?;
+                    if rest.is_empty() {
+                        self.inwards = Inwards::Open;
+                    }
+                }
+                Inwards::Over => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    /// From the pod to the kernel, until it has to wait.
+    fn poll_outwards(
+        &mut self,
+        pod: &mut Stream,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), Broken>> {
+        loop {
+            match &mut self.outwards {
+                Outwards::Open => {
+                    let chunk = ready!(pod.read.poll_read(cx, CHUNK_BYTES))
+                        .map_err(|ReadError::Reset| Broken::Pod)?;
+                    self.outwards =
+                        if chunk.is_empty() { Outwards::Closing } else { Outwards::Rest(chunk) };
+                }
+                Outwards::Rest(chunk) => {
+                    let written = ready!(Pin::new(&mut *self.kernel).poll_write(cx, chunk));
+                    let n = match written.map_err(Broken::Kernel)? {
+                        0 => {
+                            return Poll::Ready(Err(Broken::Kernel(
+                                io::ErrorKind::WriteZero.into(),
+                            )));
+                        }
+                        n => n,
+                    };
+                    self.traffic.bytes_out.add(n);
+                    chunk.advance(n);
+                    if chunk.is_empty() {
+                        self.outwards = Outwards::Open;
+                    }
+                }
+                Outwards::Closing => {
+                    ready!(Pin::new(&mut *self.kernel).poll_shutdown(cx))
+                        .map_err(Broken::Kernel)?;
+                    self.outwards = Outwards::Over;
+                }
+                Outwards::Over => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+
+    fn advance(&mut self, pod: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let inwards = self.poll_inwards(pod, cx)?;
+        let outwards = self.poll_outwards(pod, cx)?;
+        match (inwards, outwards) {
+            (Poll::Ready(()), Poll::Ready(())) => Poll::Ready(Ok(())),
+            // The pod has said its last, and nobody there listens: whatever comes is for nobody.
+            (Poll::Pending, Poll::Ready(())) => pod.write.poll_gone(cx).map(Ok),
+            (Poll::Ready(()) | Poll::Pending, Poll::Pending) => Poll::Pending,
+        }
+    }
+}
+
+impl<K: AsyncRead + AsyncWrite + Unpin> Future for Pump<'_, K> {
+    type Output = Ended;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
+        let this = &mut *self;
+        let Some(mut pod) = this.pod.take() else { return Poll::Ready(Ended::Orderly) };
+        match this.advance(&mut pod, cx) {
+            Poll::Pending => {
+                this.pod = Some(pod);
+                Poll::Pending
+            }
+            Poll::Ready(Ok(())) => Poll::Ready(Ended::Orderly),
+            Poll::Ready(Err(Broken::Kernel(error))) => {
+                this.traffic.resets.add(1);
+                pod.abort();
+                Poll::Ready(Ended::Outside(error))
+            }
+            Poll::Ready(Err(Broken::Pod)) => {
+                this.traffic.resets.add(1);
+                pod.abort();
+                Poll::Ready(Ended::Pod)
+            }
+        }
+    }
+}
+
+/// One receive of at most `room` bytes. Nothing is the end.
+fn receive<K: AsyncRead + Unpin>(
+    kernel: &mut K,
+    cx: &mut Context<'_>,
+    room: usize,
+) -> Poll<io::Result<Bytes>> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.clear();
+        scratch.reserve(CHUNK_BYTES);
+        let n = {
+            let mut limited = (&mut *scratch).limit(room.min(CHUNK_BYTES));
+            let read = pin!(kernel.read_buf(&mut limited));
+            ready!(read.poll(cx))?
+        };
+        let whole = n >= HAND_OVER_BYTES;
+        let data = if whole { scratch.split().freeze() } else { Bytes::copy_from_slice(scratch) };
+        Poll::Ready(Ok(data))
+    })
+}
+
+/// Puts what it takes of `data` into the pipe. A module that cannot pay for all of it at once may
+/// pay bit by bit.
+fn put(
+    pod: &mut Stream,
+    cx: &mut Context<'_>,
+    data: &mut Bytes,
+) -> Poll<Result<usize, WriteError>> {
+    let written = pod.write.poll_write(cx, data);
+    if written != Poll::Ready(Err(WriteError::NoMemory)) || data.len() <= SMALL_BYTES {
+        return written;
+    }
+    let mut bit = data.slice(..SMALL_BYTES);
+    let written = pod.write.poll_write(cx, &mut bit);
+    if let Poll::Ready(Ok(n)) = written {
+        data.advance(n);
+    }
+    written
+}
+
+fn of_pod(_error: WriteError) -> Broken {
+    Broken::Pod
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,144 @@
+//! The pump between a pod's connection and a pipe that stands for the kernel.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::Poll;
+
+use proptest::prelude::*;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+
+use super::{CHUNK_BYTES, Ended, Pump};
+use crate::net::{Ledger, Member, MemberLimits, NetConfig, NoLedger, PodNet, Stream};
+use crate::outside::stats::Traffic;
+
+/// The module's end, the pump's end, and those who must live as long.
+fn connection(ledger: Arc<dyn Ledger>) -> (Stream, Stream, (Member, Member)) {
+    let net = PodNet::new(NetConfig::new(Ipv4Addr::new(10, 88, 0, 5)));
+    let module = net.join("module", MemberLimits::default(), Arc::new(NoLedger));
+    let daemon = net.join("daemon", MemberLimits::default(), ledger);
+    let mut listener = module.listen("127.0.0.1:80".parse().unwrap()).unwrap();
+    let mut connecting = daemon.connect("127.0.0.1:80".parse().unwrap()).unwrap();
+    let Poll::Ready(Ok(ours)) = connecting.try_finish() else { panic!("no connection") };
+    let Poll::Ready(Ok(theirs)) = listener.try_accept() else { panic!("no connection") };
+    (theirs, ours, (module, daemon))
+}
+
+async fn module_side(mut module: Stream, send: &[Vec<u8>]) -> Vec<u8> {
+    let mut received = Vec::new();
+    let (mut at, mut offset, mut open) = (0, 0, true);
+    std::future::poll_fn(|cx| {
+        while let Some(chunk) = send.get(at) {
+            if offset == chunk.len() {
+                (at, offset) = (at + 1, 0);
+                continue;
+            }
+            match module.write.poll_write_slice(cx, &chunk[offset..]) {
+                Poll::Ready(n) => offset += n.unwrap(),
+                Poll::Pending => break,
+            }
+        }
+        if at == send.len() && open {
+            module.shutdown_write();
+            open = false;
+        }
+        loop {
+            match module.read.poll_read(cx, 50_000) {
+                Poll::Ready(Ok(bytes)) if bytes.is_empty() && !open => return Poll::Ready(()),
+                Poll::Ready(Ok(bytes)) if bytes.is_empty() => return Poll::Pending,
+                Poll::Ready(Ok(bytes)) => received.extend_from_slice(&bytes),
+                Poll::Ready(Err(error)) => panic!("{error}"),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    })
+    .await;
+    received
+}
+
+async fn kernel_side(kernel: DuplexStream, send: &[Vec<u8>]) -> Vec<u8> {
+    let (mut read, mut write) = tokio::io::split(kernel);
+    let writing = async {
+        for chunk in send {
+            write.write_all(chunk).await.unwrap();
+        }
+        write.shutdown().await.unwrap();
+    };
+    let mut received = Vec::new();
+    let (_, read) = tokio::join!(writing, read.read_to_end(&mut received));
+    read.unwrap();
+    received
+}
+
+fn chunks() -> impl Strategy<Value = Vec<Vec<u8>>> {
+    let length = prop_oneof![0_usize..100, 4_000_usize..5_000, 60_000_usize..200_000];
+    prop::collection::vec((any::<u8>(), length), 0..6).prop_map(|chunks| {
+        let chunk = |(seed, length): (u8, usize)| {
+            (0..length).map(|n| seed.wrapping_add(u8::try_from(n % 239).unwrap())).collect()
+        };
+        chunks.into_iter().map(chunk).collect()
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
+
+    /// Whatever the sizes of writes and of the kernel's buffer, every byte arrives once, in order,
+    /// and both ends see the end.
+    #[test]
+    fn every_byte_arrives(
+        out in chunks(),
+        back in chunks(),
+        buffer in prop_oneof![Just(1_usize), Just(1000), Just(CHUNK_BYTES), Just(1 << 20)],
+    ) {
+        // One byte at a time is a test of correctness, not of patience.
+        let short = |chunks: Vec<Vec<u8>>| match buffer {
+            1 => chunks.into_iter().map(|mut c| { c.truncate(500); c }).collect(),
+            _ => chunks,
+        };
+        let (out, back) = (short(out), short(back));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(async {
+            let (module, ours, _members) = connection(Arc::new(NoLedger));
+            let (mut kernel, far) = tokio::io::duplex(buffer);
+            let traffic = Traffic::default();
+            let pump = Pump::new(&mut kernel, ours, &traffic);
+            let (received, sent, ended) =
+                tokio::join!(module_side(module, &out), kernel_side(far, &back), pump);
+            assert!(matches!(ended, Ended::Orderly));
+            assert!(received == back.concat());
+            assert!(sent == out.concat());
+            assert_eq!(traffic.bytes_in.get(), received.len() as u64);
+            assert_eq!(traffic.bytes_out.get(), sent.len() as u64);
+        });
+    }
+}
+
+/// Pays for a few steps, and then only as much as was given back.
+#[derive(Debug)]
+struct Poor(AtomicUsize);
+
+impl Ledger for Poor {
+    fn try_charge(&self, bytes: usize) -> bool {
+        self.0.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(bytes)).is_ok()
+    }
+
+    fn release(&self, bytes: usize) {
+        self.0.fetch_add(bytes, Ordering::SeqCst);
+    }
+}
+
+#[tokio::test]
+async fn what_was_received_when_memory_ran_out_is_not_lost() {
+    let (module, ours, _members) = connection(Arc::new(Poor(AtomicUsize::new(20_000))));
+    let (mut kernel, far) = tokio::io::duplex(1 << 20);
+    let sent: Vec<Vec<u8>> = (0_u8..40).map(|n| vec![n; 10_000]).collect();
+    let traffic = Traffic::default();
+    let pump = Pump::new(&mut kernel, ours, &traffic);
+    let (received, _, ended) =
+        tokio::join!(module_side(module, &[]), kernel_side(far, &sent), pump);
+    assert!(matches!(ended, Ended::Orderly), "{ended:?}");
+    assert!(received == sent.concat());
+}

@@ -1,0 +1,132 @@
+//! What a pod's traffic with the outside adds up to.
+//!
+//! Owns: the counters (relaxed atomics; each is written by the task it is about) and the plain value
+//! that metrics and `podling net` read. Is not: what a module sees of it, which its own counters in
+//! `net` have.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+macro_rules! counters {
+    ($(#[$outer:meta])* $live:ident, $(#[$snap:meta])* $snapshot:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
+        $(#[$outer])*
+        #[derive(Debug, Default)]
+        pub struct $live { $($(#[$doc])* pub $name: Count,)* }
+
+        $(#[$snap])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct $snapshot { $($(#[$doc])* pub $name: u64,)* }
+
+        impl $live {
+            /// What they say now.
+            #[must_use]
+            pub fn snapshot(&self) -> $snapshot {
+                $snapshot { $($name: self.$name.get(),)* }
+            }
+        }
+    };
+}
+
+counters! {
+    /// Live counters of one pod, or of one published port.
+    Traffic,
+    /// What the counters said at one moment.
+    TrafficSnapshot {
+        /// Payload bytes from the host's network into the pod.
+        bytes_in,
+        /// Payload bytes out of the pod onto the host's network.
+        bytes_out,
+        /// Connections that came about.
+        connections,
+        /// Connections open now.
+        connections_open,
+        /// Most connections open at once.
+        connections_peak,
+        /// Connections that failed: refused, unreachable, or no answer in time.
+        connections_failed,
+        /// Connections refused because of a bound of ours.
+        connections_limited,
+        /// Connections that ended by a reset.
+        resets,
+        /// Connections waiting for a module to listen, now.
+        queued,
+        /// Most connections waiting at once.
+        queued_peak,
+        /// Datagrams from the host's network into the pod.
+        datagrams_in,
+        /// Datagrams out of the pod.
+        datagrams_out,
+        /// Datagrams lost: no room, no flow, or the kernel would not have them.
+        datagrams_dropped,
+        /// Flows of datagrams open now.
+        flows_open,
+        /// Most flows open at once.
+        flows_peak,
+        /// Flows that ended early to make room for others.
+        flows_evicted,
+        /// Connects and datagrams to the host itself, or to nobody in particular, that were refused.
+        closed,
+        /// Names looked up.
+        lookups,
+        /// Look-ups that found nothing, or failed.
+        lookups_failed,
+        /// Look-ups refused because of their number.
+        lookups_limited,
+        /// Addresses of the host itself that were left out of answers.
+        answers_closed,
+    }
+}
+
+/// One number.
+#[derive(Debug, Default)]
+pub struct Count(AtomicU64);
+
+impl Count {
+    /// Adds `n`.
+    pub fn add(&self, n: usize) {
+        self.0.fetch_add(n as u64, Ordering::Relaxed);
+    }
+
+    /// Its value.
+    #[must_use]
+    pub fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// One more; remembers the most there ever were in `peak`.
+    pub fn rise(&self, peak: &Self) {
+        let now = self.0.fetch_add(1, Ordering::Relaxed) + 1;
+        peak.0.fetch_max(now, Ordering::Relaxed);
+    }
+
+    /// One less.
+    pub fn fall(&self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl TrafficSnapshot {
+    /// Adds what another counted: sums add up, peaks keep the higher one.
+    pub fn absorb(&mut self, other: &Self) {
+        self.bytes_in += other.bytes_in;
+        self.bytes_out += other.bytes_out;
+        self.connections += other.connections;
+        self.connections_open += other.connections_open;
+        self.connections_peak = self.connections_peak.max(other.connections_peak);
+        self.connections_failed += other.connections_failed;
+        self.connections_limited += other.connections_limited;
+        self.resets += other.resets;
+        self.queued += other.queued;
+        self.queued_peak = self.queued_peak.max(other.queued_peak);
+        self.datagrams_in += other.datagrams_in;
+        self.datagrams_out += other.datagrams_out;
+        self.datagrams_dropped += other.datagrams_dropped;
+        self.flows_open += other.flows_open;
+        self.flows_peak = self.flows_peak.max(other.flows_peak);
+        self.flows_evicted += other.flows_evicted;
+        self.closed += other.closed;
+        self.lookups += other.lookups;
+        self.lookups_failed += other.lookups_failed;
+        self.lookups_limited += other.lookups_limited;
+        self.answers_closed += other.answers_closed;
+    }
+}
