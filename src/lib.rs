@@ -43,6 +43,9 @@ pub mod pod;
 pub mod reconciler;
 pub mod source;
 
+// Pods from afar.
+pub mod mqtt;
+
 // The edges.
 pub mod cli;
 pub mod daemon;

@@ -33,6 +33,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // The engine.
     ("wasi", &["clock", "error", "limits", "net", "spec"]),
     ("runtime", &["clock", "error", "limits", "net", "spec", "wasi"]),
+    // Pods from afar: topics, signed documents, the protocol's core; and the link to the broker.
+    ("mqtt", &["clock", "error", "image", "limits", "manifest", "spec"]),
     // The host's network.
     ("outside", &["clock", "error", "limits", "net", "spec"]),
     // The hands.

@@ -30,7 +30,7 @@ use super::wasm::{Checker, ModuleKind, NotWasm};
 pub const MODULE_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// Bytes read at a time: large enough for full speed, small enough to be nothing.
-const CHUNK_BYTES: usize = 64 * 1024;
+pub(super) const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Part of the disk that images leave to others (records, logs, volumes): 5 %, but at least 16 MiB, since a full
 /// disk stops more than downloads, and at most 256 MiB, since more has no use.

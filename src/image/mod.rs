@@ -5,7 +5,8 @@
 //!
 //! ```text
 //!  IMAGES/blobs/sha256/HEX        one module; its name is its content (0600)
-//!  IMAGES/blobs/sha256/.part-…    one on its way in
+//!  IMAGES/blobs/sha256/.part-…    a file on its way in
+//!  IMAGES/blobs/sha256/HEX.part   the beginning of content that comes from elsewhere; it is gone on with (`incoming`)
 //!  IMAGES/names/…                 repository:tag → digest, one durable record each
 //!  IMAGES/files/…                 `file:` paths already hashed, with the stamp they had
 //!  IMAGES/lock                    held (milliseconds) by whoever changes names or removes blobs
@@ -21,8 +22,11 @@
 pub mod digest;
 mod failure;
 pub mod import;
+mod incoming;
 pub mod name;
+mod pins;
 mod records;
+mod room;
 pub mod wasm;
 
 use std::collections::BTreeSet;
@@ -47,7 +51,9 @@ use records::{Hashed, Named, Records};
 pub use digest::Digest;
 pub use failure::{PullFailure, invalid_name, pull_failure};
 pub use import::ImportError;
+pub use incoming::{Begun, Content, Expected, IncomingError, Part, PulledName};
 pub use name::{InvalidReference, parse_reference};
+pub use pins::{Pin, Pins};
 pub use wasm::{ModuleKind, NotWasm};
 
 /// Prefix of a blob on its way in.
@@ -68,7 +74,7 @@ pub struct LoadedImage {
 pub struct ResolvedImage {
     pub digest: Digest,
     pub path: PathBuf,
-    /// `sha256:HEX`, the `imageID` of statuses.
+    /// The `imageID` of statuses: `REPOSITORY@sha256:HEX` of the registry's manifest, or `sha256:HEX` of the content.
     pub image_id: String,
     pub size: u64,
 }
@@ -155,12 +161,19 @@ pub enum RemoveError {
 /// The image store.
 #[derive(Debug)]
 pub struct ImageStore {
-    io: Metered,
+    io: Arc<Metered>,
     dir: PathBuf,
     blobs: PathBuf,
     records: Records,
+    pins: Pins,
     /// A fake disk has no locks.
     locking: bool,
+}
+
+/// The tag under which content is remembered that was pulled by its manifest's digest. No tag of a person's: those hold no
+/// `@`.
+fn manifest_tag(manifest: &Digest) -> String {
+    format!("@{manifest}")
 }
 
 impl ImageStore {
@@ -177,7 +190,7 @@ impl ImageStore {
     }
 
     fn prepare(disk: Arc<dyn Disk>, dir: &Path, locking: bool) -> io::Result<(Self, Vec<String>)> {
-        let io = Metered::new(disk);
+        let io = Arc::new(Metered::new(disk));
         let blobs = dir.join("blobs").join("sha256");
         for folder in [&dir.join("blobs"), &blobs] {
             io.disk().create_dir(folder)?;
@@ -187,7 +200,8 @@ impl ImageStore {
         for folder in [dir, &dir.join("blobs")] {
             io.sync_dir(folder)?;
         }
-        let store = Self { io, dir: dir.to_owned(), blobs, records, locking };
+        let (dir, pins) = (dir.to_owned(), Pins::default());
+        let store = Self { io, dir, blobs, records, pins, locking };
         store.clear_parts()?;
         Ok((store, damage))
     }
@@ -219,6 +233,8 @@ impl ImageStore {
                     size: survey.size,
                     kind: survey.kind,
                     created_ms: now.wall_ms(),
+                    manifest: None,
+                    pulled: false,
                 },
             )
         };
@@ -241,17 +257,19 @@ impl ImageStore {
                     .records
                     .name(&self.io, name, tag)
                     .ok_or_else(|| ResolveError::NotFound { text: text() })?;
-                match self.blob_size(&named.digest)? {
-                    Some(size) if size == named.size => Ok(self.resolved(named.digest, size)),
-                    Some(_) => Err(ResolveError::Damaged { text: text(), digest: named.digest }),
-                    None => Err(ResolveError::Missing { text: text(), digest: named.digest }),
-                }
+                self.resolve_named(named, image)
             }
             ImageRef::Digest { hex, .. } => {
                 let not_found = || ResolveError::NotFound { text: text() };
                 let digest = Digest::from_hex(hex).map_err(|_| not_found())?;
-                let size = self.blob_size(&digest)?.ok_or_else(not_found)?;
-                Ok(self.resolved(digest, size))
+                if let Some(size) = self.blob_size(&digest)? {
+                    return Ok(self.resolved(digest, size));
+                }
+                // A registry's digest is that of a manifest, which names the content.
+                let repository = name::repository_of(image.text()).ok_or_else(not_found)?;
+                let tag = manifest_tag(&digest);
+                let named = self.records.name(&self.io, repository, &tag);
+                self.resolve_named(named.ok_or_else(not_found)?, image)
             }
             ImageRef::File { path, .. } => self.resolve_file(path, now),
         }
@@ -280,7 +298,8 @@ impl ImageStore {
     pub fn ls(&self) -> Result<Vec<ImageRow>, RemoveError> {
         let row = |named: Named| ImageRow {
             repository: named.repository,
-            tag: named.tag,
+            // As container tools show what was pulled by digest.
+            tag: if named.tag.starts_with('@') { "<none>".to_owned() } else { named.tag },
             digest: named.digest,
             size: named.size,
             created_ms: named.created_ms,
@@ -299,33 +318,42 @@ impl ImageStore {
         let not_found = || RemoveError::NotFound { text: image.text().to_owned() };
         let _lock = self.lock()?;
         let names = self.records.names(&self.io)?;
-        let (doomed, digest): (Vec<&Named>, Digest) = match image {
+        let (doomed, content): (Vec<&Named>, Option<Digest>) = match image {
             ImageRef::Named { name, tag, .. } => {
                 let named = names
                     .iter()
                     .find(|named| named.repository == **name && named.tag == **tag)
                     .ok_or_else(not_found)?;
-                (vec![named], named.digest)
+                (vec![named], None)
             }
             ImageRef::Digest { hex, .. } => {
                 let digest = Digest::from_hex(hex).map_err(|_| not_found())?;
-                let doomed: Vec<&Named> =
-                    names.iter().filter(|named| named.digest == digest).collect();
-                if doomed.is_empty() && self.io.disk().size(&self.blob(&digest))?.is_none() {
+                let is_it =
+                    |named: &&Named| named.digest == digest || named.manifest == Some(digest);
+                let doomed: Vec<&Named> = names.iter().filter(is_it).collect();
+                let content = self.io.disk().size(&self.blob(&digest))?.map(|_| digest);
+                if doomed.is_empty() && content.is_none() {
                     return Err(not_found());
                 }
-                (doomed, digest)
+                (doomed, content)
             }
             ImageRef::File { .. } => return Err(not_found()),
         };
+        let mut contents: BTreeSet<Digest> = content.into_iter().collect();
         let mut removed = Removed::default();
         for named in doomed {
             self.records.remove_name(&self.io, &named.repository, &named.tag)?;
-            removed.untagged.push(format!("{}:{}", named.repository, named.tag));
+            contents.insert(named.digest);
+            removed.untagged.push(if named.tag.starts_with('@') {
+                format!("{}{}", named.repository, named.tag)
+            } else {
+                format!("{}:{}", named.repository, named.tag)
+            });
         }
-        if !self.referenced()?.contains(&digest) {
-            self.io.disk().remove(&self.blob(&digest))?;
-            removed.deleted.push(digest);
+        let referenced = self.referenced()?;
+        for digest in contents.difference(&referenced) {
+            self.io.disk().remove(&self.blob(digest))?;
+            removed.deleted.push(*digest);
         }
         Ok(removed)
     }
@@ -355,6 +383,12 @@ impl ImageStore {
             }
         }
         Ok(removed)
+    }
+
+    /// What this process needs of the store.
+    #[must_use]
+    pub fn pins(&self) -> &Pins {
+        &self.pins
     }
 
     /// What was written since the start.
@@ -387,6 +421,21 @@ impl ImageStore {
             self.records.put_file(&self.io, &hashed).map_err(|cause| ImportError::Write { cause })
         })?;
         Ok(self.resolved(survey.digest, survey.size))
+    }
+
+    fn resolve_named(&self, named: Named, image: &ImageRef) -> Result<ResolvedImage, ResolveError> {
+        let (text, digest) = (image.text().to_owned(), named.digest);
+        match self.blob_size(&digest)? {
+            Some(size) if size == named.size => {
+                let mut resolved = self.resolved(digest, size);
+                if let Some(manifest) = named.manifest {
+                    resolved.image_id = format!("{}@{manifest}", named.repository);
+                }
+                Ok(resolved)
+            }
+            Some(_) => Err(ResolveError::Damaged { text, digest }),
+            None => Err(ResolveError::Missing { text, digest }),
+        }
     }
 
     /// Brings a module in; `record` names it, while nobody can collect it. True: the content is new.

@@ -94,6 +94,18 @@ fn parse_file(text: &str, path: &str, base: Option<&Path>) -> Result<ImageRef, I
     Ok(ImageRef::File { text: text.into(), path: Arc::new(tidy(&base.join(path))) })
 }
 
+/// The repository of a reference by digest (`REPOSITORY[:TAG]@sha256:HEX`); `None` if it names content and nothing else.
+#[must_use]
+pub fn repository_of(text: &str) -> Option<&str> {
+    text.split_once('@').map(|(rest, _)| split_tag(rest).0)
+}
+
+/// The registry that a name begins with; `None` for a name of this node's own store.
+#[must_use]
+pub fn registry_of(name: &str) -> Option<&str> {
+    split_host(name).0
+}
+
 /// Drops `.` elements. `..` stays: before it there may be a symbolic link.
 fn tidy(path: &Path) -> PathBuf {
     path.components().filter(|part| !matches!(part, Component::CurDir)).collect()

@@ -28,6 +28,10 @@ pub(super) struct Named {
     pub(super) kind: ModuleKind,
     /// When it was loaded, in milliseconds since 1970.
     pub(super) created_ms: i64,
+    /// Digest of the registry's manifest, if it came from a registry.
+    pub(super) manifest: Option<Digest>,
+    /// It can be had again from where it came.
+    pub(super) pulled: bool,
 }
 
 /// A module file that was hashed: as long as its stamp stays, so does its content.
@@ -53,6 +57,10 @@ struct NameRecord {
     size: u64,
     kind: String,
     created_ms: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    manifest: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pulled: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -122,6 +130,8 @@ impl Records {
             size: named.size,
             kind: named.kind.as_str().to_owned(),
             created_ms: named.created_ms,
+            manifest: named.manifest.map(|manifest| manifest.hex()),
+            pulled: named.pulled,
         };
         let stem = name_stem(&named.repository, &named.tag);
         self.put(io, NAMES, &stem, (&named.repository, &named.tag), &record)
@@ -264,6 +274,8 @@ fn named_of(label: &Label, record: NameRecord) -> Option<Named> {
         size: record.size,
         kind: ModuleKind::from_word(&record.kind)?,
         created_ms: record.created_ms,
+        manifest: record.manifest.and_then(|hex| Digest::from_hex(&hex).ok()),
+        pulled: record.pulled,
     })
 }
 

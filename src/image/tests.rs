@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+mod incoming;
+
 use super::*;
 use crate::error::chain;
 use crate::spec::PullPolicy;

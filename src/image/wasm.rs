@@ -78,7 +78,7 @@ pub enum NotWasm {
 }
 
 /// The walk. Feed all bytes in order, in chunks of any size, then ask [`Checker::finish`].
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Checker {
     state: State,
     /// Bytes seen so far.

@@ -173,6 +173,7 @@ impl Ingredients {
                 memory_bytes: limits.memory_limit_bytes,
                 on_memory_limit: container.on_memory_limit,
                 cpu_millis: limits.cpu_limit_millis,
+                cpu_request_millis: limits.cpu_request_millis,
                 fuel: limits.fuel,
                 fuel_per_second: limits.fuel_per_second,
             },

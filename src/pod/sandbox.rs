@@ -100,6 +100,7 @@ impl Sandbox {
         let account = PodAccount::new(PodLimits {
             memory_bytes: pod.resources.memory_limit_bytes,
             cpu_millis: pod.resources.cpu_limit_millis,
+            cpu_request_millis: pod.cpu_request_millis(),
         });
         let files = Semaphore::new(1);
         Ok(Self { node, pod, address, net, daemon, volumes, account, stop, ports, files })

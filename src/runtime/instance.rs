@@ -6,9 +6,7 @@
 //! Everything the guest can make happen, happens in here on a guest thread: its start functions, `cabi_realloc`, destructors, and
 //! the store's own drop.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
@@ -19,6 +17,7 @@ use super::cputime::monotonic_ns;
 use super::guest::Guest;
 use super::limiter::OutOfMemory;
 use super::run::{End, Shared};
+use super::sched;
 use super::trap;
 use crate::spec::Exit;
 
@@ -29,10 +28,6 @@ const HOSTCALL_BYTES_MAX: usize = 16 << 20;
 /// Handles a component may hold, of all its resource types together; as many as the host keeps resources for, and as
 /// many again of its own.
 const HANDLES_MAX: usize = 8192;
-
-/// A turn shorter than this goes on at a tick: a module that has just been woken should not go to the end of the queue because
-/// the epoch turned while it slept.
-const SHORT_TURN_NS: u64 = 200_000;
 
 /// What a run may spend in instructions.
 #[derive(Clone, Copy, Debug, Default)]
@@ -90,10 +85,8 @@ fn prepare(
     Ok(())
 }
 
-/// Called on the guest's stack when the epoch has turned.
-///
-/// wasmtime's own yield would wake the task at once, which puts it before timers and I/O: neighbours' timers were late by
-/// 438 ms that way.
+/// Called on the guest's stack when the epoch has turned. wasmtime's own yield wakes the task and returns, which our scheduler
+/// takes as "wants to go on": behind all who have used less.
 fn at_tick(
     store: &StoreContextMut<'_, Guest>,
     run: &Shared,
@@ -103,6 +96,8 @@ fn at_tick(
         return Err(wasmtime::Error::new(end));
     }
     let now = monotonic_ns();
+    let cpu = &run.account.cpu;
+    cpu.settle(now);
     if let Some(fuel) = fuel {
         let mut fuel = lock(fuel);
         let spent = fuel.spent(store.get_fuel()?);
@@ -111,28 +106,11 @@ fn at_tick(
             return Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::time::sleep(wait))));
         }
     }
-    if now.saturating_sub(run.turn_began.load(Ordering::Relaxed)) < SHORT_TURN_NS {
-        return Ok(UpdateDeadline::Continue(1));
+    // Throttled from here on: the meter makes it wait.
+    if cpu.wait_ns(now) > 0 || sched::should_step_back(&cpu.share, now) {
+        return Ok(UpdateDeadline::Yield(1));
     }
-    Ok(UpdateDeadline::YieldCustom(1, Box::pin(step_back())))
-}
-
-/// Lets timers, I/O and whoever waits for this thread go first.
-///
-/// Two steps, because of how tokio schedules. Its own yield waits until the thread has looked at timers and I/O, but then puts
-/// this task before those that these have woken; the plain one, which wakes the task while it runs, puts it behind them,
-/// but alone would keep the thread from ever looking.
-async fn step_back() {
-    tokio::task::yield_now().await;
-    let mut behind = false;
-    std::future::poll_fn(|cx| {
-        if std::mem::replace(&mut behind, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
+    Ok(UpdateDeadline::Continue(1))
 }
 
 /// What one run has left of its fuel, and how fast it may go.

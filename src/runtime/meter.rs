@@ -1,7 +1,7 @@
 //! CPU as a rate: measures each turn of a guest, and makes it wait when it is over its share.
 //!
-//! Owns: the token bucket and the wrapper that every guest runs in. Is not: what gives the thread back (`ticker.rs` turns
-//! the epoch, and the callback in `instance.rs` yields).
+//! Owns: the token buckets, the account of CPU time, and the wrapper that every guest runs in. Is not: what gives the thread back (the
+//! epoch, and the callback in `instance.rs`), nor who runs next (`sched`).
 //!
 //! ```text
 //!   poll ──► ended? ──yes──► drop the guest here, on its own thread
@@ -10,10 +10,14 @@
 //!          bucket empty? ──yes──► sleep until it is not (throttled)
 //!              │no
 //!              ▼
-//!          run the guest for a turn, measured in thread time ──► charge the module's bucket and the pod's
+//!          run the guest for a turn, measured in thread time ──► charge the module's bucket, the pod's, and its share
+//!                     └─ at each tick: charge so far, and step back if the bucket is empty by now
 //! ```
-//! A turn is never cut short by the bucket: it may go into debt by one tick (or one long memory instruction), and pays it back by waiting.
-//! So the rate is exact over time, and only its grain is coarse. Work on tokio's blocking threads is not charged.
+//! A turn is cut at a tick: it may go into debt by that much (or by one long memory instruction), and pays it back by waiting. So the
+//! rate is exact over time, and only its grain is coarse.
+//!
+//! What counts: everything on a guest's own thread, host functions and file work included. Work that the host does elsewhere for a module
+//! is counted where it says so ([`CpuAccount::charge`]). Compiling never counts.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -25,6 +29,8 @@ use std::time::Duration;
 
 use super::cputime::{monotonic_ns, thread_ns};
 use super::run::{End, Shared};
+use super::sched::{PodShare, Share, turn_began};
+use super::strand::Strand;
 
 /// CPU time that a module may save up, nanoseconds: enough to answer a request at full speed, too little to be felt by
 /// a neighbour.
@@ -80,39 +86,78 @@ impl Bucket {
     }
 }
 
-/// The CPU account of one module: its own bucket, its pod's, and the sums.
+/// The CPU account of a pod.
+#[derive(Debug)]
+pub(crate) struct PodCpu {
+    bucket: Option<Bucket>,
+    share: Arc<PodShare>,
+    used_ns: AtomicU64,
+}
+
+impl PodCpu {
+    /// A pod with so many thousandths of a core at most, and so many requested.
+    pub(crate) fn new(limit_millis: Option<u64>, request_millis: Option<u64>) -> Self {
+        Self {
+            bucket: limit_millis.map(|millis| Bucket::new(millis, monotonic_ns())),
+            share: Arc::new(PodShare::new(request_millis)),
+            used_ns: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn used(&self) -> Duration {
+        Duration::from_nanos(self.used_ns.load(Ordering::Relaxed))
+    }
+}
+
+/// The CPU account of one module: its own bucket, its pod's, its share, and the sums.
 #[derive(Debug)]
 pub(crate) struct CpuAccount {
     own: Option<Bucket>,
-    pod: Option<Arc<Bucket>>,
+    pod: Arc<PodCpu>,
+    pub(crate) share: Arc<Share>,
     used_ns: AtomicU64,
     throttled_ns: AtomicU64,
 }
 
 impl CpuAccount {
-    pub(crate) fn new(millis: Option<u64>, pod: Option<Arc<Bucket>>) -> Self {
+    /// A module with so many thousandths of a core at most, and so many requested.
+    pub(crate) fn new(
+        limit_millis: Option<u64>,
+        request_millis: Option<u64>,
+        pod: Arc<PodCpu>,
+    ) -> Self {
         Self {
-            own: millis.map(|millis| Bucket::new(millis, monotonic_ns())),
+            own: limit_millis.map(|millis| Bucket::new(millis, monotonic_ns())),
+            share: Arc::new(Share::new(request_millis, Arc::clone(&pod.share))),
             pod,
             used_ns: AtomicU64::new(0),
             throttled_ns: AtomicU64::new(0),
         }
     }
 
-    fn wait_ns(&self, now: u64) -> u64 {
+    /// How long the module has to wait for CPU time, nanoseconds; 0: not at all.
+    pub(crate) fn wait_ns(&self, now: u64) -> u64 {
         let own = self.own.as_ref().map_or(0, |bucket| bucket.wait_ns(now));
-        let pod = self.pod.as_ref().map_or(0, |bucket| bucket.wait_ns(now));
+        let pod = self.pod.bucket.as_ref().map_or(0, |bucket| bucket.wait_ns(now));
         own.max(pod)
     }
 
-    fn charge(&self, ns: u64) {
+    /// Counts CPU time used for the module, on whatever thread.
+    pub(crate) fn charge(&self, ns: u64) {
         self.used_ns.fetch_add(ns, Ordering::Relaxed);
+        self.pod.used_ns.fetch_add(ns, Ordering::Relaxed);
+        self.share.charge(ns);
         if let Some(bucket) = &self.own {
             bucket.charge(ns);
         }
-        if let Some(bucket) = &self.pod {
+        if let Some(bucket) = &self.pod.bucket {
             bucket.charge(ns);
         }
+    }
+
+    /// Counts what the turn in progress on this thread has used since it began, or since the last call.
+    pub(crate) fn settle(&self, now: u64) {
+        self.charge(lap(now));
     }
 
     pub(crate) fn used(&self) -> Duration {
@@ -124,38 +169,40 @@ impl CpuAccount {
     }
 }
 
-/// The last reading of this thread's CPU time, and what has been charged since by the wall clock.
-#[derive(Clone, Copy, Default)]
-struct Sample {
+/// This thread's stop watch: the last reading of its CPU time, what has been counted since by the wall clock, and from
+/// when on the next lap counts.
+#[derive(Clone, Copy)]
+struct Watch {
     cpu: u64,
     wall: u64,
-    charged: u64,
+    counted: u64,
+    from: u64,
 }
 
 thread_local! {
-    static SAMPLE: Cell<Sample> = const { Cell::new(Sample { cpu: 0, wall: 0, charged: 0 }) };
+    static WATCH: Cell<Watch> = const { Cell::new(Watch { cpu: 0, wall: 0, counted: 0, from: 0 }) };
 }
 
-/// Runs `turn`, and returns with it the CPU time that it took on this thread, nanoseconds.
-fn measured<R>(start: u64, turn: impl FnOnce() -> R) -> (R, u64) {
-    let mut sample = SAMPLE.get();
-    if start.saturating_sub(sample.wall) > SAMPLE_AGE_NS {
-        sample = Sample { cpu: thread_ns(), wall: start, charged: 0 };
-        SAMPLE.set(sample);
+/// Begins the first lap of a turn.
+fn start(now: u64) {
+    let mut watch = WATCH.get();
+    if now.saturating_sub(watch.wall) > SAMPLE_AGE_NS {
+        watch = Watch { cpu: thread_ns(), wall: now, counted: 0, from: now };
     }
-    let result = turn();
-    let end = monotonic_ns();
-    let wall = end.saturating_sub(start);
-    // Read again: nothing keeps a turn from having run another one inside.
-    let sample = SAMPLE.get();
+    WATCH.set(Watch { from: now, ..watch });
+}
+
+/// Ends a lap and begins the next: CPU time of this thread since the last, nanoseconds.
+fn lap(now: u64) -> u64 {
+    let watch = WATCH.get();
+    let wall = now.saturating_sub(watch.from);
     if wall < SHORT_TURN_NS {
-        SAMPLE.set(Sample { charged: sample.charged + wall, ..sample });
-        return (result, wall);
+        WATCH.set(Watch { counted: watch.counted + wall, from: now, ..watch });
+        return wall;
     }
     let cpu = thread_ns();
-    SAMPLE.set(Sample { cpu, wall: end, charged: 0 });
-    let since = cpu.saturating_sub(sample.cpu).saturating_sub(sample.charged);
-    (result, since.min(wall))
+    WATCH.set(Watch { cpu, wall: now, counted: 0, from: now });
+    cpu.saturating_sub(watch.cpu).saturating_sub(watch.counted).min(wall)
 }
 
 /// How a metered guest came to its end.
@@ -170,7 +217,7 @@ pub(crate) enum Outcome<T> {
 /// A guest, run under its account. Dropping it drops the guest.
 pub(crate) struct Metered<F> {
     guest: Option<Pin<Box<F>>>,
-    run: Arc<Shared>,
+    strand: Strand,
     /// Since when it waits for CPU time, and the timer that ends the wait.
     throttled: Option<u64>,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
@@ -178,12 +225,13 @@ pub(crate) struct Metered<F> {
 
 impl<F> Metered<F> {
     pub(crate) fn new(guest: F, run: Arc<Shared>) -> Self {
-        Self { guest: Some(Box::pin(guest)), run, throttled: None, timer: None }
+        let strand = Strand::new(run);
+        Self { guest: Some(Box::pin(guest)), strand, throttled: None, timer: None }
     }
 
     /// Whether the bucket lets the guest run now; arms the timer if not.
     fn may_run(&mut self, now: u64, cx: &mut Context<'_>) -> bool {
-        let cpu = &self.run.account.cpu;
+        let cpu = &self.strand.run().account.cpu;
         let wait = cpu.wait_ns(now);
         if wait == 0 {
             if let Some(since) = self.throttled.take() {
@@ -207,23 +255,29 @@ impl<F: Future> Future for Metered<F> {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
-        this.run.waker.register(cx.waker());
-        if let Some(end) = this.run.ended() {
+        this.strand.waker.register(cx.waker());
+        if let Some(end) = this.strand.run().ended() {
             // Peers see a reset and not an end of file: first the network, then the store.
-            this.run.leave_network();
+            this.strand.run().leave_network();
             this.guest = None;
             return Poll::Ready(Outcome::Ended(end));
         }
-        let start = monotonic_ns();
-        if !this.may_run(start, cx) {
+        let now = turn_began();
+        if !this.may_run(now, cx) {
             return Poll::Pending;
         }
         let Some(guest) = &mut this.guest else {
             return Poll::Pending;
         };
-        this.run.turn_began.store(start, Ordering::Relaxed);
-        let (result, spent) = measured(start, || this.run.pulse.during(|| guest.as_mut().poll(cx)));
-        this.run.account.cpu.charge(spent);
+        let run = this.strand.run();
+        if run.paced {
+            // It has given the thread back after a few instructions (`FuelGauge::grain`), so that they are known now; at its
+            // next look it pays for them.
+            run.guests.look_up();
+        }
+        start(now);
+        let result = guest.as_mut().poll(cx);
+        run.account.cpu.settle(monotonic_ns());
         result.map(Outcome::Finished)
     }
 }
@@ -287,19 +341,19 @@ mod test {
     #[test]
     fn turns_are_charged_what_they_took() {
         let mut charged = 0;
-        let start = thread_ns();
+        let before = thread_ns();
         for n in 0..200u64 {
             // Short and long turns in turn, with idle time of the thread between them.
             let work = if n % 10 == 0 { 300_000 } else { 10_000 };
-            let ((), spent) = measured(monotonic_ns(), || {
-                let until = thread_ns() + work;
-                while thread_ns() < until {
-                    std::hint::spin_loop();
-                }
-            });
+            super::start(monotonic_ns());
+            let until = thread_ns() + work;
+            while thread_ns() < until {
+                std::hint::spin_loop();
+            }
+            let spent = lap(monotonic_ns());
             charged += spent;
         }
-        let took = thread_ns() - start;
+        let took = thread_ns() - before;
         assert!(charged <= took * 11 / 10 && charged >= took * 8 / 10, "{charged} of {took}");
     }
 }

@@ -29,11 +29,12 @@ mod machine;
 mod meter;
 mod prepare;
 mod run;
+mod sched;
 mod start;
 mod stdio;
+mod strand;
 #[cfg(test)]
 mod tests;
-mod ticker;
 mod trap;
 
 use std::ffi::OsString;
@@ -115,6 +116,8 @@ pub struct RunLimits {
     pub on_memory_limit: OnMemoryLimit,
     /// Thousandths of a core.
     pub cpu_millis: Option<u64>,
+    /// Thousandths of a core that it weighs when the machine is full; `None`: the least.
+    pub cpu_request_millis: Option<u64>,
     /// Instructions for the whole run; needs an artifact that counts.
     pub fuel: Option<u64>,
     /// Instructions per second; needs an artifact that counts.
@@ -129,6 +132,7 @@ impl RunLimits {
             memory_bytes: None,
             on_memory_limit: OnMemoryLimit::Kill,
             cpu_millis: None,
+            cpu_request_millis: None,
             fuel: None,
             fuel_per_second: None,
         }

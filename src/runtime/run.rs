@@ -17,14 +17,14 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use futures_util::task::AtomicWaker;
 use tokio::sync::oneshot;
 
 use super::RunLimits;
 use super::ledger::Ledger;
-use super::meter::{Bucket, CpuAccount};
+use super::meter::{CpuAccount, PodCpu};
+use super::sched::Spawner;
 use super::stdio::StdinPipe;
-use super::ticker::Pulse;
+use super::strand::Strands;
 use crate::net::Member;
 use crate::spec::{Exit, StopSignal};
 use crate::wasi::lifecycle::StopListener;
@@ -36,23 +36,25 @@ pub struct PodLimits {
     pub memory_bytes: Option<u64>,
     /// Thousandths of a core for all its modules together.
     pub cpu_millis: Option<u64>,
+    /// Thousandths of a core that it weighs when the machine is full, all its modules together; `None`: each of them stands
+    /// for itself.
+    pub cpu_request_millis: Option<u64>,
 }
 
 /// The account that all modules of a pod draw on. One per pod; clones are the same account.
 #[derive(Clone, Debug)]
 pub struct PodAccount {
     memory: Arc<Ledger>,
-    cpu: Option<Arc<Bucket>>,
+    cpu: Arc<PodCpu>,
 }
 
 impl PodAccount {
     /// A new account under `limits`.
     #[must_use]
     pub fn new(limits: PodLimits) -> Self {
-        let bucket = |millis| Arc::new(Bucket::new(millis, super::cputime::monotonic_ns()));
         Self {
             memory: Arc::new(Ledger::new(limits.memory_bytes, None)),
-            cpu: limits.cpu_millis.map(bucket),
+            cpu: Arc::new(PodCpu::new(limits.cpu_millis, limits.cpu_request_millis)),
         }
     }
 
@@ -60,6 +62,12 @@ impl PodAccount {
     #[must_use]
     pub fn unlimited() -> Self {
         Self::new(PodLimits::default())
+    }
+
+    /// CPU time that the pod's modules have used, those that have ended included.
+    #[must_use]
+    pub fn cpu_time(&self) -> Duration {
+        self.cpu.used()
     }
 
     /// Bytes that the pod's modules hold now.
@@ -90,7 +98,11 @@ impl Account {
         let parent = Some(Arc::clone(&pod.memory));
         Self {
             memory: Arc::new(Ledger::new(limits.memory_bytes, parent)),
-            cpu: CpuAccount::new(limits.cpu_millis, pod.cpu.clone()),
+            cpu: CpuAccount::new(
+                limits.cpu_millis,
+                limits.cpu_request_millis,
+                Arc::clone(&pod.cpu),
+            ),
             counts_fuel,
             fuel_used: AtomicU64::new(0),
         }
@@ -104,7 +116,7 @@ impl Account {
 /// What a run has used so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// CPU time on guest threads, host functions included.
+    /// CPU time: on guest threads, host functions included, and what was charged for work elsewhere.
     pub cpu_time: Duration,
     /// Time spent waiting because of the CPU limit, up to the last wait that ended.
     pub throttled: Duration,
@@ -122,6 +134,8 @@ pub struct Usage {
 pub(crate) enum End {
     Terminated,
     Killed,
+    /// It has ended already; what still works beside it goes now.
+    Over,
 }
 
 impl End {
@@ -129,6 +143,8 @@ impl End {
         match self {
             Self::Terminated => Exit::Terminated,
             Self::Killed => Exit::Killed,
+            // Whoever said so has the exit, and nobody asks here.
+            Self::Over => Exit::Lost { message: "the run was over already".to_owned() },
         }
     }
 }
@@ -138,6 +154,7 @@ impl fmt::Display for End {
         f.write_str(match self {
             Self::Terminated => "terminated",
             Self::Killed => "killed",
+            Self::Over => "over",
         })
     }
 }
@@ -148,17 +165,18 @@ impl std::error::Error for End {}
 const RUNNING: u8 = 0;
 const TERMINATED: u8 = 1;
 const KILLED: u8 = 2;
+const OVER: u8 = 3;
 
 /// What the control plane and the guest's thread share.
 pub(crate) struct Shared {
     pub(crate) name: String,
     pub(crate) account: Arc<Account>,
-    /// Wakes the guest's task, wherever it waits, so that it sees its end.
-    pub(crate) waker: AtomicWaker,
-    /// Turns the epoch while it runs.
-    pub(crate) pulse: Pulse,
-    /// When the turn in progress began, monotonic nanoseconds.
-    pub(crate) turn_began: AtomicU64,
+    /// What is polled by itself: its end must reach each.
+    pub(crate) strands: Strands,
+    /// The threads it runs on.
+    pub(crate) guests: Spawner,
+    /// Its instructions are paced: it has to look up at each turn.
+    pub(crate) paced: bool,
     end: AtomicU8,
     over: AtomicBool,
     stop: StopListener,
@@ -173,7 +191,7 @@ impl Shared {
     pub(crate) fn new(
         name: String,
         account: Arc<Account>,
-        pulse: Pulse,
+        guests: Spawner,
         stop_signal: StopSignal,
         stdin: Option<StdinPipe>,
         member: Arc<Member>,
@@ -181,9 +199,9 @@ impl Shared {
         Self {
             name,
             account,
-            waker: AtomicWaker::new(),
-            pulse,
-            turn_began: AtomicU64::new(0),
+            strands: Strands::default(),
+            guests,
+            paced: false,
             end: AtomicU8::new(RUNNING),
             over: AtomicBool::new(false),
             stop: StopListener::new(),
@@ -202,6 +220,7 @@ impl Shared {
         match self.end.load(Ordering::Acquire) {
             TERMINATED => Some(End::Terminated),
             KILLED => Some(End::Killed),
+            OVER => Some(End::Over),
             _ => None,
         }
     }
@@ -211,11 +230,12 @@ impl Shared {
         let end = match end {
             End::Terminated => TERMINATED,
             End::Killed => KILLED,
+            End::Over => OVER,
         };
         let _ = self.end.compare_exchange(RUNNING, end, Ordering::AcqRel, Ordering::Acquire);
         // It waits for something, or it runs: one of the two reaches it.
-        self.waker.wake();
-        self.pulse.hurry();
+        self.strands.wake();
+        self.guests.look_up();
     }
 
     /// Resets its connections, as a kernel does for a process that died. For a run that ends in order, only what its
@@ -283,6 +303,13 @@ impl RunControl {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.over.load(Ordering::Acquire)
+    }
+
+    /// Counts CPU time that the host has used for this module on a thread of its own: it counts towards the module's limit and its
+    /// pod's. For work that can be large (resolving, TLS, HTTP); what happens on the module's own thread is counted anyway.
+    pub fn charge_cpu(&self, time: Duration) {
+        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.0.account.cpu.charge(ns);
     }
 
     /// What it has used so far; stays readable after its end.

@@ -1,10 +1,10 @@
-//! The guests' threads, and the task that each run is.
+//! Puts the runtime's parts together, and makes each run a task.
 //!
-//! Owns: the guests' tokio runtime, the ticker, the list of live runs, and the promise that each started run yields exactly one [`Exit`].
+//! Owns: the scheduler, the tokio runtime of the guests' timers and blocking work, the list of live runs, and the promise that each started run yields exactly one [`Exit`].
 //! Is not: the caller's runtime; nothing in here runs on the control plane's threads but a few lines of hand-over.
 //!
 //! ```text
-//!  start() ─► task on the guests' runtime: open directories ─► Metered(instance) ─► free everything ─► Exit
+//!  start() ─► task of the scheduler: open directories ─► Metered(instance) ─► free everything ─► Exit
 //! ```
 //! A panic in a run's task ends that run only ([`Exit::Lost`]): its state is private, so nothing else can be half-changed.
 
@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
-use tokio::runtime::{Builder, Handle};
+use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 
 use super::artifact::Profile;
@@ -26,7 +26,7 @@ use super::instance::{self, FuelPlan};
 use super::meter::{Metered, Outcome};
 use super::prepare::Library;
 use super::run::{Account, End, RunControl, RunExit, RunHandle, Shared};
-use super::ticker::{Pulse, Ticker};
+use super::sched::{Epochs, Scheduler, Spawner};
 use super::{
     Artifact, EngineReport, EngineSettings, LogSink, Machine, Run, RuntimeConfig,
     RuntimeStartError, StartError, Stdin, StdinPipe,
@@ -51,8 +51,7 @@ const DROP_PATIENCE: Duration = Duration::from_secs(2);
 pub(crate) struct Inner {
     pub(crate) library: Library,
     report: EngineReport,
-    guests: Handle,
-    pulse: Pulse,
+    guests: Spawner,
     live: Arc<Live>,
     closed: AtomicBool,
     next: AtomicU64,
@@ -60,11 +59,11 @@ pub(crate) struct Inner {
     machinery: Mutex<Option<Machinery>>,
 }
 
-/// What runs by itself. Dropped in this order, and never on a thread that must not block.
+/// What runs by itself. Ended in this order, and never on a thread that must not block.
 #[derive(Debug)]
 struct Machinery {
-    runtime: tokio::runtime::Runtime,
-    ticker: Ticker,
+    scheduler: Scheduler,
+    io: tokio::runtime::Runtime,
 }
 
 /// The runs that have not ended.
@@ -103,26 +102,25 @@ impl Inner {
         let cache = Cache::open(&config.cache_dir, config.cache_bytes_max)?;
         let guest_threads = config.guest_threads.unwrap_or(machine.cores.max(2)).max(1);
         let threads = |source| RuntimeStartError::Threads { source };
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(guest_threads)
+        let io = Builder::new_multi_thread()
+            .worker_threads(1)
             .max_blocking_threads(BLOCKING_THREADS_MAX)
             .thread_keep_alive(BLOCKING_KEEP_ALIVE)
-            .thread_name("guest")
+            .thread_name("guest-io")
             .enable_all()
             .build()
             .map_err(threads)?;
-        let ticker =
-            Ticker::start(&[&plain.engine, &fuel.engine], guest_threads).map_err(threads)?;
+        let epochs = Epochs::new(&[&plain.engine, &fuel.engine]);
+        let scheduler = Scheduler::start(guest_threads, io.handle(), epochs).map_err(threads)?;
         let compiler = cfg!(feature = "compiler");
         Ok(Self {
             report: EngineReport { machine, settings, guest_threads, compiler },
             library: Library::new(plain, fuel, cache, Compiler::new(config.compile)),
-            guests: runtime.handle().clone(),
-            pulse: ticker.pulse(),
+            guests: scheduler.spawner(),
             live: Arc::new(Live { runs: Mutex::default(), count: watch::Sender::new(0) }),
             closed: AtomicBool::new(false),
             next: AtomicU64::new(0),
-            machinery: Mutex::new(Some(Machinery { runtime, ticker })),
+            machinery: Mutex::new(Some(Machinery { scheduler, io })),
         })
     }
 
@@ -139,10 +137,14 @@ impl Inner {
         let alive = self.enlist(&shared, Arc::clone(&task.plan.logs))?;
         let (started, is_started) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
+        let share = Arc::clone(&shared.account.cpu.share);
         let unless_started = KillUnlessStarted(Some(Arc::clone(&shared)));
-        self.guests.spawn(async move {
+        let theirs = Arc::clone(&shared);
+        self.guests.spawn(share, async move {
             let work = Box::pin(task.run(started));
             let exit = AssertUnwindSafe(work).catch_unwind().await;
+            theirs.end(End::Over);
+            theirs.strands.gone().await;
             // Before the exit is told: whoever waits for it may count on the run being gone.
             drop(alive);
             let exit = exit.unwrap_or_else(|panic| {
@@ -170,8 +172,10 @@ impl Inner {
             (Stdin::Closed, StopSignal::Lifecycle) => None,
         };
         let member = Arc::new(join(run.network, &account.memory));
-        let pulse = self.pulse.clone();
-        let shared = Shared::new(run.name, account, pulse, run.stop_signal, stdin.clone(), member);
+        let guests = self.guests.clone();
+        let mut shared =
+            Shared::new(run.name, account, guests, run.stop_signal, stdin.clone(), member);
+        shared.paced = run.limits.fuel_per_second.is_some();
         let shared = Arc::new(shared);
         let plan = GuestPlan {
             argv: run.argv,
@@ -219,12 +223,13 @@ impl Drop for Inner {
         self.closed.store(true, Ordering::SeqCst);
         self.live.end_all();
         let machinery = self.machinery.get_mut().unwrap_or_else(PoisonError::into_inner).take();
-        // On a thread of its own, since we may be dropped inside of an async task; the ticker must go on until the
-        // guests are gone, or one that spins would never notice.
+        // On a thread of its own, since we may be dropped inside of an async task.
         let end = move || {
-            if let Some(Machinery { runtime, ticker }) = machinery {
-                runtime.shutdown_timeout(DROP_PATIENCE);
-                drop(ticker);
+            if let Some(Machinery { scheduler, io }) = machinery {
+                let entered = io.enter();
+                scheduler.stop(DROP_PATIENCE);
+                drop(entered);
+                io.shutdown_timeout(DROP_PATIENCE);
             }
         };
         let _ = std::thread::Builder::new().name("runtime-end".into()).spawn(end);

@@ -53,6 +53,17 @@ impl Pod {
         self.all_containers().find(|c| &c.name == name)
     }
 
+    /// What the pod requests of the CPUs once it runs, thousandths of a core: at its own level, or the sum of its regular containers and
+    /// sidecars; `None`: nothing.
+    #[must_use]
+    pub fn cpu_request_millis(&self) -> Option<u64> {
+        let runs =
+            |c: &&Container| matches!(c.kind, ContainerKind::Regular | ContainerKind::Sidecar);
+        let requests =
+            self.all_containers().filter(runs).filter_map(|c| c.resources.cpu_request_millis);
+        self.resources.cpu_request_millis.or_else(|| requests.reduce(u64::saturating_add))
+    }
+
     /// Whether any init container is a sidecar (`restartPolicy: Always`).
     #[must_use]
     pub fn has_sidecars(&self) -> bool {

@@ -18,7 +18,7 @@
 
 use std::fmt::Debug;
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, ErrorKind, Read as _, Write as _};
+use std::io::{self, ErrorKind, Read as _, Seek as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::Path;
 
@@ -35,6 +35,13 @@ pub trait Disk: Send + Sync + Debug {
 
     /// Opens a file for writing, empty, for the owner alone; an earlier one of that name is cut to nothing.
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens a file for writing on after its first `keep` bytes, making it if it is not there; what it had behind them is
+    /// cut off. One shorter than `keep` is [`ErrorKind::UnexpectedEof`].
+    fn append(&self, path: &Path, keep: u64) -> io::Result<Box<dyn DiskFile>>;
+
+    /// Opens a file for reading from its start; `None` if there is no such file.
+    fn open(&self, path: &Path) -> io::Result<Option<Box<dyn io::Read + Send>>>;
 
     /// Moves a file onto another name of the same file system, replacing what had it.
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
@@ -96,6 +103,29 @@ impl Disk for RealDisk {
             .mode(FILE_MODE)
             .open(path)?;
         Ok(Box::new(RealFile(file)))
+    }
+
+    fn append(&self, path: &Path, keep: u64) -> io::Result<Box<dyn DiskFile>> {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(FILE_MODE)
+            .open(path)?;
+        if file.metadata()?.len() < keep {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        file.set_len(keep)?;
+        file.seek(io::SeekFrom::Start(keep))?;
+        Ok(Box::new(RealFile(file)))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Option<Box<dyn io::Read + Send>>> {
+        match File::open(path) {
+            Ok(file) => Ok(Some(Box::new(file))),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
     }
 
     #[allow(clippy::disallowed_methods, reason = "this is what the others are to use")]

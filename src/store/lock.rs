@@ -25,7 +25,7 @@ pub enum LockError {
 /// An exclusive lock; given back when dropped.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
 }
 
 impl Lock {
@@ -47,7 +47,7 @@ impl Lock {
                 .and_then(|()| file.rewind())
                 .and_then(|()| file.write_all(own.as_bytes()));
         }
-        Ok(Self { _file: file })
+        Ok(Self { file })
     }
 
     /// Takes part in a shared lock, which any number may hold at once; waits for an exclusive holder to end.
@@ -64,9 +64,20 @@ impl Lock {
     pub fn try_take(path: &Path) -> io::Result<Option<Self>> {
         let file = open(path)?;
         match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
+            Ok(()) => Ok(Some(Self { file })),
             Err(Errno::WOULDBLOCK) => Ok(None),
             Err(errno) => Err(errno.into()),
+        }
+    }
+
+    /// Whether the file that is locked still has that name.
+    pub fn is_of(&self, path: &Path) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt as _;
+        let ours = self.file.metadata()?;
+        match std::fs::symlink_metadata(path) {
+            Ok(named) => Ok((named.dev(), named.ino()) == (ours.dev(), ours.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
@@ -74,7 +85,7 @@ impl Lock {
         let file = open(path)?;
         loop {
             match flock(&file, how) {
-                Ok(()) => return Ok(Self { _file: file }),
+                Ok(()) => return Ok(Self { file }),
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno.into()),
             }

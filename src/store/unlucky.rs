@@ -52,6 +52,8 @@ struct State {
     steps: u64,
     syncs: u64,
     dead: bool,
+    /// Room for files, all in all; as much as anybody may want if not set.
+    room: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,7 +65,17 @@ enum Node {
 #[derive(Clone, Debug)]
 struct Content {
     bytes: Vec<u8>,
+    /// That many bytes from the start are on the medium; what follows may be anything.
+    safe: usize,
     synced: bool,
+}
+
+impl Content {
+    /// Bytes from `at` on are not what the medium has.
+    fn written(&mut self, at: usize) {
+        self.safe = self.safe.min(at);
+        self.synced = false;
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -87,7 +99,13 @@ impl Unlucky {
             steps: 0,
             syncs: 0,
             dead: false,
+            room: None,
         })))
+    }
+
+    /// Files may take so many bytes together, as [`Disk::space`] tells; it keeps nobody from writing more.
+    pub(crate) fn limit(&self, bytes: u64) {
+        self.lock().room = Some(bytes);
     }
 
     pub(crate) fn steps(&self) -> u64 {
@@ -121,7 +139,10 @@ impl Unlucky {
         }
         for content in &mut state.contents {
             if !content.synced {
-                dice.spoil(&mut content.bytes);
+                let mut tail = content.bytes.split_off(content.safe);
+                dice.spoil(&mut tail);
+                content.bytes.extend(tail);
+                content.safe = content.bytes.len();
                 content.synced = true;
             }
         }
@@ -243,9 +264,40 @@ impl Disk for Unlucky {
         let mut state = self.lock();
         state.step(true)?;
         let file = state.contents.len();
-        state.contents.push(Content { bytes: Vec::new(), synced: false });
+        state.contents.push(Content { bytes: Vec::new(), safe: 0, synced: false });
         state.change(Change::Add(path.to_owned(), Node::File(file)));
         Ok(Box::new(UnluckyFile { disk: self.clone(), file }))
+    }
+
+    fn append(&self, path: &Path, keep: u64) -> io::Result<Box<dyn DiskFile>> {
+        let known = self.lock().seen.contains_key(path);
+        if !known {
+            return if keep == 0 {
+                self.create(path)
+            } else {
+                Err(ErrorKind::UnexpectedEof.into())
+            };
+        }
+        let mut state = self.lock();
+        state.step(false)?;
+        let Some(Node::File(file)) = state.seen.get(path).copied() else {
+            return Err(ErrorKind::InvalidInput.into());
+        };
+        let content = &mut state.contents[file];
+        let keep = usize::try_from(keep).expect("64 bits hold a length");
+        if content.bytes.len() < keep {
+            return Err(ErrorKind::UnexpectedEof.into());
+        }
+        if content.bytes.len() > keep {
+            content.bytes.truncate(keep);
+            content.written(keep);
+        }
+        Ok(Box::new(UnluckyFile { disk: self.clone(), file }))
+    }
+
+    fn open(&self, path: &Path) -> io::Result<Option<Box<dyn io::Read + Send>>> {
+        let bytes = self.read(path, u64::MAX)?;
+        Ok(bytes.map(|bytes| -> Box<dyn io::Read + Send> { Box::new(io::Cursor::new(bytes)) }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -309,7 +361,14 @@ impl Disk for Unlucky {
     }
 
     fn space(&self, _path: &Path) -> io::Result<Space> {
-        Ok(Space { free: 1 << 30, total: 1 << 30 })
+        let state = self.lock();
+        let files = state.seen.values().filter_map(|node| match node {
+            Node::File(file) => Some(state.contents[*file].bytes.len()),
+            Node::Dir => None,
+        });
+        let used = u64::try_from(files.sum::<usize>()).expect("64 bits hold a length");
+        let free = state.room.map_or(1 << 30, |room| room.saturating_sub(used));
+        Ok(Space { free, total: 1 << 30 })
     }
 }
 
@@ -326,8 +385,8 @@ impl DiskFile for UnluckyFile {
         // A write that fails, or that the power interrupts, has written a part.
         let written = if outcome.is_ok() { bytes.len() } else { bytes.len() / 2 };
         let content = &mut state.contents[self.file];
+        content.written(content.bytes.len());
         content.bytes.extend_from_slice(&bytes[..written]);
-        content.synced = false;
         outcome
     }
 
@@ -335,7 +394,9 @@ impl DiskFile for UnluckyFile {
         let mut state = self.disk.lock();
         state.step(false)?;
         if state.sync() {
-            state.contents[self.file].synced = true;
+            let content = &mut state.contents[self.file];
+            content.safe = content.bytes.len();
+            content.synced = true;
         }
         Ok(())
     }

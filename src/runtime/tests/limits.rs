@@ -54,7 +54,7 @@ async fn a_module_that_does_not_even_fit_is_out_of_memory() {
 
 #[tokio::test]
 async fn the_modules_of_a_pod_share_its_limit() {
-    let pod = PodAccount::new(PodLimits { memory_bytes: Some(24 * MIB), cpu_millis: None });
+    let pod = PodAccount::new(PodLimits { memory_bytes: Some(24 * MIB), ..PodLimits::default() });
     let mut first = Trial::of("hog", &["1", "16"]).await;
     first.run.pod = pod.clone();
     let (first, paper) = first.start().await;
@@ -126,7 +126,7 @@ async fn a_cpu_limit_throttles_and_does_not_end() {
 
 #[tokio::test]
 async fn the_modules_of_a_pod_share_its_cpu() {
-    let pod = PodAccount::new(PodLimits { memory_bytes: None, cpu_millis: Some(200) });
+    let pod = PodAccount::new(PodLimits { cpu_millis: Some(200), ..PodLimits::default() });
     let mut handles = Vec::new();
     let start = Clock::start();
     for _ in 0..3 {

@@ -1,0 +1,376 @@
+//! One connection's life: dialling, subscribing, birth, goodbye.
+//!
+//! Owns: the connection counter, what is subscribed, birth and will, stale wills. Not: when to dial again (the link backs off).
+//!
+//! ```text
+//!  Dial ─► (counter durable) ─► Connect + will ─► Connected ─► Subscribe ─► Subscribed ─► birth ─► every status
+//!   ▲                                                                          │ refused: again later
+//!   └────────────────────────── Disconnected ◄─────────────────────────────────┘
+//! ```
+
+use std::time::Duration;
+
+use super::Protocol;
+use super::io::{Output, Publish};
+use super::outbox::Subject;
+use crate::clock::Timestamp;
+use crate::mqtt::intent::API_VERSION;
+use crate::mqtt::status::{Condition, Online, PROTOCOL};
+use crate::mqtt::version::NUMBER_MAX;
+
+/// Connection numbers reserved by one write: a reconnection costs no flash. One each five minutes for half a year.
+const CONN_BLOCK: u64 = 1 << 16;
+
+/// The highest connection number that somebody else's message may make us skip to. Beyond, it is rubbish.
+const CONN_MAX: u64 = NUMBER_MAX - CONN_BLOCK * 1024;
+
+/// How long a refused subscription waits.
+const RESUBSCRIBE: Duration = Duration::from_secs(300);
+
+/// Least time between two requests for everything retained.
+const RESYNC: Duration = Duration::from_secs(5);
+
+/// Births that may answer stale wills within [`REBIRTH_WINDOW`]; after that another client must be using this identity.
+const REBIRTHS_MAX: u32 = 3;
+const REBIRTH_WINDOW: Duration = Duration::from_secs(300);
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum State {
+    #[default]
+    Down,
+    /// A number must be made durable first.
+    Reserving,
+    Connecting,
+    /// Until then.
+    Subscribing(Timestamp),
+    Up,
+    /// Goodbye is said.
+    Stopped,
+}
+
+/// See the header.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    state: State,
+    /// Of the current or last connection.
+    conn: u64,
+    /// Filters that the broker refused, with its reason.
+    refused: Vec<(String, String)>,
+    resubscribe_at: Option<Timestamp>,
+    /// When everything retained was last asked for.
+    synced_at: Option<Timestamp>,
+    resync_wanted: bool,
+    /// When what is missing counts as missing.
+    pub(super) sync_until: Option<Timestamp>,
+    rebirths: u32,
+    rebirths_since: Option<Timestamp>,
+    duplicate: bool,
+    /// The last message that the broker did not take.
+    refused_publish: Option<(String, String)>,
+}
+
+impl Connection {
+    pub(super) fn begin_at(&mut self, conn: u64) {
+        self.conn = conn;
+    }
+
+    pub(super) fn conn(&self) -> u64 {
+        self.conn
+    }
+
+    pub(super) fn is_up(&self) -> bool {
+        self.state == State::Up
+    }
+
+    pub(super) fn is_stopped(&self) -> bool {
+        self.state == State::Stopped
+    }
+
+    pub(super) fn wake_at(&self) -> Option<Timestamp> {
+        let subscribing = match self.state {
+            State::Subscribing(until) => Some(until),
+            State::Down | State::Reserving | State::Connecting | State::Up | State::Stopped => None,
+        };
+        let up = self.is_up();
+        let again = self.resync_at().filter(|_| up && self.resync_wanted);
+        let times = [
+            subscribing,
+            self.resubscribe_at.filter(|_| up),
+            again,
+            self.sync_until.filter(|_| up),
+        ];
+        times.into_iter().flatten().min()
+    }
+
+    fn resync_at(&self) -> Option<Timestamp> {
+        self.synced_at.map(|at| at.plus(RESYNC))
+    }
+
+    /// What is to be said of the connection, while it is up.
+    pub(super) fn conditions(&self) -> Vec<Condition> {
+        let mut conditions = vec![];
+        let text = |list: &[(String, String)]| {
+            list.iter().map(|(what, why)| format!("{what}: {why}")).collect::<Vec<_>>().join("; ")
+        };
+        let ok = self.refused.is_empty();
+        let reason = if ok { "Granted" } else { "Refused" };
+        conditions.push(Condition::new("Subscribed", ok, reason, text(&self.refused)));
+        if self.duplicate {
+            let message = "another client connects as this node, or says it is";
+            conditions.push(Condition::new("Unique", false, "DuplicateIdentity", message));
+        }
+        if let Some((topic, why)) = &self.refused_publish {
+            let message = format!("the broker did not take {topic}: {why}");
+            conditions.push(Condition::new("Published", false, "Refused", message));
+        }
+        conditions
+    }
+}
+
+impl Protocol {
+    pub(super) fn dial(&mut self) {
+        if self.connection.is_stopped() {
+            return;
+        }
+        self.connection.state = State::Reserving;
+        let next = self.connection.conn + 1;
+        if self.node.stored().conn_reserved <= next {
+            self.node.want.conn_reserved = self.node.want.conn_reserved.max(next + CONN_BLOCK);
+            // A disk that refuses must not keep the node offline: a number that repeats is noticed by its own will.
+            if self.node.failure().is_none() {
+                return;
+            }
+        }
+        self.connect();
+    }
+
+    /// The node's record is on disk, or will not be: whoever waited for a number goes on.
+    pub(super) fn dial_on(&mut self) {
+        if self.connection.state == State::Reserving {
+            self.connect();
+        }
+    }
+
+    fn connect(&mut self) {
+        self.connection.conn += 1;
+        self.connection.state = State::Connecting;
+        let (conn, will) = (self.connection.conn, self.online(false));
+        self.put(Output::Connect { conn, will });
+    }
+
+    fn online(&self, online: bool) -> Publish {
+        let message = Online {
+            api_version: API_VERSION.to_owned(),
+            kind: "Online".to_owned(),
+            online,
+            conn: self.connection.conn,
+            boot: self.config.boot.clone(),
+            protocol: PROTOCOL,
+            version: self.config.version.clone(),
+        };
+        let payload = serde_json::to_vec(&message).expect("strings and numbers have a JSON form");
+        Publish { topic: self.config.topics.online(), payload: payload.into(), retain: true }
+    }
+
+    pub(super) fn connected(&mut self) {
+        if self.connection.state == State::Connecting {
+            self.subscribe();
+            self.connection.state =
+                State::Subscribing(self.now.plus(self.config.timing.subscribe_wait));
+        }
+    }
+
+    fn subscribe(&mut self) {
+        let filters = self.config.topics.filters(&self.config.groups);
+        self.connection.synced_at = Some(self.now);
+        self.connection.sync_until = Some(self.now.plus(self.config.timing.sync_wait));
+        self.connection.resync_wanted = false;
+        self.connection.resubscribe_at = None;
+        self.put(Output::Subscribe { filters });
+    }
+
+    pub(super) fn subscribed(&mut self, results: Vec<(String, Result<(), String>)>) {
+        let subscribing = matches!(self.connection.state, State::Subscribing(_));
+        if !subscribing && !self.connection.is_up() {
+            return;
+        }
+        let refused: Vec<_> = results
+            .into_iter()
+            .filter_map(|(filter, result)| Some((filter, result.err()?)))
+            .collect();
+        if refused != self.connection.refused {
+            for (filter, why) in &refused {
+                self.event(None, true, "SubscriptionRefused", format!("{filter}: {why}"));
+            }
+        }
+        let again = (!refused.is_empty()).then(|| self.now.plus(RESUBSCRIBE));
+        self.connection.resubscribe_at = again;
+        self.connection.refused = refused;
+        if subscribing {
+            self.connection.state = State::Up;
+            self.birth();
+            self.outbox.everything(self.pods.keys());
+        } else {
+            self.outbox.soon(Subject::Node);
+        }
+    }
+
+    fn birth(&mut self) {
+        let birth = self.online(true);
+        self.put(Output::Publish(birth));
+    }
+
+    pub(super) fn disconnected(&mut self, why: &str, taken_over: bool) {
+        if self.connection.is_stopped() {
+            return;
+        }
+        if self.connection.is_up() {
+            self.event(None, false, "Disconnected", why);
+        }
+        self.connection.state = State::Down;
+        self.connection.refused_publish = None;
+        if taken_over {
+            self.suspect_duplicate();
+        }
+        self.abort_commands();
+        self.outbox.forget();
+    }
+
+    /// Everything retained once more, soon.
+    pub(super) fn resync(&mut self) {
+        self.connection.resync_wanted = true;
+        self.connection_timers();
+    }
+
+    pub(super) fn connection_timers(&mut self) {
+        if let State::Subscribing(until) = self.connection.state
+            && until <= self.now
+        {
+            self.event(
+                None,
+                true,
+                "SubscribeTimeout",
+                "the broker did not answer the subscription",
+            );
+            self.connection.state = State::Down;
+            self.put(Output::Disconnect);
+        }
+        if !self.connection.is_up() {
+            return;
+        }
+        let refused = self.connection.resubscribe_at.is_some_and(|at| at <= self.now);
+        let wanted = self.connection.resync_wanted
+            && self.connection.resync_at().is_none_or(|at| at <= self.now);
+        if refused || wanted {
+            self.subscribe();
+        }
+        if self.connection.sync_until.is_some_and(|at| at <= self.now) {
+            self.connection.sync_until = None;
+            self.outbox.soon(Subject::Node);
+        }
+    }
+
+    /// What stands in this node's own birth-or-will topic: it should be the newest birth.
+    pub(super) fn own_online(&mut self, payload: &[u8]) {
+        let Ok(found) = serde_json::from_slice::<Online>(payload) else {
+            // Withdrawn or overwritten: readers must find the truth.
+            return self.rebirth();
+        };
+        let (ours, conn) = (found.boot == self.config.boot, self.connection.conn);
+        if found.online && ours && found.conn == conn {
+            return;
+        }
+        if found.conn >= conn && found.conn < CONN_MAX && self.may_rebirth() {
+            // Numbers were lost with the disk, or another client uses them. Ours must be the highest, and so must that of the
+            // last will, which the broker has already: connect anew.
+            self.connection.conn = found.conn;
+            let message = format!(
+                "connection {} was announced for this node before; connecting anew with a higher number",
+                found.conn
+            );
+            self.event(None, true, "ConnectionNumberJumped", message);
+            self.put(Output::Disconnect);
+            return;
+        }
+        self.rebirth();
+    }
+
+    /// Counts an answer to a message under our own name; false if there were too many.
+    fn may_rebirth(&mut self) -> bool {
+        let fresh = |since: Timestamp| self.now.since(since) < REBIRTH_WINDOW;
+        if !self.connection.rebirths_since.is_some_and(fresh) {
+            self.connection.rebirths_since = Some(self.now);
+            self.connection.rebirths = 0;
+        }
+        self.connection.rebirths += 1;
+        if self.connection.rebirths > REBIRTHS_MAX {
+            // Two that answer each other would do so for ever. The heartbeat repeats the birth.
+            self.suspect_duplicate();
+        }
+        self.connection.rebirths <= REBIRTHS_MAX
+    }
+
+    fn rebirth(&mut self) {
+        if self.connection.is_up() && self.may_rebirth() {
+            let message = "something else stood where this node's birth should; it is repeated";
+            self.event(None, false, "StaleWill", message);
+            self.birth();
+        }
+    }
+
+    fn suspect_duplicate(&mut self) {
+        if !self.connection.duplicate {
+            self.connection.duplicate = true;
+            self.event(
+                None,
+                true,
+                "DuplicateIdentity",
+                "another client connects as this node, or says it is",
+            );
+            self.outbox.soon(Subject::Node);
+        }
+    }
+
+    pub(super) fn publish_refused(&mut self, topic: &str, why: &str) {
+        let refused = Some((topic.to_owned(), why.to_owned()));
+        if self.connection.refused_publish != refused {
+            self.event(None, true, "PublishRefused", format!("{topic}: {why}"));
+            self.connection.refused_publish = refused;
+            if topic != self.config.topics.node_status() {
+                self.outbox.soon(Subject::Node);
+            }
+        }
+    }
+
+    pub(super) fn stop(&mut self) {
+        if self.connection.is_up() {
+            let goodbye = self.online(false);
+            self.put(Output::Publish(goodbye));
+            self.put(Output::Disconnect);
+        }
+        self.connection.state = State::Stopped;
+    }
+
+    /// The birth once more, with the heartbeat: whoever overwrote it does not win for ever.
+    pub(super) fn heartbeat(&mut self) {
+        if self.connection.duplicate {
+            self.connection.duplicate = false;
+            self.connection.rebirths_since = None;
+            self.birth();
+        }
+    }
+
+    pub(super) fn node_conditions(&mut self, conditions: Vec<Condition>) {
+        if self.others != conditions {
+            self.others = conditions;
+            self.outbox.soon(Subject::Node);
+        }
+    }
+
+    pub(super) fn clock(&mut self, synced: bool) {
+        if self.clocks.synced != synced {
+            self.clocks.synced = synced;
+            self.outbox.soon(Subject::Node);
+        }
+    }
+}

@@ -1,0 +1,92 @@
+//! One guest thread: what it does now, and who was woken on it.
+//!
+//! Owns: the thread's state as others see it. Is not: the choice of what it does next (`mod.rs`). A lane is written by its own thread but for
+//! its local queue, its wake-up and the request to step back.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::thread::Thread;
+
+use super::Inner;
+use super::task::Task;
+
+#[derive(Debug, Default)]
+#[repr(align(64))]
+pub(super) struct Lane {
+    /// Woken by what runs here, and likely to be answered here: in the order they were woken.
+    pub(super) local: Mutex<VecDeque<Arc<Task>>>,
+    /// Turns begun and ended: odd during a turn.
+    pub(super) turns: AtomicU64,
+    /// When the turn in progress began, monotonic nanoseconds.
+    pub(super) began: AtomicU64,
+    /// Virtual time of whoever has the turn.
+    pub(super) used: AtomicU64,
+    /// Somebody waits who should run before whoever has the turn.
+    pub(super) step_back: AtomicBool,
+    /// Set by whoever wants the thread to go on.
+    awake: AtomicBool,
+    pub(super) thread: OnceLock<Thread>,
+}
+
+impl Lane {
+    pub(super) fn local(&self) -> MutexGuard<'_, VecDeque<Arc<Task>>> {
+        self.local.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Begins a turn of somebody with `used` virtual time.
+    pub(super) fn begin(&self, used: u64, now: u64) {
+        self.began.store(now, Ordering::Relaxed);
+        self.used.store(used, Ordering::Relaxed);
+        self.step_back.store(false, Ordering::Relaxed);
+        self.count();
+    }
+
+    pub(super) fn end(&self) {
+        self.count();
+    }
+
+    fn count(&self) {
+        let turns = self.turns.load(Ordering::Relaxed);
+        self.turns.store(turns.wrapping_add(1), Ordering::Release);
+    }
+
+    /// Waits until somebody wants this thread. Called by its own thread only.
+    pub(super) fn park(&self) {
+        while !self.awake.swap(false, Ordering::Acquire) {
+            std::thread::park();
+        }
+    }
+
+    pub(super) fn unpark(&self) {
+        self.awake.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.get() {
+            thread.unpark();
+        }
+    }
+}
+
+thread_local! {
+    /// The lane that this thread is.
+    static HERE: RefCell<Option<(Arc<Inner>, usize)>> = const { RefCell::new(None) };
+}
+
+/// Makes this thread the lane `index` of `scheduler` for as long as `work` lasts.
+pub(super) fn being<R>(scheduler: &Arc<Inner>, index: usize, work: impl FnOnce() -> R) -> R {
+    HERE.set(Some((Arc::clone(scheduler), index)));
+    let result = work();
+    HERE.set(None);
+    result
+}
+
+/// What this thread is, if it is a lane.
+pub(super) fn here<R>(look: impl FnOnce(&Inner, usize, &Lane) -> R) -> Option<R> {
+    // A waker may be used while a thread ends and its variables are gone.
+    HERE.try_with(|here| {
+        let here = here.borrow();
+        here.as_ref().map(|(inner, index)| look(inner, *index, &inner.lanes[*index]))
+    })
+    .ok()
+    .flatten()
+}

@@ -1,0 +1,434 @@
+//! The guests' threads, and who runs on which of them.
+//!
+//! Owns: the threads ("lanes"), the queues, and the decision who is next. Is not: the tokio runtime that guests' timers and blocking work
+//! use (its one thread only wakes tasks), nor CPU limits (`meter.rs`).
+//!
+//! ```text
+//!                     woken by a guest, on its lane ──► that lane's local queue ──┐
+//!  a task is woken ──┤                                                            ├──► a turn on a lane
+//!                     woken from elsewhere ──► the common queue, by virtual time ─┘      │
+//!                           ▲            └──► wakes an idle lane, or asks the one        │
+//!                           │                 that is most ahead to step back            │
+//!                           └────────────── wants to go on (its slice is over) ◄─────────┘
+//! ```
+//! **Together while they wait on each other, apart while they compute.** A task that a guest wakes is put behind that guest on the same
+//! thread: two modules that talk take turns there, and no thread has to be woken. Only when the waker's turn has lasted a while and
+//! another lane is idle does the task go there; and the ticker takes away from a lane what has waited for a whole tick.
+//!
+//! **Fair.** Local or common, whoever has used less virtual time goes first (`share.rs`). A turn is cut by the epoch: at a tick the guest
+//! steps back if somebody who waits has used less than it has by then. Whoever wakes up and has used less than all who run
+//! makes the epoch turn at once, so that a timer or a datagram does not wait for the tick.
+//!
+//! **Nothing is lost.** The common queue and the list of idle lanes are under one lock; what is in a local queue is run by its own lane
+//! at the end of its turn at the latest.
+
+mod lane;
+mod queue;
+mod share;
+mod task;
+#[cfg(test)]
+mod tests;
+mod ticker;
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use super::cputime::monotonic_ns;
+use lane::{Lane, being, here};
+use queue::FairQueue;
+use task::{Task, Turn};
+use ticker::{Bell, Ticker};
+
+pub(crate) use share::{PodShare, Share};
+pub(crate) use ticker::Epochs;
+
+/// A turn younger than this goes on at a tick, and whom it wakes waits for its end: most turns of modules that answer each other are
+/// far shorter.
+const SHORT_TURN_NS: u64 = 200_000;
+
+/// A turn older than this does not look like the end of an exchange: whom it wakes is given to an idle lane.
+const LONG_TURN_NS: u64 = 100_000;
+
+/// Virtual time by which the common clock may lag behind, so that not every turn writes to it.
+const CLOCK_GRAIN: u64 = 10_000;
+
+/// Stack of a lane. Guests have stacks of their own; this one carries polls and destructors.
+const LANE_STACK_BYTES: usize = 2 << 20;
+
+/// The guests' threads. Stop it before it is dropped; a drop alone leaves the threads to end by themselves.
+#[derive(Debug)]
+pub(crate) struct Scheduler {
+    inner: Arc<Inner>,
+    ticker: Ticker,
+}
+
+#[derive(Debug)]
+pub(crate) struct Inner {
+    lanes: Box<[Lane]>,
+    core: Mutex<Core>,
+    /// A lane has ended.
+    lane_ended: Condvar,
+    /// Virtual time of the first in the common queue; the end of time if it is empty.
+    first: AtomicU64,
+    /// Lanes that have nothing to do.
+    idle: AtomicUsize,
+    /// Times that a lane was woken.
+    wakeups: AtomicU64,
+    /// Virtual time as those see it who come back.
+    clock: AtomicU64,
+    tasks: Mutex<Tasks>,
+    epochs: Epochs,
+    bell: Arc<Bell>,
+}
+
+#[derive(Debug)]
+struct Core {
+    queue: FairQueue<Arc<Task>>,
+    idle: Vec<usize>,
+    lanes_alive: usize,
+    ending: bool,
+}
+
+#[derive(Debug, Default)]
+struct Tasks {
+    next: u64,
+    alive: HashMap<u64, Arc<Task>>,
+}
+
+/// Starts tasks; clones are the same scheduler.
+#[derive(Clone, Debug)]
+pub(crate) struct Spawner(Arc<Inner>);
+
+impl Scheduler {
+    /// Starts `threads` lanes, in which `io` is the current tokio runtime, and the ticker that turns `epochs`.
+    ///
+    /// # Errors
+    /// The operating system's, if it has no threads for us.
+    pub(crate) fn start(
+        threads: usize,
+        io: &tokio::runtime::Handle,
+        epochs: Epochs,
+    ) -> std::io::Result<Self> {
+        let inner = Arc::new(Inner {
+            lanes: (0..threads).map(|_| Lane::default()).collect(),
+            core: Mutex::new(Core {
+                queue: FairQueue::default(),
+                idle: Vec::with_capacity(threads),
+                lanes_alive: 0,
+                ending: false,
+            }),
+            lane_ended: Condvar::new(),
+            first: AtomicU64::new(u64::MAX),
+            idle: AtomicUsize::new(0),
+            wakeups: AtomicU64::new(0),
+            clock: AtomicU64::new(0),
+            tasks: Mutex::default(),
+            epochs,
+            bell: Arc::default(),
+        });
+        let scheduler = Self { ticker: Ticker::start(&inner)?, inner };
+        for index in 0..threads {
+            let (inner, io) = (Arc::clone(&scheduler.inner), io.clone());
+            inner.core().lanes_alive += 1;
+            let lane =
+                std::thread::Builder::new().name("guest".into()).stack_size(LANE_STACK_BYTES);
+            let started = lane.spawn(move || {
+                let _io = io.enter();
+                let _ = inner.lanes[index].thread.set(std::thread::current());
+                being(&inner, index, || inner.run_lane(index));
+                inner.lane_over();
+            });
+            if let Err(error) = started {
+                scheduler.inner.lane_over();
+                scheduler.stop(Duration::ZERO);
+                return Err(error);
+            }
+        }
+        Ok(scheduler)
+    }
+
+    pub(crate) fn spawner(&self) -> Spawner {
+        Spawner(Arc::clone(&self.inner))
+    }
+
+    /// Waits `patience` for all tasks to end; then drops those that wait for something, and leaves those that run to their threads.
+    pub(crate) fn stop(self, patience: Duration) {
+        let Self { inner, ticker } = self;
+        inner.core().ending = true;
+        inner.unpark_all();
+        let core = inner.core();
+        let waited =
+            inner.lane_ended.wait_timeout_while(core, patience, |core| core.lanes_alive > 0);
+        drop(waited);
+        let left: Vec<_> = inner.tasks().alive.drain().map(|(_, task)| task).collect();
+        for task in left {
+            task.cancel();
+        }
+        inner.core().queue.drain();
+        inner.unpark_all();
+        // To the last: without it, a guest that spins would never notice its end.
+        drop(ticker);
+    }
+}
+
+impl Spawner {
+    /// Runs `work` as a task with `share`.
+    pub(crate) fn spawn(&self, share: Arc<Share>, work: impl Future<Output = ()> + Send + 'static) {
+        let task = {
+            let mut tasks = self.0.tasks();
+            tasks.next += 1;
+            let id = tasks.next;
+            let task = Task::new(id, share, Box::pin(work), Arc::downgrade(&self.0));
+            tasks.alive.insert(id, Arc::clone(&task));
+            task
+        };
+        std::task::Waker::from(task).wake();
+    }
+
+    /// Makes every guest that runs look up: there is something to see.
+    pub(crate) fn look_up(&self) {
+        self.0.epochs.turn();
+    }
+}
+
+impl Inner {
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tasks(&self) -> MutexGuard<'_, Tasks> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `task` wants to run.
+    fn woken(&self, task: Arc<Task>) {
+        task.share.enter(self.clock.load(Ordering::Relaxed));
+        let mut task = Some(task);
+        here(|inner, _, lane| {
+            if std::ptr::eq(inner, self)
+                && let Some(task) = task.take()
+            {
+                self.woken_on(lane, task);
+            }
+        });
+        if let Some(task) = task {
+            self.push(task, true);
+        }
+    }
+
+    /// `task` was woken by whoever has the turn on `lane`, which is this thread.
+    fn woken_on(&self, lane: &Lane, task: Arc<Task>) {
+        let age = monotonic_ns().saturating_sub(lane.began.load(Ordering::Relaxed));
+        if age > LONG_TURN_NS && self.idle.load(Ordering::Relaxed) > 0 {
+            return self.push(task, true);
+        }
+        let first = task.share.used();
+        lane.local().push_back(task);
+        if age > SHORT_TURN_NS && first < lane.used.load(Ordering::Relaxed) {
+            self.ask_to_step_back(lane);
+        }
+    }
+
+    /// Puts `task` into the common queue; `tell`: and sees to it that somebody takes it.
+    fn push(&self, task: Arc<Task>, tell: bool) {
+        let used = task.share.used();
+        let mut core = self.core();
+        core.queue.push(used, task);
+        self.first.store(core.queue.first(), Ordering::Relaxed);
+        if !tell {
+            return;
+        }
+        let idle = self.take_idle(&mut core);
+        drop(core);
+        match idle {
+            Some(lane) => self.wake(lane),
+            None => self.make_room(used),
+        }
+    }
+
+    /// Takes a lane off the list of those that have nothing to do; the caller wakes it.
+    fn take_idle(&self, core: &mut Core) -> Option<&Lane> {
+        let index = core.idle.pop()?;
+        self.idle.store(core.idle.len(), Ordering::SeqCst);
+        self.wakeups.fetch_add(1, Ordering::SeqCst);
+        Some(&self.lanes[index])
+    }
+
+    fn wake(&self, lane: &Lane) {
+        lane.unpark();
+        self.bell.ring();
+    }
+
+    /// All lanes are busy: whoever has used most virtual time, and more than `used`, steps back.
+    fn make_room(&self, used: u64) {
+        let runs = |lane: &&Lane| lane.turns.load(Ordering::Relaxed) % 2 == 1;
+        let ahead =
+            self.lanes.iter().filter(runs).max_by_key(|lane| lane.used.load(Ordering::Relaxed));
+        if let Some(lane) = ahead
+            && used < lane.used.load(Ordering::Relaxed)
+        {
+            self.ask_to_step_back(lane);
+        }
+    }
+
+    fn ask_to_step_back(&self, lane: &Lane) {
+        if !lane.step_back.swap(true, Ordering::Relaxed) {
+            self.epochs.turn();
+        }
+    }
+
+    // ---- on a lane
+
+    fn run_lane(&self, index: usize) {
+        let lane = &self.lanes[index];
+        while let Some(task) = self.next(index, lane) {
+            lane.begin(task.share.used(), monotonic_ns());
+            let turn = task.turn();
+            lane.end();
+            self.advance_clock(task.share.used());
+            match turn {
+                Turn::Again => self.again(lane, task),
+                Turn::Idle => task.share.leave(),
+                Turn::Over => {
+                    task.share.leave();
+                    self.over(&task);
+                }
+            }
+        }
+    }
+
+    /// Waits for something to do; `None`: the lane is to end.
+    fn next(&self, index: usize, lane: &Lane) -> Option<Arc<Task>> {
+        loop {
+            let local = lane.local().pop_front();
+            if let Some(task) = local {
+                if task.share.used() <= self.first.load(Ordering::Relaxed) {
+                    return Some(task);
+                }
+                self.push(task, false);
+            }
+            let mut core = self.core();
+            if let Some(task) = core.queue.pop() {
+                self.first.store(core.queue.first(), Ordering::Relaxed);
+                // One wake-up may have stood for several tasks.
+                let helper = if core.queue.len() > 0 { self.take_idle(&mut core) } else { None };
+                drop(core);
+                if let Some(helper) = helper {
+                    self.wake(helper);
+                }
+                return Some(task);
+            }
+            if core.ending && self.tasks().alive.is_empty() {
+                return None;
+            }
+            core.idle.push(index);
+            self.idle.store(core.idle.len(), Ordering::SeqCst);
+            drop(core);
+            lane.park();
+        }
+    }
+
+    /// `task` wants to go on after its turn.
+    fn again(&self, lane: &Lane, task: Arc<Task>) {
+        task.share.go_on(self.clock.load(Ordering::Relaxed));
+        let mut local = lane.local();
+        if local.is_empty() && self.first.load(Ordering::Relaxed) == u64::MAX {
+            local.push_back(task);
+            return;
+        }
+        let others = !local.is_empty();
+        drop(local);
+        // This lane takes one of both; an idle one may have the other.
+        self.push(task, others && self.idle.load(Ordering::Relaxed) > 0);
+    }
+
+    fn over(&self, task: &Task) {
+        let last = {
+            let mut tasks = self.tasks();
+            tasks.alive.remove(&task.id);
+            tasks.alive.is_empty()
+        };
+        if last && self.core().ending {
+            self.unpark_all();
+        }
+    }
+
+    fn unpark_all(&self) {
+        let mut core = self.core();
+        while let Some(lane) = self.take_idle(&mut core) {
+            self.wake(lane);
+        }
+    }
+
+    fn lane_over(&self) {
+        self.core().lanes_alive -= 1;
+        self.lane_ended.notify_all();
+    }
+
+    /// Virtual time is where the least of those who run or wait is.
+    fn advance_clock(&self, used: u64) {
+        let now = used.min(self.first.load(Ordering::Relaxed));
+        if now > self.clock.load(Ordering::Relaxed).saturating_add(CLOCK_GRAIN) {
+            self.clock.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+
+    // ---- for the ticker
+
+    /// How many lanes have something to do.
+    fn busy(&self) -> usize {
+        self.lanes.len() - self.idle.load(Ordering::SeqCst)
+    }
+
+    /// Whether somebody waits for a lane.
+    fn crowded(&self) -> bool {
+        self.first.load(Ordering::Relaxed) != u64::MAX
+    }
+
+    /// Gives to all what has waited on a lane for a whole turn of the ticker; `seen` is what this left the last time. Returns whether
+    /// there was any.
+    fn relieve(&self, seen: &mut [u64]) -> bool {
+        let mut any = false;
+        for (lane, seen) in self.lanes.iter().zip(seen) {
+            let turns = lane.turns.load(Ordering::Acquire);
+            let before = std::mem::replace(seen, turns);
+            if turns % 2 == 0 || turns != before {
+                continue;
+            }
+            let waiting = std::mem::take(&mut *lane.local());
+            for task in waiting {
+                any = true;
+                self.push(task, true);
+            }
+        }
+        any
+    }
+}
+
+/// When the turn in progress on this thread began, monotonic nanoseconds.
+pub(crate) fn turn_began() -> u64 {
+    here(|_, _, lane| lane.began.load(Ordering::Relaxed)).unwrap_or_else(monotonic_ns)
+}
+
+/// The epoch has turned: whether whoever has the turn on this thread should let another one run.
+pub(crate) fn should_step_back(share: &Share, now: u64) -> bool {
+    here(|scheduler, _, lane| {
+        if now.saturating_sub(lane.began.load(Ordering::Relaxed)) < SHORT_TURN_NS {
+            if lane.step_back.load(Ordering::Relaxed) {
+                scheduler.bell.hurry();
+            }
+            return false;
+        }
+        let used = share.used();
+        lane.used.store(used, Ordering::Relaxed);
+        scheduler.advance_clock(used);
+        lane.step_back.swap(false, Ordering::Relaxed)
+            || scheduler.first.load(Ordering::Relaxed) < used
+            || lane.local().front().is_some_and(|next| next.share.used() < used)
+    })
+    // On no thread of ours: whoever it is may want it back.
+    .unwrap_or(true)
+}

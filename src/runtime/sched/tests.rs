@@ -1,0 +1,283 @@
+//! The scheduler without guests: tasks that are plain futures.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::future::poll_fn;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, mpsc};
+use std::task::{Poll, Waker};
+use std::time::Duration;
+
+use tokio::sync::mpsc as tokens;
+
+use super::*;
+use crate::clock::Clock;
+
+/// What every wait here gives up after.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct Lab {
+    io: tokio::runtime::Runtime,
+    scheduler: Option<Scheduler>,
+}
+
+impl Lab {
+    fn new(lanes: usize) -> Self {
+        let io = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let scheduler = Scheduler::start(lanes, io.handle(), Epochs::default()).unwrap();
+        Self { io, scheduler: Some(scheduler) }
+    }
+
+    fn inner(&self) -> &Arc<Inner> {
+        &self.scheduler.as_ref().unwrap().inner
+    }
+
+    fn spawn(&self, share: &Arc<Share>, work: impl Future<Output = ()> + Send + 'static) {
+        self.scheduler.as_ref().unwrap().spawner().spawn(Arc::clone(share), work);
+    }
+
+    fn stop(&mut self, patience: Duration) {
+        let _io = self.io.enter();
+        self.scheduler.take().unwrap().stop(patience);
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        if self.scheduler.is_some() {
+            self.stop(PATIENCE);
+        }
+    }
+}
+
+fn share(request: u64) -> Arc<Share> {
+    Arc::new(Share::new(Some(request), Arc::default()))
+}
+
+fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let clock = Clock::start();
+    while !holds() {
+        assert!(clock.now().mono() < PATIENCE, "not in time: {what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Ends the turn, and wants another one.
+async fn step_back() {
+    let mut behind = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut behind, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[test]
+fn two_tasks_that_wait_on_each_other_stay_on_one_thread() {
+    const TURNS: u64 = 20_000;
+    let lab = Lab::new(2);
+    let moves = Arc::new(AtomicU64::new(0));
+    let (to_b, mut from_a) = tokens::channel::<()>(1);
+    let (to_a, mut from_b) = tokens::channel::<()>(1);
+    let (done, is_done) = mpsc::sync_channel(1);
+    let counting = |moves: Arc<AtomicU64>| {
+        let mut last = None;
+        move || {
+            let here = std::thread::current().id();
+            if last.replace(here).is_some_and(|last| last != here) {
+                moves.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    };
+    let mut note = counting(Arc::clone(&moves));
+    lab.spawn(&share(100), async move {
+        for _ in 0..TURNS {
+            note();
+            to_b.send(()).await.unwrap();
+            from_b.recv().await.unwrap();
+        }
+        done.send(()).unwrap();
+    });
+    let mut note = counting(Arc::clone(&moves));
+    lab.spawn(&share(100), async move {
+        while let Some(()) = from_a.recv().await {
+            note();
+            if to_a.send(()).await.is_err() {
+                return;
+            }
+        }
+    });
+    is_done.recv_timeout(PATIENCE).unwrap();
+    // A machine that is busy with something else stops a thread in the midst of a turn now and then: that moves them, rightly.
+    let moves = moves.load(Ordering::Relaxed);
+    assert!(moves < TURNS / 20, "{moves} moves in {TURNS} turns");
+}
+
+#[test]
+fn who_spins_gets_turns_in_proportion_to_its_weight() {
+    const ROUNDS: u64 = 100;
+    const WEIGHTS: [u64; 10] = [100, 200, 400, 100, 200, 400, 100, 200, 400, 100];
+    // One lane: with more, a thread that the kernel stops would count.
+    let lab = Lab::new(1);
+    let total = Arc::new(AtomicU64::new(0));
+    let turns = WEIGHTS.map(|_| Arc::new(AtomicU64::new(0)));
+    let last = ROUNDS * WEIGHTS.iter().sum::<u64>() / 100;
+    let (open, gate) = tokio::sync::watch::channel(false);
+    for (turns, weight) in turns.iter().zip(WEIGHTS) {
+        let (turns, total, mut gate) = (Arc::clone(turns), Arc::clone(&total), gate.clone());
+        let share = share(weight);
+        let mine = Arc::clone(&share);
+        lab.spawn(&share, async move {
+            let _ = gate.wait_for(|open| *open).await;
+            while total.fetch_add(1, Ordering::Relaxed) < last {
+                mine.charge(1_000_000);
+                turns.fetch_add(1, Ordering::Relaxed);
+                step_back().await;
+            }
+        });
+    }
+    open.send(true).unwrap();
+    eventually("all over", || lab.inner().tasks().alive.is_empty());
+    for (turns, weight) in turns.iter().zip(WEIGHTS) {
+        let got = turns.load(Ordering::Relaxed);
+        let due = ROUNDS * weight / 100;
+        assert!(got.abs_diff(due) <= due / 10, "weight {weight}: {got} of {due}");
+    }
+}
+
+#[test]
+fn a_panic_ends_one_task_and_nothing_else() {
+    struct Bad;
+    impl Drop for Bad {
+        fn drop(&mut self) {
+            panic!("once more, as expected by this test");
+        }
+    }
+    let lab = Lab::new(1);
+    lab.spawn(&share(1), async {
+        let _bad = Bad;
+        std::future::pending::<()>().await;
+    });
+    lab.spawn(&share(1), async { panic!("as expected by this test") });
+    let (done, is_done) = mpsc::sync_channel(1);
+    lab.spawn(&share(1), async move { done.send(()).unwrap() });
+    is_done.recv_timeout(PATIENCE).unwrap();
+    // The task with a bad destructor is dropped at the end, and does not take the test with it.
+    let mut lab = lab;
+    lab.stop(Duration::ZERO);
+}
+
+/// Keeps its thread until the scheduler wants it back, as a guest does at a tick.
+async fn spin(share: Arc<Share>, until: Arc<AtomicBool>) {
+    while !until.load(Ordering::Relaxed) {
+        let mut now = monotonic_ns();
+        while !until.load(Ordering::Relaxed) && !should_step_back(&share, now) {
+            let then = monotonic_ns();
+            share.charge(then - now);
+            now = then;
+        }
+        step_back().await;
+    }
+}
+
+#[test]
+fn whoever_is_woken_runs_although_all_threads_are_busy() {
+    let lab = Lab::new(2);
+    let over = Arc::new(AtomicBool::new(false));
+    for _ in 0..4 {
+        let share = share(100);
+        lab.spawn(&share, spin(Arc::clone(&share), Arc::clone(&over)));
+    }
+    let (go, mut gone) = tokens::channel::<()>(1);
+    let (done, is_done) = mpsc::sync_channel(1);
+    lab.spawn(&share(100), async move {
+        while gone.recv().await.is_some() {
+            done.send(()).unwrap();
+        }
+    });
+    for _ in 0..50 {
+        go.blocking_send(()).unwrap();
+        is_done.recv_timeout(PATIENCE).unwrap();
+    }
+    over.store(true, Ordering::Relaxed);
+}
+
+#[test]
+fn what_waits_behind_a_turn_that_does_not_end_is_run_by_another_thread() {
+    let lab = Lab::new(2);
+    let (to_b, mut from_a) = tokens::channel::<()>(1);
+    let (done, is_done) = mpsc::sync_channel(1);
+    let (release, wait) = mpsc::sync_channel::<()>(1);
+    lab.spawn(&share(1), async move {
+        from_a.recv().await.unwrap();
+        done.send(()).unwrap();
+    });
+    lab.spawn(&share(1), async move {
+        to_b.send(()).await.unwrap();
+        // A host function that holds the thread.
+        wait.recv_timeout(PATIENCE).unwrap();
+    });
+    is_done.recv_timeout(PATIENCE).unwrap();
+    release.send(()).unwrap();
+}
+
+#[test]
+fn the_end_drops_what_waits_and_does_not_wait_for_what_hangs() {
+    struct Dropped(Arc<AtomicUsize>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+    let mut lab = Lab::new(2);
+    let drops = Arc::new(AtomicUsize::new(0));
+    for _ in 0..3 {
+        let dropped = Dropped(Arc::clone(&drops));
+        // Keeps its own waker, as our runs do.
+        let mut waker: Option<Waker> = None;
+        lab.spawn(&share(1), async move {
+            let _dropped = dropped;
+            poll_fn(|cx| {
+                waker.get_or_insert_with(|| cx.waker().clone());
+                Poll::<()>::Pending
+            })
+            .await;
+        });
+    }
+    let (release, wait) = mpsc::sync_channel::<()>(1);
+    let (hangs, is_hanging) = mpsc::sync_channel(1);
+    lab.spawn(&share(1), async move {
+        hangs.send(()).unwrap();
+        let _ = wait.recv_timeout(PATIENCE);
+    });
+    is_hanging.recv_timeout(PATIENCE).unwrap();
+    let inner = Arc::clone(lab.inner());
+    lab.stop(Duration::from_millis(50));
+    assert_eq!(drops.load(Ordering::SeqCst), 3);
+    release.send(()).unwrap();
+    eventually("all threads ended", || inner.core().lanes_alive == 0);
+}
+
+#[test]
+fn the_epoch_turns_while_somebody_runs_and_stands_still_otherwise() {
+    let lab = Lab::new(2);
+    let inner = Arc::clone(lab.inner());
+    let ticks = || inner.epochs.count();
+    for _ in 0..3 {
+        eventually("parked", || inner.bell.is_parked());
+        let before = ticks();
+        let over = Arc::new(AtomicBool::new(false));
+        let share = share(1);
+        lab.spawn(&share, spin(Arc::clone(&share), Arc::clone(&over)));
+        eventually("ticking", || ticks() > before + 3);
+        over.store(true, Ordering::Relaxed);
+    }
+    eventually("parked again", || inner.bell.is_parked());
+    let parked_at = ticks();
+    // Nothing runs: the count stands still, however long one looks.
+    (0..100_000).for_each(|_| std::thread::yield_now());
+    assert_eq!(ticks(), parked_at);
+}
