@@ -22,6 +22,7 @@ pub mod limits;
 pub mod spec;
 
 // The pure cores.
+pub mod admission;
 pub mod lifecycle;
 pub mod manifest;
 pub mod net;

@@ -24,6 +24,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     // Pure cores and plain resources: they know what a pod is, and nothing of each other.
     ("lifecycle", &["clock", "error", "limits", "spec"]),
     ("net", &["clock", "error", "limits", "spec"]),
+    ("admission", &["clock", "limits", "spec"]),
     ("store", &["clock", "error", "limits", "spec"]),
     ("volume", &["clock", "error", "limits", "spec", "store"]),
     ("image", &["clock", "error", "limits", "spec", "store"]),
@@ -42,6 +43,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "pod",
         &[
+            "admission",
             "board",
             "clock",
             "error",
@@ -60,6 +62,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "reconciler",
         &[
+            "admission",
             "board",
             "clock",
             "error",
@@ -89,6 +92,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 
 /// The daemon wires everyone together and is known by the command line only.
 const EVERYTHING_BELOW_THE_DAEMON: &[&str] = &[
+    "admission",
     "board",
     "clock",
     "error",
@@ -111,6 +115,7 @@ const EVERYTHING_BELOW_THE_DAEMON: &[&str] = &[
 
 /// `play` is a daemon for one manifest in the foreground.
 const EVERYTHING_BELOW_PLAY: &[&str] = &[
+    "admission",
     "board",
     "clock",
     "daemon",

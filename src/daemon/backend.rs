@@ -6,9 +6,11 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use k8s_openapi::api::core::v1::Pod;
+use prometheus_client::registry::Registry;
 
 use crate::board::logs::LogSource;
 use crate::board::{Board, Object, ObjectKey};
+use crate::daemon::metrics;
 use crate::reconciler::handle::{Deletion, Preconditions, Write, Written};
 use crate::reconciler::{NodeHandle, Refusal};
 use crate::server::backend::{
@@ -20,12 +22,13 @@ use crate::spec::{ContainerName, PodKey};
 #[derive(Debug)]
 pub struct NodeBackend {
     node: NodeHandle,
+    registry: Registry,
 }
 
 impl NodeBackend {
     #[must_use]
-    pub fn new(node: NodeHandle) -> Self {
-        Self { node }
+    pub fn new(node: NodeHandle, registry: Registry) -> Self {
+        Self { node, registry }
     }
 }
 
@@ -69,6 +72,10 @@ fn accepted<T>(written: Written<T>) -> Accepted<T> {
 impl Backend for NodeBackend {
     fn board(&self) -> &Board {
         self.node.board()
+    }
+
+    fn metrics(&self) -> String {
+        metrics::text(&self.registry).unwrap_or_default()
     }
 
     async fn create_pod(

@@ -9,6 +9,9 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::limits::PODS_MAX;
+use crate::manifest::quantity::Quantity;
+
 /// The configuration file's form (YAML). Every field is optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase", default)]
@@ -26,6 +29,29 @@ pub struct ConfigFile {
     pub host_path_allow_list: Vec<PathBuf>,
     /// Labels of the node object.
     pub node_labels: BTreeMap<String, String>,
+    /// What the node has, where that is not what is found: a machine shared with others.
+    pub capacity: ResourcesFile,
+    /// What of it is not for pods.
+    pub reserved: ResourcesFile,
+    /// Pods that may be here and not have ended.
+    pub max_pods: Option<usize>,
+    /// Where `meminfo` and `pressure/memory` are read.
+    pub proc_dir: Option<PathBuf>,
+}
+
+/// An amount of each resource, in Kubernetes' quantities.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct ResourcesFile {
+    pub cpu: Option<String>,
+    pub memory: Option<String>,
+}
+
+/// The same, understood: thousandths of a core, bytes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Amounts {
+    pub cpu_millis: Option<u64>,
+    pub memory_bytes: Option<u64>,
 }
 
 /// Why a configuration is not usable.
@@ -41,6 +67,10 @@ pub enum ConfigError {
     GuestThreads(usize),
     #[error("compileCommand of the configuration must name a program")]
     CompileCommand,
+    #[error("{setting} of the configuration is no quantity (for instance 500m, 64Mi): {text:?}")]
+    Quantity { setting: &'static str, text: String },
+    #[error("maxPods of the configuration must be 1 to {PODS_MAX}, but is {0}")]
+    MaxPods(usize),
     #[error("no home folder is known; set HOME, or stateDir and cacheDir in the configuration")]
     NoHome,
 }
@@ -59,6 +89,30 @@ pub struct Config {
     pub guest_threads: Option<usize>,
     pub host_path_allow_list: Vec<PathBuf>,
     pub node_labels: BTreeMap<String, String>,
+    pub capacity: Amounts,
+    pub reserved: Amounts,
+    pub max_pods: usize,
+    pub proc_dir: PathBuf,
+}
+
+impl ResourcesFile {
+    fn overlaid_by(self, over: Self) -> Self {
+        Self { cpu: over.cpu.or(self.cpu), memory: over.memory.or(self.memory) }
+    }
+
+    fn understood(&self, cpu: &'static str, memory: &'static str) -> Result<Amounts, ConfigError> {
+        let parsed = |setting: &'static str, text: &Option<String>| match text {
+            None => Ok(None),
+            Some(text) => match Quantity::parse(text) {
+                Ok(amount) if !amount.is_negative() => Ok(Some(amount)),
+                Ok(_) | Err(_) => Err(ConfigError::Quantity { setting, text: text.clone() }),
+            },
+        };
+        Ok(Amounts {
+            cpu_millis: parsed(cpu, &self.cpu)?.map(|amount| amount.millis_u64()),
+            memory_bytes: parsed(memory, &self.memory)?.map(|amount| amount.units_u64()),
+        })
+    }
 }
 
 impl ConfigFile {
@@ -93,6 +147,10 @@ impl ConfigFile {
             } else {
                 over.node_labels
             },
+            capacity: self.capacity.overlaid_by(over.capacity),
+            reserved: self.reserved.overlaid_by(over.reserved),
+            max_pods: over.max_pods.or(self.max_pods),
+            proc_dir: over.proc_dir.or(self.proc_dir),
         }
     }
 
@@ -114,6 +172,10 @@ impl ConfigFile {
             guest_threads: self.guest_threads,
             host_path_allow_list: self.host_path_allow_list,
             node_labels: self.node_labels,
+            capacity: self.capacity.understood("capacity.cpu", "capacity.memory")?,
+            reserved: self.reserved.understood("reserved.cpu", "reserved.memory")?,
+            max_pods: self.max_pods.unwrap_or(PODS_MAX),
+            proc_dir: self.proc_dir.unwrap_or_else(|| "/proc".into()),
         };
         config.check()?;
         Ok(config)
@@ -132,6 +194,9 @@ impl Config {
             if let Some(path) = path.filter(|p| !p.is_absolute()) {
                 return Err(ConfigError::NotAbsolute { setting, path: path.clone() });
             }
+        }
+        if !(1..=PODS_MAX).contains(&self.max_pods) {
+            return Err(ConfigError::MaxPods(self.max_pods));
         }
         match self.guest_threads {
             Some(n) if !(1..=64).contains(&n) => return Err(ConfigError::GuestThreads(n)),
@@ -221,6 +286,9 @@ mod test {
         let rows = [
             ("stateDir: relative", "stateDir of the configuration must be an absolute path"),
             ("guestThreads: 0", "guestThreads of the configuration must be 1 to 64"),
+            ("maxPods: 0", "maxPods of the configuration must be 1 to 1024, but is 0"),
+            ("reserved: {memory: lots}", "reserved.memory of the configuration is no quantity"),
+            ("capacity: {cpu: 2x}", "capacity.cpu of the configuration is no quantity"),
             ("compileCommand: []", "compileCommand of the configuration must name a program"),
             (
                 "hostPathAllowList: [a/b]",

@@ -11,9 +11,11 @@
 
 pub mod backend;
 pub mod config;
+pub mod metrics;
 pub mod node;
 mod node_object;
 pub mod notify;
+mod pressure;
 pub mod signals;
 
 use std::sync::Arc;
@@ -24,6 +26,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::admission::Level;
 use crate::daemon::backend::NodeBackend;
 use crate::daemon::config::Config;
 use crate::daemon::node::NodeParts;
@@ -59,7 +62,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let keeper = RecordKeeper::new(Arc::clone(&store));
     let node = parts.context(Arc::<RecordKeeper>::clone(&keeper));
     let (mut task, handle) =
-        NodeTask::new(Arc::clone(&node), Some(store), Some(Arc::clone(&keeper)));
+        NodeTask::new(Arc::clone(&node), Some(Arc::clone(&store)), Some(Arc::clone(&keeper)));
     // What belongs to no pod may go only if all pods are known: one broken file must not cost its pod's data.
     let restored_all = task.restore(loaded);
     if first_folder(&mut task, &config).await && restored_all {
@@ -67,14 +70,17 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
         remove_orphans(&task, &node).await;
     }
     collect_images(&node).await;
-    node.board.upsert(node_object::node(&node, &config.node_labels));
+    node.board.upsert(node_object::node(&node, &config.node_labels, Level::Calm));
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let records_stop = CancellationToken::new();
     let records = tokio::spawn(keeper.run(records_stop.clone()));
     let pods_stop = CancellationToken::new();
     let mut pods = Part::spawn("the node's task failed", task.run(pods_stop.clone()));
     watch_folder(&config, &handle, &stop);
-    let app = App::new(Arc::new(NodeBackend::new(handle)), node.clock, stop.clone());
+    watch_memory(&config, &node, &handle, &stop);
+    let registry = metrics::registry(&node, Some(&store));
+    let backend = NodeBackend::new(handle, registry);
+    let app = App::new(Arc::new(backend), node.clock, stop.clone());
     let serve = listen::serve(listener, app, stop.clone());
     let mut server = Part::spawn("the API server failed", serve);
     info!(node = %config.node_name, socket = %config.socket.display(), "podling is up");
@@ -172,6 +178,21 @@ async fn remove_orphans(task: &NodeTask, node: &Arc<crate::pod::NodeContext>) {
     for error in removed.unwrap_or_default() {
         warn!(cause = %crate::error::chain(&error), "volumes of a pod that is gone stay");
     }
+}
+
+fn watch_memory(
+    config: &Config,
+    node: &Arc<crate::pod::NodeContext>,
+    handle: &NodeHandle,
+    stop: &CancellationToken,
+) {
+    let watch = pressure::Watch {
+        proc_dir: config.proc_dir.clone(),
+        node: Arc::clone(node),
+        handle: handle.clone(),
+        labels: config.node_labels.clone(),
+    };
+    tokio::spawn(watch.run(stop.clone()));
 }
 
 fn watch_folder(config: &Config, handle: &NodeHandle, stop: &CancellationToken) {

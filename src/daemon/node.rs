@@ -11,10 +11,11 @@ use anyhow::Context as _;
 
 use crate::board::Board;
 use crate::clock::Clock;
-use crate::daemon::config::Config;
+use crate::daemon::config::{Amounts, Config};
 use crate::image::ImageStore;
 use crate::pod::context::PodAddresses;
 use crate::pod::environment::Allocatable;
+use crate::pod::usage::UsageBook;
 use crate::pod::{Keeper, NodeContext, NodeFacts};
 use crate::runtime::{CompileMode, Runtime, RuntimeConfig};
 use crate::volume::{HostPathPolicy, VolumeRoot, find_memory_dir};
@@ -66,7 +67,9 @@ impl NodeParts {
         let node = NodeFacts {
             name: config.node_name.clone(),
             host_ips: host_ips(),
-            allocatable: allocatable(),
+            total: total(config),
+            allocatable: less(total(config), config.reserved),
+            pods_max: config.max_pods,
         };
         Ok(Self { clock: Clock::start(), runtime, images, volumes, host_paths, node })
     }
@@ -86,6 +89,7 @@ impl NodeParts {
             board: Board::new(first_version, now),
             node: self.node,
             addresses: PodAddresses::default(),
+            usage: UsageBook::default(),
             keeper,
         })
     }
@@ -139,15 +143,29 @@ fn host_ips() -> Vec<IpAddr> {
     vec![IpAddr::V4(Ipv4Addr::LOCALHOST)]
 }
 
-/// What the node can give to pods: all cores and all memory, as found at start.
-fn allocatable() -> Allocatable {
+/// What the node has: all cores and all memory as found at start, or what the configuration says.
+fn total(config: &Config) -> Allocatable {
     let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let Amounts { cpu_millis, memory_bytes } = config.capacity;
+    Allocatable {
+        cpu_millis: cpu_millis.unwrap_or(cores as u64 * 1000),
+        memory_bytes: memory_bytes.unwrap_or_else(found_memory),
+        ephemeral_storage_bytes: 0,
+    }
+}
+
+fn found_memory() -> u64 {
     let info = rustix::system::sysinfo();
     #[allow(clippy::useless_conversion, reason = "the field is 32 bits wide on 32-bit machines")]
     let total = u64::from(info.totalram);
+    total.saturating_mul(u64::from(info.mem_unit))
+}
+
+/// What pods may have.
+fn less(total: Allocatable, reserved: Amounts) -> Allocatable {
     Allocatable {
-        cpu_millis: cores as u64 * 1000,
-        memory_bytes: total.saturating_mul(u64::from(info.mem_unit)),
-        ephemeral_storage_bytes: 0,
+        cpu_millis: total.cpu_millis.saturating_sub(reserved.cpu_millis.unwrap_or(0)),
+        memory_bytes: total.memory_bytes.saturating_sub(reserved.memory_bytes.unwrap_or(0)),
+        ..total
     }
 }

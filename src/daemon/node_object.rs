@@ -1,19 +1,21 @@
 //! The Node object: what `get nodes` and `describe node` show of this machine.
 //!
-//! Written once at start; a node of its own needs no heartbeat, since who can read it knows that it is up.
+//! Written at start and when memory gets short or is there again; a node of its own needs no heartbeat, since who can read it knows
+//! that it is up.
 
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
+use crate::admission::Level;
 use crate::board::wire_time;
-use crate::limits::PODS_MAX;
 use crate::pod::NodeContext;
+use crate::pod::environment::Allocatable;
 
-/// This node, Ready.
-pub(super) fn node(context: &NodeContext, labels: &BTreeMap<String, String>) -> Node {
+/// This node: Ready, and as short of memory as `level` says.
+pub(super) fn node(context: &NodeContext, labels: &BTreeMap<String, String>, level: Level) -> Node {
     let facts = &context.node;
     let now = wire_time(context.clock.now().wall_ms());
     let uname = rustix::system::uname();
@@ -43,17 +45,13 @@ pub(super) fn node(context: &NodeContext, labels: &BTreeMap<String, String>) -> 
         },
         spec: None,
         status: Some(NodeStatus {
-            capacity: Some(resources(context)),
-            allocatable: Some(resources(context)),
+            capacity: Some(resources(&facts.total, facts.pods_max)),
+            allocatable: Some(resources(&facts.allocatable, facts.pods_max)),
             addresses: Some(addresses.chain([address("Hostname", &facts.name)]).collect()),
-            conditions: Some(vec![NodeCondition {
-                type_: "Ready".into(),
-                status: "True".into(),
-                reason: Some("KubeletReady".into()),
-                message: Some("podling is up".into()),
-                last_heartbeat_time: Some(now.clone()),
-                last_transition_time: Some(now),
-            }]),
+            conditions: Some(vec![
+                memory_pressure(level, now.clone()),
+                condition("Ready", true, "KubeletReady", "podling is up", now),
+            ]),
             node_info: Some(NodeSystemInfo {
                 architecture: arch.into(),
                 container_runtime_version: format!("podling://{}", env!("CARGO_PKG_VERSION")),
@@ -68,15 +66,36 @@ pub(super) fn node(context: &NodeContext, labels: &BTreeMap<String, String>) -> 
     }
 }
 
+fn memory_pressure(level: Level, now: Time) -> NodeCondition {
+    let (short, reason, message) = match level {
+        Level::Calm => (false, "KubeletHasSufficientMemory", "memory is sufficient"),
+        Level::Tight => {
+            (false, "MemoryIsTight", "memory is tight: nothing new is compiled or fetched")
+        }
+        Level::Short => (true, "KubeletHasInsufficientMemory", "memory is short: pods are evicted"),
+    };
+    condition("MemoryPressure", short, reason, message, now)
+}
+
+fn condition(kind: &str, holds: bool, reason: &str, message: &str, now: Time) -> NodeCondition {
+    NodeCondition {
+        type_: kind.into(),
+        status: if holds { "True" } else { "False" }.into(),
+        reason: Some(reason.into()),
+        message: Some(message.into()),
+        last_heartbeat_time: Some(now.clone()),
+        last_transition_time: Some(now),
+    }
+}
+
 fn address(kind: &str, address: &str) -> NodeAddress {
     NodeAddress { type_: kind.into(), address: address.into() }
 }
 
-fn resources(context: &NodeContext) -> BTreeMap<String, Quantity> {
-    let allocatable = &context.node.allocatable;
+fn resources(of: &Allocatable, pods: usize) -> BTreeMap<String, Quantity> {
     BTreeMap::from([
-        ("cpu".to_owned(), Quantity(format!("{}m", allocatable.cpu_millis))),
-        ("memory".to_owned(), Quantity(allocatable.memory_bytes.to_string())),
-        ("pods".to_owned(), Quantity(PODS_MAX.to_string())),
+        ("cpu".to_owned(), Quantity(format!("{}m", of.cpu_millis))),
+        ("memory".to_owned(), Quantity(of.memory_bytes.to_string())),
+        ("pods".to_owned(), Quantity(pods.to_string())),
     ])
 }

@@ -7,11 +7,13 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::admission::Capacity;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::image::ImageStore;
 use crate::lifecycle::Restored;
 use crate::pod::environment::{Allocatable, Facts};
+use crate::pod::usage::UsageBook;
 use crate::runtime::Runtime;
 use crate::spec::PodUid;
 use crate::volume::{HostPathPolicy, VolumeRoot};
@@ -35,7 +37,12 @@ impl Keeper for NoKeeper {
 pub struct NodeFacts {
     pub name: String,
     pub host_ips: Vec<IpAddr>,
+    /// All there is.
+    pub total: Allocatable,
+    /// What pods may have of it.
     pub allocatable: Allocatable,
+    /// Pods that may be here and not have ended.
+    pub pods_max: usize,
 }
 
 /// Everything a worker needs from its node. One per process, shared.
@@ -49,7 +56,21 @@ pub struct NodeContext {
     pub board: Board,
     pub node: NodeFacts,
     pub addresses: PodAddresses,
+    /// What the modules use.
+    pub usage: UsageBook,
     pub keeper: Arc<dyn Keeper>,
+}
+
+impl NodeFacts {
+    /// What pods are admitted against.
+    #[must_use]
+    pub fn capacity(&self) -> Capacity {
+        Capacity {
+            cpu_millis: self.allocatable.cpu_millis,
+            memory_bytes: self.allocatable.memory_bytes,
+            pods: self.pods_max,
+        }
+    }
 }
 
 impl NodeContext {

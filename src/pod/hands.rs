@@ -137,6 +137,7 @@ impl Hands {
                     let reason = "VolumeWarning";
                     self.record(&PodEvent { warning: true, reason, message, container: None });
                 }
+                self.node.usage.pod_is_here(&self.pod.key, &self.pod.uid, sandbox.account());
                 self.sandbox = Some(Arc::new(*sandbox));
                 if self.volumes_are_stale {
                     self.refresh_volumes();
@@ -148,6 +149,8 @@ impl Hands {
                 None
             }
             Report::Running(run, control) => {
+                let (usage, uid, now) = (&self.node.usage, &self.pod.uid, self.node.clock.now());
+                usage.run_began(uid, &run.container, control.clone(), now);
                 if let Some(active) = self.active(&run) {
                     active.control = Some(control);
                 }
@@ -183,6 +186,7 @@ impl Hands {
 
     fn forget(&mut self, run: &RunId) {
         if self.active(run).is_some() {
+            self.node.usage.run_ended(&self.pod.uid, &run.container);
             self.runs.remove(&run.container);
         }
     }
@@ -206,6 +210,7 @@ impl Hands {
 
     fn tear_down_sandbox(&mut self) {
         let sandbox = self.sandbox.take();
+        self.node.usage.pod_is_gone(&self.pod.uid);
         let (node, pod, keep) = (Arc::clone(&self.node), Arc::clone(&self.pod), self.keep_volumes);
         self.spawn(async move {
             match sandbox {
@@ -375,6 +380,7 @@ impl Hands {
 impl Drop for Hands {
     /// A worker that goes in disorder must not leave modules running.
     fn drop(&mut self) {
+        self.node.usage.pod_is_gone(&self.pod.uid);
         for active in self.runs.values() {
             active.abort.cancel();
             if let Some(control) = &active.control {

@@ -26,6 +26,7 @@ pub mod published;
 pub mod run;
 pub mod sandbox;
 pub mod timers;
+pub mod usage;
 pub mod worker;
 
 #[cfg(test)]

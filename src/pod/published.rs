@@ -55,6 +55,14 @@ impl PublishedPod {
         &self.pod
     }
 
+    /// Succeeded or Failed: nothing of it runs again.
+    #[must_use]
+    pub fn has_ended(&self) -> bool {
+        let shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        let phase = shown.object.status.as_ref().and_then(|status| status.phase.as_deref());
+        matches!(phase, Some("Succeeded" | "Failed"))
+    }
+
     /// Shows a new status.
     pub fn set_status(&self, status: &PodStatus) {
         let wire = manifest::status::pod_status(&self.pod, status, &self.host_ips);

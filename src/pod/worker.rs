@@ -58,7 +58,9 @@ impl WorkerHandle {
         self.order.send_if_modified(|order| {
             let new = match order.as_ref() {
                 None => StopOrder { grace, why },
-                Some(old) => StopOrder { grace: shorter(old.grace, grace), why: old.why.clone() },
+                Some(old) => {
+                    StopOrder { grace: shorter(old.grace, grace), why: weightier(&old.why, why) }
+                }
             };
             let changed = order.as_ref() != Some(&new);
             *order = Some(new);
@@ -66,9 +68,17 @@ impl WorkerHandle {
         });
     }
 
-    /// Whether it was told to.
+    /// Whether it was told to, for good: an evicted pod stays, to be looked at.
     #[must_use]
     pub fn is_stopping(&self) -> bool {
+        let order = self.order.borrow();
+        let why = order.as_ref().map(|order| &order.why);
+        why.is_some_and(|why| !matches!(why, StopReason::Evicted { .. }))
+    }
+
+    /// Whether it is on its way out, for whatever reason.
+    #[must_use]
+    pub fn is_going(&self) -> bool {
         self.order.borrow().is_some()
     }
 }
@@ -79,6 +89,16 @@ fn shorter(a: Option<Duration>, b: Option<Duration>) -> Option<Duration> {
         (Some(a), Some(b)) => Some(a.min(b)),
         (one, other) => one.or(other),
     }
+}
+
+/// A deletion is the last word; the end of the daemon outranks a wish for room.
+fn weightier(old: &StopReason, new: StopReason) -> StopReason {
+    let weight = |why: &StopReason| match why {
+        StopReason::Evicted { .. } => 0,
+        StopReason::Shutdown => 1,
+        StopReason::Deleted => 2,
+    };
+    if weight(&new) > weight(old) { new } else { old.clone() }
 }
 
 /// Told when a worker has finished and nothing of its pod is left.

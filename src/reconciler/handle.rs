@@ -9,6 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as corev1;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::admission::Level;
 use crate::board::{Board, Object, ObjectKey};
 use crate::manifest::FieldError;
 use crate::pod::logs::PodLogs;
@@ -81,6 +82,12 @@ pub type Reply<T> = oneshot::Sender<Result<T, Refusal>>;
 pub enum Request {
     /// The whole folder, as it is now.
     Folder(Vec<Offered>),
+    /// How short of memory the machine is.
+    Pressure {
+        level: Level,
+        threshold_bytes: u64,
+        available_bytes: u64,
+    },
     /// Files to play.
     Play(Vec<Offered>, Reply<()>),
     CreatePod(Box<corev1::Pod>, Write, Reply<Written<Arc<corev1::Pod>>>),
@@ -131,6 +138,12 @@ impl NodeHandle {
     #[must_use]
     pub fn logs(&self, key: &PodKey) -> Option<Arc<PodLogs>> {
         self.logs.get(key)
+    }
+
+    /// Tells the node how short of memory the machine is.
+    pub async fn pressure(&self, level: Level, threshold_bytes: u64, available_bytes: u64) {
+        let request = Request::Pressure { level, threshold_bytes, available_bytes };
+        drop(self.requests.send(request).await);
     }
 
     /// Tells the node what the folder holds now.

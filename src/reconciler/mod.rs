@@ -18,6 +18,7 @@ pub mod intake;
 pub mod plan;
 pub mod records;
 mod restore;
+mod room;
 pub mod task;
 mod writes;
 

@@ -21,6 +21,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::admission::Level;
 use crate::board::{Board, ObjectKey, wire_time};
 use crate::lifecycle::{Restored, StopReason};
 use crate::pod::{NodeContext, PublishedPod, Worker, WorkerHandle};
@@ -63,6 +64,8 @@ pub struct NodeTask {
     pub(super) refused: BTreeSet<(String, String)>,
     workers: BTreeMap<PodUid, Entry>,
     pub(super) restored: BTreeMap<PodUid, Restored>,
+    /// How short of memory the machine is.
+    pub(super) pressure: Level,
     logs: LogIndex,
     requests: mpsc::Receiver<Request>,
     finished: (mpsc::Sender<PodUid>, mpsc::Receiver<PodUid>),
@@ -99,6 +102,7 @@ impl NodeTask {
             refused: BTreeSet::new(),
             workers: BTreeMap::new(),
             restored: BTreeMap::new(),
+            pressure: Level::Calm,
             logs,
             requests,
             finished: mpsc::channel(FINISHED_MAX),
@@ -129,6 +133,9 @@ impl NodeTask {
         // A caller that has gone away needs no answer; what it asked for is done all the same.
         match request {
             Request::Folder(offered) => self.folder(offered),
+            Request::Pressure { level, threshold_bytes, available_bytes } => {
+                self.feel(level, threshold_bytes, available_bytes);
+            }
             Request::Play(offered, reply) => drop(reply.send(self.play(offered))),
             Request::CreatePod(pod, how, reply) => {
                 drop(reply.send(self.create_pod(*pod, how).await));
@@ -214,7 +221,8 @@ impl NodeTask {
         let Some((accepted, _)) = self.desired.get(key) else { return };
         let published = self.publish(&accepted.clone());
         let uid = published.pod().uid.clone();
-        let restored = self.restored.remove(&uid);
+        let pod = Arc::clone(published.pod());
+        let restored = self.restored.remove(&uid).or_else(|| self.let_in(&pod));
         let finished = self.finished.0.clone();
         let handle = Worker::spawn(&self.node, published, restored, finished);
         self.logs.insert(key.clone(), Arc::clone(&handle.logs));
@@ -228,6 +236,12 @@ impl NodeTask {
         object.metadata.creation_timestamp.get_or_insert(now);
         let pod = Arc::clone(&accepted.pod);
         PublishedPod::new(self.node.board.clone(), host_ips, pod, object)
+    }
+
+    /// The workers of pods that have not ended.
+    pub(super) fn live_workers(&self) -> impl Iterator<Item = &WorkerHandle> {
+        let live = self.workers.values().filter(|entry| !entry.finished);
+        live.map(|entry| &entry.handle).filter(|handle| !handle.published.has_ended())
     }
 
     pub(super) fn worker(&self, uid: &PodUid) -> Option<&WorkerHandle> {

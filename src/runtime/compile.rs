@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 
 use super::cache::hex;
 use super::compile_child::{self, Failure, Task};
@@ -55,6 +55,8 @@ pub(crate) struct Compiler {
     mode: CompileMode,
     one: Semaphore,
     waiting: AtomicUsize,
+    /// The node is short of memory: whoever has the turn waits.
+    held: watch::Sender<bool>,
 }
 
 /// A turn at compiling; the next one waits for its end.
@@ -72,7 +74,8 @@ impl Drop for Turn<'_> {
 
 impl Compiler {
     pub(crate) fn new(mode: CompileMode) -> Self {
-        Self { mode, one: Semaphore::new(1), waiting: AtomicUsize::new(0) }
+        let held = watch::Sender::new(false);
+        Self { mode, one: Semaphore::new(1), waiting: AtomicUsize::new(0), held }
     }
 
     /// Waits for our turn.
@@ -83,7 +86,14 @@ impl Compiler {
             return Err(PrepareError::Busy { waiting });
         }
         turn._permit = self.one.acquire().await.ok();
+        // The sender lives as long as we do.
+        drop(self.held.subscribe().wait_for(|held| !held).await);
         Ok(turn)
+    }
+
+    /// Lets nobody begin, or lets them begin again. What is under way goes on.
+    pub(crate) fn hold(&self, hold: bool) {
+        self.held.send_replace(hold);
     }
 
     /// Compiles `module`, which has `size` bytes, into the file `output`. Dropping the future kills the child.

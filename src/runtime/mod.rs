@@ -239,6 +239,12 @@ impl Runtime {
         Box::pin(self.0.start(run)).await
     }
 
+    /// Begins no compilation while `hold`; what is compiled already starts as ever. For a node that is short of memory: one
+    /// compilation may take more of it than all pods.
+    pub fn hold_compiles(&self, hold: bool) {
+        self.0.library.hold_compiles(hold);
+    }
+
     /// What was found and chosen at start.
     #[must_use]
     pub fn describe(&self) -> &EngineReport {

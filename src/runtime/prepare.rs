@@ -76,6 +76,10 @@ impl Library {
         }
     }
 
+    pub(crate) fn hold_compiles(&self, hold: bool) {
+        self.compiler.hold(hold);
+    }
+
     fn profile(&self, fuel: bool) -> &Arc<Profile> {
         if fuel { &self.fuel } else { &self.plain }
     }

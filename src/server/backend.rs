@@ -22,6 +22,11 @@ use crate::spec::PodKey;
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
     fn board(&self) -> &Board;
 
+    /// What the rest of the daemon counts, in OpenMetrics' text form, its last line (`# EOF`) included; empty if nothing.
+    fn metrics(&self) -> String {
+        String::new()
+    }
+
     /// Accepts a new pod: defaults, validates, makes it durable, puts it on the board. `pod` is as the client wrote it, with
     /// its namespace, name, UID and creation time filled in by the server.
     ///

@@ -1,4 +1,4 @@
-//! `/metrics` in Prometheus' text form. What the board alone can tell; the room for the rest.
+//! `/metrics` in OpenMetrics' text form: what the server alone can tell, then what the rest of the daemon counts.
 
 use std::fmt::Write as _;
 
@@ -28,6 +28,9 @@ pub(super) fn response(app: &App) -> Response<Body> {
         "# HELP podling_build_info Version.\n# TYPE podling_build_info gauge\npodling_build_info{{version=\"{}\"}} 1",
         app.version.podling
     );
-    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    let rest = app.backend.metrics();
+    text.push_str(if rest.is_empty() { "# EOF\n" } else { &rest });
+    let kind =
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     wire::bytes_response(StatusCode::OK, kind, Body::from(text))
 }

@@ -12,12 +12,17 @@ use crate::clock::Clock;
 use crate::image::ImageStore;
 use crate::pod::context::PodAddresses;
 use crate::pod::environment::Allocatable;
+use crate::pod::usage::UsageBook;
 use crate::pod::{Keeper, NodeContext, NodeFacts};
 use crate::runtime::{CompileMode, Runtime, RuntimeConfig};
 use crate::spec::{Container, ImageRef};
 use crate::volume::{HostPathPolicy, VolumeRoot};
 
 use super::pods;
+
+/// What the node has.
+const ALL: Allocatable =
+    Allocatable { cpu_millis: 1000, memory_bytes: 1 << 30, ephemeral_storage_bytes: 0 };
 
 /// A node whose folder goes with it.
 #[derive(Debug)]
@@ -47,13 +52,12 @@ impl TestNode {
             node: NodeFacts {
                 name: "gw-test".to_owned(),
                 host_ips: vec![],
-                allocatable: Allocatable {
-                    cpu_millis: 1000,
-                    memory_bytes: 1 << 30,
-                    ephemeral_storage_bytes: 0,
-                },
+                total: ALL,
+                allocatable: ALL,
+                pods_max: 110,
             },
             addresses: PodAddresses::default(),
+            usage: UsageBook::default(),
             keeper,
         };
         Self { dir, context: Arc::new(context) }

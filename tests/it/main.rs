@@ -16,4 +16,5 @@ mod folder;
 mod play;
 mod publish;
 mod restart;
+mod room;
 mod support;

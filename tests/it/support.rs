@@ -69,6 +69,17 @@ pub fn http_get(port: u16, path: &str) -> Option<(u16, String)> {
     Some((status, body))
 }
 
+/// The body of a GET on a Unix socket; `None` until somebody answers.
+pub fn http_get_socket(socket: &Path, path: &str) -> Option<String> {
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).ok()?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: podling\r\nConnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    Some(body.to_owned())
+}
+
 /// A running program whose output is collected.
 pub struct Running {
     pub child: Child,
@@ -157,6 +168,23 @@ impl Node {
         node
     }
 
+    /// The same with a configuration file; `DIR` in it stands for the node's folder.
+    pub fn start_with(configuration: &str) -> Self {
+        let mut node = Self::prepare(configuration);
+        node.boot();
+        node
+    }
+
+    /// The same, not started yet.
+    pub fn prepare(configuration: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("manifests")).unwrap();
+        let here = dir.path().to_str().unwrap();
+        let text = configuration.replace("DIR", here);
+        std::fs::write(dir.path().join("podling.yaml"), text).unwrap();
+        Self { dir, daemon: None }
+    }
+
     /// Starts the daemon (again).
     #[track_caller]
     pub fn boot(&mut self) {
@@ -164,6 +192,9 @@ impl Node {
         command.arg("daemon").arg("--state-dir").arg(self.path("state"));
         command.arg("--cache-dir").arg(cache_dir()).arg("--socket").arg(self.socket());
         command.arg("--manifests").arg(self.path("manifests")).args(["--node-name", "gw-test"]);
+        if self.path("podling.yaml").exists() {
+            command.arg("--config").arg(self.path("podling.yaml"));
+        }
         self.daemon = Some(Running::start(&mut command));
         wait_for("the daemon to answer", || {
             let daemon = self.daemon.as_mut().unwrap();

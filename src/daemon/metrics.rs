@@ -1,0 +1,180 @@
+//! `/metrics`: everything the daemon counts, read when it is asked for.
+//!
+//! Owns: the names, which are cAdvisor's where it has them, so that dashboards made for Kubernetes work here. Is not: the counting; each
+//! part keeps its own numbers and this file only reads them, so that nothing is updated twice and an idle node does nothing.
+//!
+//! A part with numbers of its own adds a [`Collector`] in [`registry`]. Labels are bounded by the pods that are here.
+
+use std::sync::Arc;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::{Registry, Unit};
+
+use crate::pod::NodeContext;
+use crate::pod::usage::{ContainerUsage, PodUsage};
+use crate::store::Store;
+
+type Labels<'a> = [(&'static str, &'a str); 4];
+
+/// The collectors of a node; `store` where it has one.
+#[must_use]
+pub fn registry(node: &Arc<NodeContext>, store: Option<&Arc<Store>>) -> Registry {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(Modules(Arc::clone(node))));
+    if let Some(store) = store {
+        registry.register_collector(Box::new(Flash(Arc::clone(store))));
+    }
+    registry
+}
+
+/// The text that Prometheus reads.
+///
+/// # Errors
+/// Never in practice: a collector here writes into a string.
+pub fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, registry)?;
+    Ok(text)
+}
+
+/// What modules use.
+#[derive(Debug)]
+struct Modules(Arc<NodeContext>);
+
+impl Collector for Modules {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let pods = self.0.usage.read(self.0.clock.now());
+        for family in FAMILIES {
+            family.encode(&mut encoder, &pods)?;
+        }
+        Ok(())
+    }
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Value {
+    Seconds(f64),
+    Count(u64),
+    Level(u64),
+    Absent,
+}
+
+/// One metric of each container.
+struct Family {
+    name: &'static str,
+    help: &'static str,
+    unit: Option<Unit>,
+    kind: MetricType,
+    value: fn(&ContainerUsage) -> Value,
+}
+
+const FAMILIES: &[Family] = &[
+    Family {
+        name: "container_cpu_usage",
+        help: "CPU time on guest threads, host functions included",
+        unit: Some(Unit::Seconds),
+        kind: MetricType::Counter,
+        value: |c| Value::Seconds(c.total.cpu_time.as_secs_f64()),
+    },
+    Family {
+        name: "container_cpu_cfs_throttled",
+        help: "Time spent waiting because of a CPU limit",
+        unit: Some(Unit::Seconds),
+        kind: MetricType::Counter,
+        value: |c| Value::Seconds(c.total.throttled.as_secs_f64()),
+    },
+    Family {
+        name: "container_memory_working_set",
+        help: "Linear memories, tables and what the host holds for the module",
+        unit: Some(Unit::Bytes),
+        kind: MetricType::Gauge,
+        value: |c| Value::Level(c.total.memory_bytes),
+    },
+    Family {
+        name: "container_memory_max_usage",
+        help: "The most it ever held at once",
+        unit: Some(Unit::Bytes),
+        kind: MetricType::Gauge,
+        value: |c| Value::Level(c.total.memory_peak_bytes),
+    },
+    Family {
+        name: "podling_container_fuel",
+        help: "Instructions executed, where they are counted",
+        unit: None,
+        kind: MetricType::Counter,
+        value: |c| c.total.fuel_used.map_or(Value::Absent, Value::Count),
+    },
+    Family {
+        name: "podling_container_running",
+        help: "1 while the container runs",
+        unit: None,
+        kind: MetricType::Gauge,
+        value: |c| Value::Level(u64::from(c.running)),
+    },
+];
+
+impl Family {
+    fn encode(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        pods: &[PodUsage],
+    ) -> Result<(), std::fmt::Error> {
+        let unit = self.unit.as_ref();
+        let mut family = encoder.encode_descriptor(self.name, self.help, unit, self.kind)?;
+        for pod in pods {
+            for container in &pod.containers {
+                let labels = labels(pod, container);
+                let encoder = family.encode_family(&labels)?;
+                match (self.value)(container) {
+                    Value::Seconds(seconds) => ConstCounter::new(seconds).encode(encoder)?,
+                    Value::Count(count) => ConstCounter::new(count).encode(encoder)?,
+                    Value::Level(level) => {
+                        ConstGauge::new(i64::try_from(level).unwrap_or(i64::MAX))
+                            .encode(encoder)?;
+                    }
+                    Value::Absent => {}
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+fn labels<'a>(pod: &'a PodUsage, container: &'a ContainerUsage) -> Labels<'a> {
+    [
+        ("namespace", &*pod.key.namespace),
+        ("pod", &*pod.key.name),
+        ("container", container.name.as_str()),
+        ("uid", pod.uid.as_str()),
+    ]
+}
+
+/// What was written to the node's state.
+#[derive(Debug)]
+struct Flash(Arc<Store>);
+
+impl Collector for Flash {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let written = self.0.written();
+        let rows: [(&str, &str, Option<Unit>, u64); 2] = [
+            ("podling_store_written", "Bytes written to records", Some(Unit::Bytes), written.bytes),
+            (
+                "podling_store_fsync",
+                "Times a record or its folder was synced",
+                None,
+                written.fsyncs,
+            ),
+        ];
+        for (name, help, unit, value) in rows {
+            let counter = ConstCounter::new(value);
+            let encoder =
+                encoder.encode_descriptor(name, help, unit.as_ref(), counter.metric_type())?;
+            counter.encode(encoder)?;
+        }
+        Ok(())
+    }
+}

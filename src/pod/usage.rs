@@ -1,0 +1,229 @@
+//! What the modules of this node use: the book that metrics, `top` and the choice of a victim are read from.
+//!
+//! Owns: who runs now, and the sums of runs that are over, so that counters never fall while a pod lives. Not: measuring (`runtime`
+//! does, per run) nor showing. Written by a pod's hands at the start and end of a run; read by the API. Nothing here samples on a timer:
+//! a rate is measured between two questions, and an idle node stays idle.
+//!
+//! Limits: one entry for each container of each pod with a sandbox.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use crate::clock::Timestamp;
+use crate::runtime::{PodAccount, RunControl, Usage};
+use crate::spec::{ContainerName, PodKey, PodUid};
+
+/// Two questions that come closer than this get the same rate: a shorter window says little.
+const WINDOW_MIN: Duration = Duration::from_secs(1);
+
+/// What one container uses, over all its runs since its pod has been here.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ContainerUsage {
+    pub name: ContainerName,
+    /// It runs now.
+    pub running: bool,
+    /// Sums over its runs; memory is that of the run there is now.
+    pub total: Usage,
+    /// Billionths of a core, over the window.
+    pub cpu_nanocores: u64,
+    /// What the rate was measured over.
+    pub window: Duration,
+}
+
+/// What one pod uses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PodUsage {
+    pub key: PodKey,
+    pub uid: PodUid,
+    /// Bytes that all its modules hold, and the most they ever held at once.
+    pub memory_bytes: u64,
+    pub memory_peak_bytes: u64,
+    /// In the order of their names.
+    pub containers: Vec<ContainerUsage>,
+}
+
+/// See the header. One per node.
+#[derive(Debug, Default)]
+pub struct UsageBook {
+    pods: Mutex<BTreeMap<PodUid, PodEntry>>,
+}
+
+#[derive(Debug)]
+struct PodEntry {
+    key: PodKey,
+    account: PodAccount,
+    containers: BTreeMap<ContainerName, ContainerEntry>,
+}
+
+#[derive(Debug, Default)]
+struct ContainerEntry {
+    now: Option<RunControl>,
+    /// Runs that are over.
+    before: Usage,
+    rate: Rate,
+}
+
+/// CPU time at the last question, and the rate that was answered.
+#[derive(Debug, Default)]
+struct Rate {
+    last: Option<(Timestamp, Duration)>,
+    nanocores: u64,
+    window: Duration,
+}
+
+impl UsageBook {
+    /// A pod has an account.
+    pub fn pod_is_here(&self, key: &PodKey, uid: &PodUid, account: &PodAccount) {
+        let (key, account) = (key.clone(), account.clone());
+        let entry = PodEntry { key, account, containers: BTreeMap::new() };
+        self.lock().insert(uid.clone(), entry);
+    }
+
+    /// Nothing of it is left.
+    pub fn pod_is_gone(&self, uid: &PodUid) {
+        self.lock().remove(uid);
+    }
+
+    /// A run of a container begins.
+    pub fn run_began(
+        &self,
+        uid: &PodUid,
+        container: &ContainerName,
+        run: RunControl,
+        now: Timestamp,
+    ) {
+        if let Some(pod) = self.lock().get_mut(uid) {
+            let entry = pod.containers.entry(container.clone()).or_default();
+            entry.settle();
+            entry.rate.last = Some((now, entry.before.cpu_time));
+            entry.now = Some(run);
+        }
+    }
+
+    /// It is over.
+    pub fn run_ended(&self, uid: &PodUid, container: &ContainerName) {
+        if let Some(pod) = self.lock().get_mut(uid)
+            && let Some(entry) = pod.containers.get_mut(container)
+        {
+            entry.settle();
+        }
+    }
+
+    /// Everything, in the order of the pods' names.
+    #[must_use]
+    pub fn read(&self, now: Timestamp) -> Vec<PodUsage> {
+        let mut pods = self.lock();
+        let mut all: Vec<PodUsage> = pods.iter_mut().map(|(uid, pod)| pod.read(uid, now)).collect();
+        all.sort_by(|a, b| a.key.cmp(&b.key));
+        all
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, BTreeMap<PodUid, PodEntry>> {
+        self.pods.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl PodEntry {
+    fn read(&mut self, uid: &PodUid, now: Timestamp) -> PodUsage {
+        let read = |(name, entry): (&ContainerName, &mut ContainerEntry)| entry.read(name, now);
+        PodUsage {
+            key: self.key.clone(),
+            uid: uid.clone(),
+            memory_bytes: self.account.memory_bytes(),
+            memory_peak_bytes: self.account.memory_peak_bytes(),
+            containers: self.containers.iter_mut().map(read).collect(),
+        }
+    }
+}
+
+impl ContainerEntry {
+    /// What ran until now belongs to the past.
+    fn settle(&mut self) {
+        if let Some(run) = self.now.take() {
+            self.before = sum(self.before, run.usage());
+            self.before.memory_bytes = 0;
+        }
+    }
+
+    fn read(&mut self, name: &ContainerName, now: Timestamp) -> ContainerUsage {
+        let run = self.now.as_ref().map(RunControl::usage);
+        let total = sum(self.before, run.unwrap_or_default());
+        self.rate.ask(now, total.cpu_time);
+        ContainerUsage {
+            name: name.clone(),
+            running: self.now.is_some(),
+            total,
+            cpu_nanocores: self.rate.nanocores,
+            window: self.rate.window,
+        }
+    }
+}
+
+impl Rate {
+    fn ask(&mut self, now: Timestamp, cpu_time: Duration) {
+        let Some((then, before)) = self.last else {
+            self.last = Some((now, cpu_time));
+            return;
+        };
+        let window = now.since(then);
+        if window < WINDOW_MIN {
+            return;
+        }
+        let used = cpu_time.saturating_sub(before).as_nanos();
+        let nanocores = used.saturating_mul(1_000_000_000) / window.as_nanos().max(1);
+        self.nanocores = u64::try_from(nanocores).unwrap_or(u64::MAX);
+        self.window = window;
+        self.last = Some((now, cpu_time));
+    }
+}
+
+/// Counters add up, peaks do not; what is held is the later one's.
+fn sum(before: Usage, now: Usage) -> Usage {
+    let fuel_used = match (before.fuel_used, now.fuel_used) {
+        (None, None) => None,
+        (a, b) => Some(a.unwrap_or(0).saturating_add(b.unwrap_or(0))),
+    };
+    Usage {
+        cpu_time: before.cpu_time.saturating_add(now.cpu_time),
+        throttled: before.throttled.saturating_add(now.throttled),
+        memory_bytes: now.memory_bytes,
+        memory_peak_bytes: before.memory_peak_bytes.max(now.memory_peak_bytes),
+        fuel_used,
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    fn at(ms: u64) -> Timestamp {
+        Timestamp::simulated(Duration::from_millis(ms))
+    }
+
+    #[test]
+    fn a_rate_is_measured_between_two_questions() {
+        let mut rate = Rate { last: Some((at(0), Duration::ZERO)), ..Rate::default() };
+        rate.ask(at(2000), Duration::from_millis(500));
+        assert_eq!((rate.nanocores, rate.window), (250_000_000, Duration::from_secs(2)));
+        rate.ask(at(2500), Duration::from_millis(900));
+        assert_eq!(rate.nanocores, 250_000_000, "too soon: the same answer");
+        rate.ask(at(4000), Duration::from_millis(2500));
+        assert_eq!(rate.nanocores, 1_000_000_000);
+    }
+
+    #[test]
+    fn counters_do_not_fall_when_a_run_ends() {
+        let run = |cpu_ms: u64, held: u64, peak: u64, fuel: Option<u64>| Usage {
+            cpu_time: Duration::from_millis(cpu_ms),
+            throttled: Duration::from_millis(1),
+            memory_bytes: held,
+            memory_peak_bytes: peak,
+            fuel_used: fuel,
+        };
+        let both = sum(run(10, 5, 50, None), run(20, 7, 30, Some(3)));
+        assert_eq!(both.cpu_time, Duration::from_millis(30));
+        assert_eq!(both.throttled, Duration::from_millis(2));
+        assert_eq!((both.memory_bytes, both.memory_peak_bytes, both.fuel_used), (7, 50, Some(3)));
+    }
+}

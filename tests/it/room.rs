@@ -1,0 +1,117 @@
+//! Room on the node: who is let in, who has to go, and what is seen of what everyone uses.
+
+use super::support::{Node, http_get_socket, is_ready, wait_for};
+
+fn pod(name: &str, image: &str, args: &str, resources: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  containers:\n  \
+         - {{name: c, image: '{image}:test', args: {args}, resources: {resources}}}\n"
+    )
+}
+
+fn sleeper(name: &str, resources: &str) -> String {
+    pod(name, "sleep", "['3600']", resources)
+}
+
+#[test]
+fn a_pod_that_asks_for_more_than_there_is_fails_with_the_kubelets_words() {
+    let node = Node::start_with("capacity: {cpu: '1', memory: 64Mi}\nreserved: {memory: 16Mi}\n");
+    node.load("sleep");
+    node.apply(&sleeper("first", "{requests: {cpu: 600m, memory: 32Mi}}"));
+    node.wait_ready("first");
+    node.apply(&sleeper("second", "{requests: {cpu: 600m}}"));
+    let second = node.wait_pod("second", "Failed", |pod| pod["status"]["phase"] == "Failed");
+    assert_eq!(second["status"]["reason"], "OutOfcpu");
+    let why = "Node didn't have enough resource: cpu, requested: 600, used: 600, capacity: 1000";
+    assert_eq!(second["status"]["message"], format!("Pod was rejected: {why}"));
+    let events = node.ok(&["get", "events"]);
+    assert!(events.contains("OutOfcpu") && events.contains(why), "{events}");
+    node.apply(&sleeper("third", "{requests: {memory: 16777217}}"));
+    let third = node.wait_pod("third", "Failed", |pod| pod["status"]["phase"] == "Failed");
+    assert_eq!(third["status"]["reason"], "OutOfmemory");
+    // What has ended takes no room, and a pod that is gone gives it back.
+    node.ok(&["delete", "pod", "first", "second"]);
+    node.wait_gone("first");
+    node.apply(&sleeper("fourth", "{requests: {cpu: '1', memory: 48Mi}}"));
+    node.wait_ready("fourth");
+}
+
+#[test]
+fn a_rejected_pod_stays_rejected_over_a_power_cut_and_one_that_ran_runs_again() {
+    let mut node = Node::start_with("capacity: {cpu: '1'}\n");
+    node.load("sleep");
+    node.apply(&sleeper("zfirst", "{requests: {cpu: 600m}}"));
+    node.wait_ready("zfirst");
+    node.apply(&sleeper("late", "{requests: {cpu: 600m}}"));
+    node.wait_pod("late", "Failed", |pod| pod["status"]["phase"] == "Failed");
+    // Restart counts and ends are written when convenient; an orderly end writes them for sure.
+    node.terminate();
+    node.boot();
+    node.wait_ready("zfirst");
+    let late = node.wait_pod("late", "Failed", |pod| pod["status"]["phase"] == "Failed");
+    assert_eq!(late["status"]["reason"], "OutOfcpu");
+}
+
+#[test]
+fn the_number_of_pods_is_a_limit_too() {
+    let node = Node::start_with("maxPods: 1\n");
+    node.load("sleep");
+    node.apply(&sleeper("only", "{}"));
+    node.wait_ready("only");
+    node.apply(&sleeper("more", "{}"));
+    let more = node.wait_pod("more", "Failed", |pod| pod["status"]["phase"] == "Failed");
+    assert_eq!(more["status"]["reason"], "OutOfpods");
+}
+
+const PLENTY: &str = "MemTotal: 1000000 kB\nMemAvailable: 900000 kB\n";
+const SHORT: &str = "MemTotal: 1000000 kB\nMemAvailable: 20000 kB\n";
+
+#[test]
+fn a_node_that_is_short_of_memory_evicts_who_takes_more_than_it_asked_for() {
+    let mut node = Node::prepare("procDir: DIR/proc\n");
+    std::fs::create_dir(node.path("proc")).unwrap();
+    std::fs::write(node.path("proc/meminfo"), PLENTY).unwrap();
+    node.boot();
+    node.load("sleep");
+    node.load("hog");
+    node.apply(&sleeper("modest", "{requests: {memory: 64Mi}}"));
+    node.apply(&pod("greedy", "hog", "['1', '20']", "{requests: {memory: 1Mi}}"));
+    node.wait_ready("modest");
+    node.wait_ready("greedy");
+    wait_for("the hog to hold its memory", || {
+        node.ok(&["logs", "greedy"]).contains("holding 20 MiB").then_some(())
+    });
+    std::fs::write(node.path("proc/meminfo"), SHORT).unwrap();
+    let greedy = node.wait_pod("greedy", "Evicted", |pod| pod["status"]["reason"] == "Evicted");
+    std::fs::write(node.path("proc/meminfo"), PLENTY).unwrap();
+    let message = greedy["status"]["message"].as_str().unwrap();
+    assert!(message.starts_with("The node was low on resource: memory. Threshold"), "{message}");
+    assert!(message.contains("Container c was using 2"), "{message}");
+    assert!(message.contains("request is 1024Ki, has larger consumption of memory."), "{message}");
+    assert!(is_ready(&node.wait_ready("modest")));
+    let nodes = node.ok(&["get", "nodes", "-o", "json"]);
+    assert!(nodes.contains("KubeletHasInsufficientMemory"), "{nodes}");
+    // An evicted pod stays to be looked at, and can be deleted.
+    node.ok(&["delete", "pod", "greedy"]);
+    node.wait_gone("greedy");
+}
+
+#[test]
+fn metrics_name_what_each_module_uses_as_cadvisor_does() {
+    let node = Node::start();
+    node.load("hog");
+    node.apply(&pod("busy", "hog", "['1', '8']", "{limits: {memory: 64Mi}}"));
+    node.wait_ready("busy");
+    let text = wait_for("eight megabytes", || {
+        let text = http_get_socket(&node.path("podling.sock"), "/metrics")?;
+        let is_ours = |l: &&str| l.starts_with("container_memory_working_set_bytes{");
+        let held = text.lines().find(is_ours)?.rsplit(' ').next()?.parse::<u64>().ok()?;
+        (held > 8 << 20).then_some(text)
+    });
+    let labels = "{namespace=\"default\",pod=\"busy\",container=\"c\"";
+    for name in ["container_cpu_usage_seconds_total", "container_memory_max_usage_bytes"] {
+        assert!(text.contains(&format!("{name}{labels}")), "{name}: {text}");
+    }
+    assert!(text.contains("podling_store_written_bytes_total "), "{text}");
+    assert!(text.ends_with("# EOF\n"), "{text}");
+}
