@@ -313,6 +313,10 @@ fn config(dir: &Path) -> Config {
         compile_command: None,
         guest_threads: None,
         host_path_allow_list: vec![],
+        capacity: podling::daemon::config::Amounts::default(),
+        reserved: podling::daemon::config::Amounts::default(),
+        max_pods: podling::limits::PODS_MAX,
+        proc_dir: "/proc".into(),
         node_labels: BTreeMap::new(),
     }
 }
