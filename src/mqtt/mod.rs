@@ -18,6 +18,7 @@
 
 pub mod cause;
 pub mod command;
+pub mod controller;
 pub mod envelope;
 pub mod index;
 pub mod intent;
@@ -30,3 +31,6 @@ pub mod topic;
 pub mod transport;
 pub mod trust;
 pub mod version;
+
+#[cfg(test)]
+pub(crate) mod kit;

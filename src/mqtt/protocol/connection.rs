@@ -370,7 +370,7 @@ impl Protocol {
     pub(super) fn clock(&mut self, synced: bool) {
         if self.clocks.synced != synced {
             self.clocks.synced = synced;
-            self.outbox.soon(Subject::Node);
+            self.outbox.force(Subject::Node);
         }
     }
 }

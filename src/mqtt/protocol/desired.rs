@@ -239,16 +239,15 @@ impl Protocol {
 
     /// Too many marks of deleted pods: the oldest are to become one floor.
     pub(super) fn bound_marks(&mut self) {
-        let mut marks: Vec<(Floor, PodKey)> = self
-            .pods
-            .iter()
-            .filter(|(_, pod)| pod.is_only_mark())
-            .map(|(key, pod)| (pod.floor(), key.clone()))
-            .collect();
-        let Some(excess) = marks.len().checked_sub(MARKS_MAX).filter(|n| *n > 0) else { return };
-        marks.sort();
-        let oldest = marks.into_iter().take(excess).map(|(floor, _)| floor).max();
+        let count = self.pods.values().filter(|pod| pod.is_only_mark()).count();
+        let Some(excess) = count.checked_sub(MARKS_MAX).filter(|n| *n > 0) else { return };
+        let marks = self.pods.values().filter(|pod| pod.is_only_mark());
+        let mut floors: Vec<Floor> = marks.map(super::Pod::floor).collect();
+        floors.sort_unstable();
+        let oldest = floors.into_iter().take(excess).max();
         self.node.want.floor = self.node.want.floor.max(oldest);
+        // Where it is high enough already, nothing is written, and nothing will call back.
+        self.floor_durable();
     }
 
     /// The floor is durable: the marks below it can go.

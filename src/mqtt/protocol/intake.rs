@@ -254,7 +254,6 @@ impl Protocol {
         self.outbox.soon(Subject::Pod(key.clone()));
         self.outbox.soon(Subject::Node);
         self.converge(key);
-        self.bound_marks();
     }
 
     fn refuse(

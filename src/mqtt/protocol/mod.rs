@@ -30,6 +30,9 @@ mod report;
 mod rollout;
 mod transfers;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
@@ -310,6 +313,7 @@ impl Protocol {
         }
         self.outbox.soon(outbox::Subject::Pod(key.clone()));
         self.converge(key);
+        self.bound_marks();
     }
 
     fn every_pod(&mut self) {

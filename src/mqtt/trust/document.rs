@@ -111,4 +111,20 @@ impl Document {
             Ok(_) | Err(_) => Err(Refusal::of(Reason::Invalid, causes)),
         }
     }
+
+    #[must_use]
+    pub fn tenant(&self) -> &str {
+        &self.tenant
+    }
+
+    /// Whether enough of the roots that it names have signed it.
+    ///
+    /// # Errors
+    /// How many have, and how many must.
+    pub fn check_own_roots(&self, envelope: &Envelope) -> Result<(), Refusal> {
+        self.keys.signed_by_roots(envelope).map_err(|refusal| Refusal {
+            message: format!("by the roots that it names itself: {}", refusal.message),
+            ..refusal
+        })
+    }
 }

@@ -195,10 +195,7 @@ impl Trust {
         }
         self.keys().signed_by_roots(envelope)?;
         let document = Document::read(envelope)?;
-        document.keys.signed_by_roots(envelope).map_err(|refusal| Refusal {
-            message: format!("by the roots that it names itself: {}", refusal.message),
-            ..refusal
-        })?;
+        document.check_own_roots(envelope)?;
         if document.tenant != tenant {
             let message = format!("it is for tenant {:?}", document.tenant);
             return Err(Refusal::new(Reason::WrongTarget, message));

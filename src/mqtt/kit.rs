@@ -1,0 +1,569 @@
+//! For tests of everything that speaks this protocol: keys, documents, and a node in miniature.
+//!
+//! [`Lab`] is the shell round one [`Protocol`]: a disk, a broker, a runtime that say yes until they are told otherwise.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(dead_code, reason = "a kit has more tools than each test uses")]
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::cause::Refusal;
+use super::command::{Arguments, Command, Reply, Task, Verb};
+use super::controller::{self, Message, SecretKey};
+use super::envelope::digest;
+use super::index::{Listed, NodeIndex};
+use super::intent::{
+    API_VERSION, Artifact, Manifest, PodIntent, Release, RolloutPolicy, time_text,
+};
+use super::protocol::{
+    Admission, Config, FetchFailure, Input, Instance, Output, PodPhase, PodReport, Protocol,
+    Publish, RecordName, Restored, Timing,
+};
+use super::status::{
+    Capabilities, Condition, ContainerStatus, NodeStatus, Online, PodStatus, Stage,
+};
+use super::topic::{Scope, Topics, Tree};
+use super::trust::{AnchorFile, Mode, Revoked, Trust, TrustDocument};
+use crate::clock::Timestamp;
+use crate::image::Digest;
+use crate::spec::PodKey;
+
+pub(crate) const TENANT: &str = "acme";
+pub(crate) const NODE: &str = "gw-17";
+
+/// 2026-11-21T07:00:00Z.
+pub(crate) const EPOCH_MS: i64 = 1_795_244_400_000;
+
+pub(crate) fn secret(n: u8) -> SecretKey {
+    SecretKey::from_seed(&[n; 32])
+}
+
+/// The key that may send pods and commands.
+pub(crate) fn controller_key() -> SecretKey {
+    secret(1)
+}
+
+/// The key that may change trust.
+pub(crate) fn root_key() -> SecretKey {
+    secret(9)
+}
+
+pub(crate) fn key_yaml(key: &SecretKey, roles: &str) -> String {
+    format!("  - {{name: k, publicKey: \"{}\", roles: [{roles}]}}\n", key.public_text())
+}
+
+pub(crate) fn anchor(keys: &str, threshold: usize) -> AnchorFile {
+    let text = format!(
+        "apiVersion: {API_VERSION}\nkind: TrustAnchor\nthreshold: {threshold}\nkeys:\n{keys}"
+    );
+    AnchorFile { path: "trust.yaml".into(), text: text.into_bytes() }
+}
+
+pub(crate) fn trust(mode: Mode) -> Trust {
+    let keys = key_yaml(&controller_key(), "intent, command") + &key_yaml(&root_key(), "root");
+    Trust::new(mode, &[anchor(&keys, 1)]).unwrap()
+}
+
+pub(crate) fn tree() -> Tree {
+    Tree::new("pods/v1", TENANT).unwrap()
+}
+
+pub(crate) fn config() -> Config {
+    Config {
+        topics: Topics::new("pods/v1", TENANT, NODE).unwrap(),
+        groups: vec!["line-a".into(), "all".into()],
+        labels: BTreeMap::from([("site".to_owned(), "north".to_owned())]),
+        trust: trust(Mode::Require),
+        verbs: BTreeSet::from(Verb::DEFAULT),
+        capabilities: Capabilities::default(),
+        boot: "boot-1".to_owned(),
+        version: "0.1.0".to_owned(),
+        built_ms: EPOCH_MS - 1_000_000,
+        safe_mode: false,
+        timing: Timing::default(),
+    }
+}
+
+pub(crate) fn pod_key(name: &str) -> PodKey {
+    PodKey::new("default", name)
+}
+
+/// An intent for this node, without artifacts.
+pub(crate) fn intent(name: &str, generation: u64) -> PodIntent {
+    PodIntent {
+        api_version: API_VERSION.to_owned(),
+        kind: "PodIntent".to_owned(),
+        tenant: TENANT.to_owned(),
+        node: Some(NODE.to_owned()),
+        group: None,
+        namespace: "default".to_owned(),
+        name: name.to_owned(),
+        epoch: 1,
+        generation,
+        uid: "uid-1".to_owned(),
+        issued_at: time_text(EPOCH_MS + i64::try_from(generation).unwrap() * 1000),
+        index_revision: 0,
+        deleted: false,
+        node_selector: BTreeMap::new(),
+        rollout: RolloutPolicy::default(),
+        artifacts: vec![],
+        secrets: vec![],
+        manifest: Some(Manifest::Text(format!("pod {name}, generation {generation}"))),
+    }
+}
+
+pub(crate) fn for_group(group: &str, intent: PodIntent) -> PodIntent {
+    PodIntent { node: None, group: Some(group.to_owned()), ..intent }
+}
+
+pub(crate) fn with_artifact(content: &str, mut intent: PodIntent) -> PodIntent {
+    intent.artifacts.push(Artifact {
+        image: content.to_owned(),
+        digest: digest(content.as_bytes()),
+        size: 1000,
+        media_type: "application/wasm".to_owned(),
+        sources: vec!["mqtt:".to_owned()],
+    });
+    intent
+}
+
+pub(crate) fn tombstone(name: &str, generation: u64) -> PodIntent {
+    controller::tombstone(&intent(name, generation - 1), &intent(name, generation).issued_at)
+}
+
+pub(crate) fn signed(intent: &PodIntent) -> Message {
+    controller::intent(&tree(), intent, &[&controller_key()]).unwrap()
+}
+
+pub(crate) fn index(revision: u64, pods: &[&Message]) -> Message {
+    let listed = |message: &&Message| {
+        let envelope =
+            super::envelope::Envelope::open(&message.payload, super::envelope::PayloadType::Intent);
+        let release = Release::read(&envelope.unwrap().payload, "").unwrap();
+        Listed {
+            namespace: release.key.namespace.to_string(),
+            name: release.key.name.to_string(),
+            generation: release.revision.version.generation,
+            digest: message.digest,
+        }
+    };
+    let index = NodeIndex {
+        api_version: API_VERSION.to_owned(),
+        kind: "NodeIndex".to_owned(),
+        tenant: TENANT.to_owned(),
+        node: NODE.to_owned(),
+        epoch: 1,
+        revision,
+        issued_at: time_text(EPOCH_MS),
+        pods: pods.iter().map(listed).collect(),
+    };
+    controller::index(&tree(), &index, &[&controller_key()]).unwrap()
+}
+
+/// A trust document: these keys with their roles, signed by these roots.
+pub(crate) fn trust_document(
+    version: u64,
+    epoch: u64,
+    keys: &[(&SecretKey, &str)],
+    revoked: Vec<Revoked>,
+    roots: &[&SecretKey],
+) -> Message {
+    let keys: String = keys.iter().map(|(key, roles)| key_yaml(key, roles)).collect();
+    let document = TrustDocument {
+        api_version: API_VERSION.to_owned(),
+        kind: "TrustDocument".to_owned(),
+        tenant: TENANT.to_owned(),
+        version,
+        epoch,
+        issued_at: time_text(EPOCH_MS),
+        threshold: 1,
+        keys: serde_yaml::from_str(&keys).unwrap(),
+        revoked,
+    };
+    controller::trust(&tree(), &document, roots).unwrap()
+}
+
+pub(crate) fn command(verb: Verb, id: &str, conn: u64, arguments: Arguments) -> Command {
+    Command {
+        api_version: API_VERSION.to_owned(),
+        kind: "Command".to_owned(),
+        tenant: TENANT.to_owned(),
+        node: NODE.to_owned(),
+        id: id.to_owned(),
+        verb,
+        conn,
+        issued_at: time_text(EPOCH_MS),
+        expires_at: None,
+        arguments,
+    }
+}
+
+pub(crate) fn ready() -> PodReport {
+    PodReport { phase: PodPhase::Running, ready: true, started: true, ..PodReport::default() }
+}
+
+pub(crate) fn running() -> PodReport {
+    PodReport { ready: false, ..ready() }
+}
+
+pub(crate) fn crashed(times: u32) -> PodReport {
+    let container =
+        ContainerStatus { name: "c".to_owned(), restarts: times, ..ContainerStatus::default() };
+    PodReport { containers: vec![container], message: "trap".to_owned(), ..running() }
+}
+
+/// See the header.
+#[derive(Debug)]
+pub(crate) struct Lab {
+    pub(crate) now: Timestamp,
+    pub(crate) config: Config,
+    pub(crate) protocol: Protocol,
+    pub(crate) disk: BTreeMap<RecordName, Bytes>,
+    /// What the disk says to writes; removals always work.
+    pub(crate) disk_error: Option<String>,
+    /// Writes that were made durable.
+    pub(crate) writes: Vec<RecordName>,
+    /// What the reconciler says to a pod's next documents.
+    pub(crate) refusals: BTreeMap<PodKey, Refusal>,
+    pub(crate) images: BTreeSet<Digest>,
+    /// Transfers that are under way: they end when a test says so.
+    pub(crate) fetching: BTreeMap<Digest, Vec<String>>,
+    pub(crate) runs: BTreeMap<PodKey, (Instance, Arc<Release>)>,
+    /// Whether each was to be made anew.
+    pub(crate) recreated: Vec<bool>,
+    /// What stands at the broker.
+    pub(crate) broker: BTreeMap<String, Bytes>,
+    pub(crate) sent: Vec<Publish>,
+    pub(crate) subscribed: Vec<Vec<String>>,
+    pub(crate) events: Vec<(String, String)>,
+    pub(crate) commands: Vec<(String, Task)>,
+    pub(crate) aborted: Vec<String>,
+    pub(crate) will: Option<(u64, Publish)>,
+    pub(crate) connected: bool,
+    pub(crate) disconnects: usize,
+    wake_at: Option<Timestamp>,
+    boots: u32,
+}
+
+impl Lab {
+    /// A node that has just been switched on for the first time; not connected.
+    pub(crate) fn new() -> Self {
+        Self::with(config())
+    }
+
+    pub(crate) fn with(config: Config) -> Self {
+        let now = Timestamp::new(Duration::from_secs(1), EPOCH_MS);
+        let (protocol, outputs) = Protocol::new(now, config.clone(), Restored::default());
+        let mut lab = Self {
+            now,
+            config,
+            protocol,
+            disk: BTreeMap::new(),
+            disk_error: None,
+            writes: vec![],
+            refusals: BTreeMap::new(),
+            images: BTreeSet::new(),
+            fetching: BTreeMap::new(),
+            runs: BTreeMap::new(),
+            recreated: vec![],
+            broker: BTreeMap::new(),
+            sent: vec![],
+            subscribed: vec![],
+            events: vec![],
+            commands: vec![],
+            aborted: vec![],
+            will: None,
+            connected: false,
+            disconnects: 0,
+            wake_at: None,
+            boots: 1,
+        };
+        lab.perform(outputs);
+        lab
+    }
+
+    /// Connected, subscribed, birth published.
+    pub(crate) fn online() -> Self {
+        let mut lab = Self::new();
+        lab.connect();
+        lab
+    }
+
+    /// The power goes, and comes back. What was not durable is gone; so is everything that ran.
+    pub(crate) fn restart(&mut self) {
+        self.boots += 1;
+        self.config.boot = format!("boot-{}", self.boots);
+        (self.connected, self.wake_at, self.will) = (false, None, None);
+        self.fetching.clear();
+        self.runs.clear();
+        self.now = self.now.plus(Duration::from_secs(5));
+        let records = self.disk.iter().map(|(name, bytes)| (name.clone(), bytes.clone())).collect();
+        let restored = Restored { records, present: self.images.clone() };
+        let (protocol, outputs) = Protocol::new(self.now, self.config.clone(), restored);
+        self.protocol = protocol;
+        self.perform(outputs);
+    }
+
+    pub(crate) fn input(&mut self, input: Input) {
+        let outputs = self.protocol.step(self.now, input);
+        self.perform(outputs);
+    }
+
+    pub(crate) fn perform(&mut self, outputs: Vec<Output>) {
+        let mut queue: VecDeque<Output> = outputs.into();
+        while let Some(output) = queue.pop_front() {
+            for input in self.perform_one(output) {
+                queue.extend(self.protocol.step(self.now, input));
+            }
+        }
+    }
+
+    fn perform_one(&mut self, output: Output) -> Vec<Input> {
+        match output {
+            Output::Connect { conn, will } => {
+                self.will = Some((conn, will));
+                vec![]
+            }
+            Output::Subscribe { filters } => {
+                self.subscribed.push(filters);
+                vec![]
+            }
+            Output::Publish(publish) => {
+                if publish.retain && publish.payload.is_empty() {
+                    self.broker.remove(&publish.topic);
+                } else if publish.retain {
+                    self.broker.insert(publish.topic.clone(), publish.payload.clone());
+                }
+                self.sent.push(publish);
+                vec![]
+            }
+            Output::Disconnect => {
+                self.disconnects += 1;
+                self.connected = false;
+                vec![]
+            }
+            Output::Persist { ticket, record, content } => {
+                let result = match (content, self.disk_error.clone()) {
+                    (Some(_), Some(error)) => Err(error),
+                    (Some(content), None) => {
+                        self.disk.insert(record.clone(), content);
+                        self.writes.push(record);
+                        Ok(())
+                    }
+                    (None, _) => {
+                        self.disk.remove(&record);
+                        self.writes.push(record);
+                        Ok(())
+                    }
+                };
+                vec![Input::Persisted { ticket, result }]
+            }
+            Output::Admit { ticket, release } => {
+                let present =
+                    release.digests().into_iter().filter(|d| self.images.contains(d)).collect();
+                let result = match self.refusals.get(&release.key) {
+                    Some(refusal) => Err(refusal.clone()),
+                    None => Ok(Admission { warnings: vec![], present }),
+                };
+                vec![Input::Admitted { ticket, result }]
+            }
+            Output::Apply { instance, release, recreate } => {
+                self.recreated.push(recreate);
+                self.runs.insert(release.key.clone(), (instance, release));
+                vec![]
+            }
+            Output::Remove { key, instance } => {
+                assert_eq!(self.runs.remove(&key).map(|(i, _)| i), Some(instance));
+                vec![]
+            }
+            Output::Fetch { digest, sources, .. } => {
+                if self.images.contains(&digest) {
+                    return vec![Input::Fetched { digest, result: Ok(()) }];
+                }
+                assert!(self.fetching.insert(digest, sources).is_none(), "{digest} fetched twice");
+                vec![]
+            }
+            Output::CancelFetch { digest } => {
+                assert!(self.fetching.remove(&digest).is_some(), "{digest} was not fetched");
+                vec![]
+            }
+            Output::Run { id, task } => {
+                self.commands.push((id, task));
+                vec![]
+            }
+            Output::Abort { id } => {
+                self.aborted.push(id);
+                vec![]
+            }
+            Output::Event { reason, message, .. } => {
+                self.events.push((reason.to_owned(), message));
+                vec![]
+            }
+            Output::WakeAt(at) => {
+                self.wake_at = at;
+                vec![]
+            }
+        }
+    }
+
+    /// Time passes; the timer rings whenever it was set.
+    pub(crate) fn advance(&mut self, by: Duration) {
+        let end = self.now.plus(by);
+        let mut rings = 0;
+        while let Some(at) = self.wake_at.filter(|at| *at <= end) {
+            self.now = self.now.max(at);
+            self.wake_at = None;
+            self.input(Input::Tick);
+            rings += 1;
+            assert!(rings < 10_000, "the timer never rests");
+        }
+        self.now = end;
+        self.input(Input::Tick);
+    }
+
+    pub(crate) fn seconds(&mut self, seconds: u64) {
+        self.advance(Duration::from_secs(seconds));
+    }
+
+    pub(crate) fn conn(&self) -> u64 {
+        self.will.as_ref().unwrap().0
+    }
+
+    pub(crate) fn connect(&mut self) {
+        self.input(Input::Dial);
+        assert!(self.will.is_some(), "no Connect after Dial");
+        self.connected = true;
+        let before = self.subscribed.len();
+        self.input(Input::Connected);
+        self.grant(before);
+    }
+
+    /// Grants what was asked for since, and delivers what is retained.
+    pub(crate) fn grant(&mut self, from: usize) {
+        for filters in self.subscribed.split_off(from) {
+            let results = filters.iter().map(|f| (f.clone(), Ok(()))).collect();
+            self.subscribed.push(filters);
+            self.input(Input::Subscribed { results });
+            self.deliver_retained();
+        }
+    }
+
+    pub(crate) fn deliver_retained(&mut self) {
+        for (topic, payload) in self.broker.clone() {
+            if self.config.topics.read(&topic).is_some() {
+                self.input(Input::Message { topic, payload, retained: true });
+            }
+        }
+    }
+
+    pub(crate) fn disconnect(&mut self) {
+        self.connected = false;
+        self.will = None;
+        self.input(Input::Disconnected { why: "cut".to_owned(), taken_over: false });
+    }
+
+    /// The broker takes a message, and passes it on if the node is there.
+    pub(crate) fn publish(&mut self, message: &Message) {
+        let payload = Bytes::from(message.payload.clone());
+        if message.retain {
+            self.broker.insert(message.topic.clone(), payload.clone());
+        }
+        if self.connected {
+            self.input(Input::Message { topic: message.topic.clone(), payload, retained: false });
+        }
+    }
+
+    pub(crate) fn send(&mut self, intent: &PodIntent) -> Message {
+        let message = signed(intent);
+        self.publish(&message);
+        message
+    }
+
+    pub(crate) fn report(&mut self, name: &str, report: PodReport) {
+        let (instance, _) = self.runs[&pod_key(name)].clone();
+        self.input(Input::Pod { instance, report });
+    }
+
+    /// The pod becomes ready and stays so long enough to be called good.
+    pub(crate) fn make_good(&mut self, name: &str) {
+        self.report(name, ready());
+        self.seconds(11);
+        assert_eq!(self.stage(name), Some(Stage::Committed));
+    }
+
+    pub(crate) fn fetched(&mut self, content: &str) {
+        let digest = digest(content.as_bytes());
+        assert!(self.fetching.remove(&digest).is_some(), "{content} is not being fetched");
+        self.images.insert(digest);
+        self.input(Input::Fetched { digest, result: Ok(()) });
+    }
+
+    pub(crate) fn not_fetched(&mut self, content: &str, transient: bool) {
+        let digest = digest(content.as_bytes());
+        assert!(self.fetching.remove(&digest).is_some(), "{content} is not being fetched");
+        let (reason, message) = ("NotFound".to_owned(), "404".to_owned());
+        let failure = FetchFailure { reason, message, transient };
+        self.input(Input::Fetched { digest, result: Err(failure) });
+    }
+
+    /// The pod's status as it stands at the broker.
+    pub(crate) fn status(&self, name: &str) -> PodStatus {
+        let topic = self.config.topics.pod_status(&pod_key(name)).unwrap();
+        let payload = self.broker.get(&topic).unwrap_or_else(|| panic!("no status of {name}"));
+        serde_json::from_slice(payload).unwrap()
+    }
+
+    pub(crate) fn node_status(&self) -> NodeStatus {
+        serde_json::from_slice(&self.broker[&self.config.topics.node_status()]).unwrap()
+    }
+
+    pub(crate) fn online_message(&self) -> Online {
+        serde_json::from_slice(&self.broker[&self.config.topics.online()]).unwrap()
+    }
+
+    pub(crate) fn node_condition(&self, kind: &str) -> Option<Condition> {
+        self.node_status().conditions.into_iter().find(|c| c.kind == kind)
+    }
+
+    /// Lets what is coalesced out.
+    pub(crate) fn settle(&mut self) {
+        self.seconds(2);
+    }
+
+    pub(crate) fn stage(&mut self, name: &str) -> Option<Stage> {
+        self.settle();
+        self.status(name).rollout.map(|rollout| rollout.stage)
+    }
+
+    /// Generation that was accepted for the node, and the reason of the last refusal.
+    pub(crate) fn verdict(&mut self, name: &str) -> (Option<u64>, Option<&'static str>) {
+        self.settle();
+        let status = self.status(name);
+        let node = status.documents.iter().find(|d| d.scope == Scope::Node);
+        let accepted = node.and_then(|d| d.accepted.as_ref());
+        let refused = node.and_then(|d| d.refused.as_ref());
+        (accepted.map(|a| a.revision.version.generation), refused.map(|r| r.reason.as_str()))
+    }
+
+    /// Generation that runs.
+    pub(crate) fn runs(&self, name: &str) -> Option<u64> {
+        self.runs.get(&pod_key(name)).map(|(_, r)| r.revision.version.generation)
+    }
+
+    pub(crate) fn replies(&self) -> Vec<Reply> {
+        let is_reply = |p: &&Publish| p.topic.contains("/res/");
+        self.sent
+            .iter()
+            .filter(is_reply)
+            .map(|p| serde_json::from_slice(&p.payload).unwrap())
+            .collect()
+    }
+
+    pub(crate) fn happened(&self, reason: &str) -> usize {
+        self.events.iter().filter(|(r, _)| r == reason).count()
+    }
+}

@@ -1,0 +1,237 @@
+use std::time::Duration;
+
+use crate::mqtt::kit::*;
+use crate::mqtt::protocol::{Input, RecordName};
+
+fn online_message(lab: &Lab, online: bool, conn: u64, boot: &str) -> Input {
+    let text = format!(
+        "{{\"apiVersion\":\"podling.dev/v1\",\"kind\":\"Online\",\"online\":{online},\"conn\":{conn},\"boot\":\"{boot}\",\
+         \"protocol\":1,\"version\":\"0.1.0\"}}"
+    );
+    let topic = lab.config.topics.online();
+    Input::Message { topic, payload: text.into_bytes().into(), retained: true }
+}
+
+#[test]
+fn a_connection_is_counted_before_it_is_made() {
+    let mut lab = Lab::new();
+    lab.input(Input::Dial);
+    let (conn, will) = lab.will.clone().unwrap();
+    assert_eq!(conn, 1);
+    assert!(lab.disk.contains_key(&RecordName::Node), "a number that is used is on disk");
+    assert!(will.retain && will.payload.ends_with(b"\"version\":\"0.1.0\"}"));
+    let written = lab.writes.len();
+    for n in 2..100 {
+        lab.input(Input::Disconnected { why: "cut".into(), taken_over: false });
+        lab.input(Input::Dial);
+        assert_eq!(lab.conn(), n);
+    }
+    assert_eq!(lab.writes.len(), written, "a reconnection costs no flash");
+    lab.restart();
+    lab.input(Input::Dial);
+    assert!(lab.conn() > 99, "after a power cut the count goes on");
+}
+
+#[test]
+fn a_broken_disk_keeps_no_node_offline() {
+    let mut lab = Lab::new();
+    lab.disk_error = Some("read-only file system".into());
+    lab.connect();
+    assert!(lab.online_message().online);
+    assert_eq!(lab.node_condition("Durable").unwrap().status, "False");
+}
+
+#[test]
+fn the_birth_comes_after_the_subscription_and_then_everything_is_said() {
+    let mut lab = Lab::online();
+    lab.send(&intent("web", 1));
+    lab.send(&intent("db", 1));
+    lab.settle();
+    for _ in 0..3 {
+        lab.disconnect();
+        lab.sent.clear();
+        lab.connect();
+        let topics: Vec<&str> = lab.sent.iter().map(|p| p.topic.as_str()).collect();
+        assert_eq!(topics[0], "pods/v1/acme/s/gw-17/online");
+        for subject in ["node", "pod/default/web", "pod/default/db"] {
+            let topic = format!("pods/v1/acme/s/gw-17/{subject}");
+            assert!(topics.contains(&topic.as_str()), "{subject} is not said: {topics:?}");
+        }
+    }
+}
+
+#[test]
+fn it_subscribes_to_its_own_and_its_groups_and_no_more_than_brokers_allow() {
+    let lab = Lab::online();
+    assert_eq!(
+        lab.subscribed[0],
+        [
+            "pods/v1/acme/trust",
+            "pods/v1/acme/n/gw-17/#",
+            "pods/v1/acme/s/gw-17/online",
+            "pods/v1/acme/g/line-a/#",
+            "pods/v1/acme/g/all/#"
+        ]
+    );
+    const { assert!(3 + crate::mqtt::topic::GROUPS_MAX <= 10) };
+}
+
+#[test]
+fn a_refused_subscription_is_shown_and_tried_again() {
+    let mut lab = Lab::new();
+    lab.input(Input::Dial);
+    lab.input(Input::Connected);
+    let refuse = |filter: &String| (filter.clone(), Err("NotAuthorized".to_owned()));
+    let results = lab.subscribed[0].iter().map(refuse).collect();
+    lab.input(Input::Subscribed { results });
+    let condition = lab.node_condition("Subscribed").unwrap();
+    assert_eq!((condition.status.as_str(), condition.reason.as_str()), ("False", "Refused"));
+    assert!(condition.message.contains("n/gw-17/#: NotAuthorized"));
+    let before = lab.subscribed.len();
+    lab.seconds(301);
+    lab.grant(before);
+    lab.settle();
+    assert_eq!(lab.node_condition("Subscribed").unwrap().status, "True");
+}
+
+#[test]
+fn a_broker_that_does_not_answer_is_left() {
+    let mut lab = Lab::new();
+    lab.input(Input::Dial);
+    lab.input(Input::Connected);
+    lab.seconds(31);
+    assert_eq!(lab.disconnects, 1);
+}
+
+#[test]
+fn an_old_will_is_answered_with_the_birth() {
+    let mut lab = Lab::online();
+    let births = |lab: &Lab| lab.sent.iter().filter(|p| p.topic.ends_with("/online")).count();
+    let before = births(&lab);
+    let conn = lab.conn();
+    lab.input(online_message(&lab, true, conn, "boot-1"));
+    assert_eq!(births(&lab), before, "its own birth comes back, and is none");
+    lab.input(online_message(&lab, false, conn - 1, "boot-0"));
+    assert_eq!(births(&lab), before + 1);
+    // Somebody who does it again and again is another client.
+    for _ in 0..50 {
+        lab.input(online_message(&lab, false, conn - 1, "boot-0"));
+    }
+    assert!(births(&lab) <= before + 3);
+    lab.settle();
+    assert_eq!(lab.node_condition("Unique").unwrap().reason, "DuplicateIdentity");
+}
+
+#[test]
+fn a_node_that_lost_its_disk_goes_on_above_its_old_number() {
+    let mut lab = Lab::online();
+    lab.input(online_message(&lab, false, 70_000, "boot-0"));
+    assert_eq!(lab.disconnects, 1, "the will must have the higher number too");
+    lab.input(Input::Disconnected { why: "on purpose".into(), taken_over: false });
+    lab.connect();
+    assert_eq!(lab.conn(), 70_001);
+    assert_eq!(lab.online_message().conn, 70_001);
+    lab.restart();
+    lab.input(Input::Dial);
+    assert!(lab.conn() > 70_001);
+}
+
+#[test]
+fn a_number_that_is_rubbish_is_not_followed() {
+    let mut lab = Lab::online();
+    lab.input(online_message(&lab, false, u64::MAX, "boot-0"));
+    assert_eq!((lab.disconnects, lab.conn()), (0, 1));
+    assert_eq!(lab.online_message().conn, 1);
+}
+
+#[test]
+fn goodbye_is_said_once_and_nothing_after_it() {
+    let mut lab = Lab::online();
+    lab.send(&intent("web", 1));
+    lab.input(Input::Stop);
+    assert!(!lab.online_message().online);
+    assert_eq!(lab.disconnects, 1);
+    lab.sent.clear();
+    lab.connected = false;
+    lab.report("web", ready());
+    lab.seconds(3600);
+    lab.input(Input::Dial);
+    assert_eq!(lab.sent, []);
+}
+
+#[test]
+fn news_of_one_subject_are_a_second_apart() {
+    let mut lab = Lab::online();
+    lab.send(&intent("web", 1));
+    lab.settle();
+    lab.sent.clear();
+    for n in 0..100 {
+        lab.report("web", crashed(n % 5));
+        lab.advance(Duration::from_millis(50));
+    }
+    let of_pod = lab.sent.iter().filter(|p| p.topic.ends_with("/web")).count();
+    assert!((4..=7).contains(&of_pod), "{of_pod} in five seconds");
+    lab.settle();
+    assert_eq!(lab.status("web").containers[0].restarts, 4, "the last value wins");
+}
+
+#[test]
+fn an_idle_node_says_only_that_it_lives() {
+    let mut lab = Lab::online();
+    lab.send(&intent("web", 1));
+    lab.make_good("web");
+    lab.seconds(60);
+    let writes = lab.writes.len();
+    lab.sent.clear();
+    lab.seconds(4 * 3600);
+    let node = lab.config.topics.node_status();
+    assert!(lab.sent.iter().all(|p| p.topic == node), "{:?}", lab.sent);
+    assert_eq!(lab.sent.len(), 16, "one each quarter of an hour");
+    assert_eq!(lab.writes.len(), writes, "nothing is written");
+}
+
+#[test]
+fn a_lost_message_is_asked_for_again() {
+    let mut lab = Lab::online();
+    lab.connected = false;
+    lab.send(&intent("web", 1));
+    lab.seconds(10);
+    let before = lab.subscribed.len();
+    lab.input(Input::Missed);
+    lab.input(Input::Missed);
+    assert_eq!(lab.subscribed.len(), before + 1, "not for each");
+    lab.grant(before);
+    assert_eq!(lab.runs("web"), Some(1));
+}
+
+#[test]
+fn a_clock_that_cannot_be_right_is_not_shown() {
+    let mut lab = Lab::new();
+    lab.now = crate::clock::Timestamp::new(lab.now.mono(), 0);
+    lab.connect();
+    let stamp = lab.node_status().stamp;
+    assert_eq!((stamp.time, stamp.time_synced), (None, false));
+    lab.now = crate::clock::Timestamp::new(lab.now.mono(), EPOCH_MS);
+    lab.input(Input::Clock { synced: true });
+    lab.now = crate::clock::Timestamp::new(lab.now.mono() + Duration::from_secs(2), EPOCH_MS);
+    lab.input(Input::Tick);
+    let stamp = lab.node_status().stamp;
+    assert_eq!(stamp.time.as_deref(), Some("2026-11-21T07:00:00Z"));
+    assert!(stamp.time_synced);
+}
+
+#[test]
+fn a_jump_of_the_wall_clock_moves_no_deadline() {
+    let mut lab = Lab::online();
+    lab.send(&intent("web", 1));
+    lab.report("web", running());
+    let jumped = EPOCH_MS + 20 * 365 * 24 * 3_600_000;
+    lab.now = crate::clock::Timestamp::new(lab.now.mono(), jumped);
+    lab.input(Input::Tick);
+    assert_eq!(lab.stage("web"), Some(crate::mqtt::status::Stage::Probing));
+    lab.now = crate::clock::Timestamp::new(lab.now.mono(), -jumped);
+    lab.seconds(290);
+    assert_eq!(lab.stage("web"), Some(crate::mqtt::status::Stage::Probing));
+    lab.seconds(10);
+    assert_eq!(lab.stage("web"), Some(crate::mqtt::status::Stage::Failed));
+}

@@ -1,0 +1,12 @@
+//! The core against a node in miniature (`kit::Lab`), sentence by sentence; `histories` drives it at random.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod accepting;
+mod commands;
+mod connecting;
+mod deleting;
+mod histories;
+mod rolling;
+mod storing;
+mod trusting;
