@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use podling::net::{NetConfig, PodNet};
 use podling::runtime::{
-    Artifact, CompileMode, LogSink, ModuleFile, Network, PodAccount, Run, RunControl, RunHandle,
-    RunLimits, Runtime, RuntimeConfig, Stdin, Stream,
+    Artifact, CompileMode, HttpLimits, LogSink, ModuleFile, Network, PodAccount, Run, RunControl,
+    RunHandle, RunLimits, Runtime, RuntimeConfig, Stdin, Stream,
 };
 use podling::spec::{Exit, StopSignal};
 use sha2::{Digest as _, Sha256};
@@ -119,6 +119,8 @@ impl Host {
             working_dir: None,
             mounts: vec![],
             limits: plan.limits,
+            http: HttpLimits::default(),
+            tcp_ports: Vec::new(),
             pod: PodAccount::unlimited(),
             charge_to: None,
             network: plan.net.map_or(Network::None, |(net, member)| Network::Pod {

@@ -18,9 +18,10 @@ use crate::pod::logs::LogRing;
 use crate::pod::objects::BoardObjects;
 use crate::pod::sandbox::Sandbox;
 use crate::runtime::{
-    Artifact, GuestMount, LogSink, ModuleFile, Run, RunControl, RunHandle, RunLimits, Stdin,
+    Artifact, GuestMount, HttpLimits, LogSink, ModuleFile, Run, RunControl, RunHandle, RunLimits,
+    Stdin,
 };
-use crate::spec::{Container, Exit, Pod, TerminationMessagePolicy};
+use crate::spec::{Container, Exit, Pod, Protocol, TerminationMessagePolicy};
 use crate::volume::RunMounts;
 
 /// Log tail that stands in for an empty termination message (`MaxContainerTerminationMessageLogLines/LogLength`).
@@ -177,6 +178,8 @@ impl Ingredients {
                 fuel: limits.fuel,
                 fuel_per_second: limits.fuel_per_second,
             },
+            http: HttpLimits::default(),
+            tcp_ports: tcp_ports(container),
             pod: self.sandbox.account().clone(),
             charge_to,
             network: self.sandbox.network(container.name.as_str()),
@@ -215,6 +218,12 @@ impl Ingredients {
         }
         String::new()
     }
+}
+
+/// The TCP ports that a container declares, in the manifest's order.
+fn tcp_ports(container: &Container) -> Vec<u16> {
+    let tcp = container.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
+    tcp.map(|port| port.container_port).collect()
 }
 
 /// Cuts a message at the bound, at a character's edge.

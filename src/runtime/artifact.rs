@@ -1,6 +1,6 @@
 //! A module that is ready to run: compiled, mapped, its imports resolved.
 //!
-//! Owns: loading compiled code, and what makes a module a command that we can run. Is not: compiling, or where the file comes from.
+//! Owns: loading compiled code, and what makes a module a command that we can run or a handler that we can serve. Is not: compiling, or where the file comes from.
 //!
 //! Clones share everything: a hundred pods of one module map its code once. This is the only file of the runtime that may call
 //! unsafe functions.
@@ -13,6 +13,8 @@ use std::sync::Arc;
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Store};
 use wasmtime_wasi::{I32Exit, p2, p3};
+use wasmtime_wasi_http::handler::ProxyPre;
+use wasmtime_wasi_http::{p2 as http2, p3 as http3};
 
 use super::guest::Guest;
 use super::linkers::{Linkers, offers};
@@ -27,6 +29,10 @@ pub enum ModuleKind {
     ComponentP2,
     /// A component with `wasi:cli/run@0.3`.
     ComponentP3,
+    /// A component with `wasi:http/incoming-handler@0.2`.
+    HandlerP2,
+    /// A component with `wasi:http/handler@0.3`.
+    HandlerP3,
 }
 
 /// An engine with its linkers, for one profile.
@@ -52,7 +58,7 @@ pub struct Artifact(pub(crate) Arc<Loaded>);
 pub(crate) struct Loaded {
     pub(crate) sha256: [u8; 32],
     pub(crate) profile: Arc<Profile>,
-    pub(crate) command: Command,
+    pub(crate) work: Work,
 }
 
 impl Artifact {
@@ -64,10 +70,12 @@ impl Artifact {
 
     #[must_use]
     pub fn kind(&self) -> ModuleKind {
-        match &self.0.command {
-            Command::Core(_) => ModuleKind::CoreP1,
-            Command::P2(_) => ModuleKind::ComponentP2,
-            Command::P3(_) => ModuleKind::ComponentP3,
+        match &self.0.work {
+            Work::Command(Command::Core(_)) => ModuleKind::CoreP1,
+            Work::Command(Command::P2(_)) => ModuleKind::ComponentP2,
+            Work::Command(Command::P3(_)) => ModuleKind::ComponentP3,
+            Work::Handler(ProxyPre::P2(_)) => ModuleKind::HandlerP2,
+            Work::Handler(ProxyPre::P3(_)) => ModuleKind::HandlerP3,
         }
     }
 
@@ -111,24 +119,24 @@ pub(crate) fn load(
 ) -> Result<Artifact, LoadError> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let unusable = |error: wasmtime::Error| LoadError::Unusable(format!("{error:#}"));
-    let command = match Engine::detect_precompiled_file(&path).map_err(unusable)? {
+    let work = match Engine::detect_precompiled_file(&path).map_err(unusable)? {
         Some(wasmtime::Precompiled::Module) => {
             #[allow(unsafe_code, reason = "mapping code that this program made")]
             // SAFETY: the file was written by our own compile child and its contents were verified against their hash; it
             // lies in a directory that only this user can write to, is opened by descriptor, and is never written in
             // place. wasmtime itself compares version and settings.
             let module = unsafe { Module::deserialize_file(&profile.engine, &path) };
-            core_command(profile, &module.map_err(unusable)?)?
+            Work::Command(core_command(profile, &module.map_err(unusable)?)?)
         }
         Some(wasmtime::Precompiled::Component) => {
             #[allow(unsafe_code, reason = "mapping code that this program made")]
             // SAFETY: as above.
             let component = unsafe { Component::deserialize_file(&profile.engine, &path) };
-            component_command(profile, &component.map_err(unusable)?)?
+            component_work(profile, &component.map_err(unusable)?)?
         }
         None => return Err(LoadError::Unusable("not compiled code".to_owned())),
     };
-    Ok(Artifact(Arc::new(Loaded { sha256, profile: Arc::clone(profile), command })))
+    Ok(Artifact(Arc::new(Loaded { sha256, profile: Arc::clone(profile), work })))
 }
 
 fn core_command(profile: &Profile, module: &Module) -> Result<Command, PrepareError> {
@@ -156,7 +164,7 @@ fn core_command(profile: &Profile, module: &Module) -> Result<Command, PrepareEr
     })
 }
 
-fn component_command(profile: &Profile, component: &Component) -> Result<Command, PrepareError> {
+fn component_work(profile: &Profile, component: &Component) -> Result<Work, PrepareError> {
     let ty = component.component_type();
     let imports = ty.imports(&profile.engine).map(|(name, _)| name.to_owned());
     let missing: Vec<_> = imports.filter(|name| !offers(name)).collect();
@@ -170,8 +178,18 @@ fn component_command(profile: &Profile, component: &Component) -> Result<Command
     let not_a_command =
         |error: wasmtime::Error| PrepareError::NotACommand { message: format!("{error:#}") };
     match world {
-        World::Run2 => p2::bindings::CommandPre::new(instance).map(Command::P2),
-        World::Run3 => p3::bindings::CommandPre::new(instance).map(Command::P3),
+        World::Run2 => {
+            p2::bindings::CommandPre::new(instance).map(|pre| Work::Command(Command::P2(pre)))
+        }
+        World::Run3 => {
+            p3::bindings::CommandPre::new(instance).map(|pre| Work::Command(Command::P3(pre)))
+        }
+        World::Handle2 => {
+            http2::bindings::ProxyPre::new(instance).map(|pre| Work::Handler(ProxyPre::P2(pre)))
+        }
+        World::Handle3 => {
+            http3::bindings::ServicePre::new(instance).map(|pre| Work::Handler(ProxyPre::P3(pre)))
+        }
     }
     .map_err(not_a_command)
 }
@@ -179,9 +197,12 @@ fn component_command(profile: &Profile, component: &Component) -> Result<Command
 enum World {
     Run2,
     Run3,
+    Handle2,
+    Handle3,
 }
 
-/// What a component with these exports is for.
+/// What a component with these exports is for. One that is both a command and a handler is run as a command: it serves itself if it
+/// wants to.
 fn world(exports: &[String]) -> Result<World, PrepareError> {
     let exported = |prefix: &str| exports.iter().find(|name| name.starts_with(prefix));
     if exported("wasi:cli/run@0.2.").is_some() {
@@ -190,16 +211,21 @@ fn world(exports: &[String]) -> Result<World, PrepareError> {
     if exported("wasi:cli/run@0.3.").is_some() {
         return Ok(World::Run3);
     }
-    let handler =
-        exported("wasi:http/incoming-handler@").or_else(|| exported("wasi:http/handler@"));
-    if let Some(export) = handler {
-        return Err(PrepareError::HttpHandler { export: export.clone() });
+    if exported("wasi:http/incoming-handler@0.2.").is_some() {
+        return Ok(World::Handle2);
+    }
+    if exported("wasi:http/handler@0.3.").is_some() {
+        return Ok(World::Handle3);
     }
     let message = match exports.first() {
-        None => "the component exports nothing; a command exports `wasi:cli/run`".to_owned(),
-        Some(first) => {
-            format!("the component exports `{first}` and no `wasi:cli/run` that podling knows")
+        None => {
+            "the component exports nothing; a command exports `wasi:cli/run`, a server of HTTP \
+                 `wasi:http/incoming-handler`"
+                .to_owned()
         }
+        Some(first) => format!(
+            "the component exports `{first}`, and neither `wasi:cli/run` nor a handler of `wasi:http` that podling knows"
+        ),
     };
     Err(PrepareError::NotACommand { message })
 }
@@ -212,7 +238,13 @@ fn refusal(missing: Vec<String>, error: &wasmtime::Error) -> PrepareError {
     PrepareError::MissingImports { imports: missing }
 }
 
-/// A module with its imports resolved.
+/// What a module is for, with its imports resolved.
+pub(crate) enum Work {
+    Command(Command),
+    Handler(ProxyPre<Guest>),
+}
+
+/// A module that runs from its start to its end.
 pub(crate) enum Command {
     Core(wasmtime::InstancePre<Guest>),
     P2(p2::bindings::CommandPre<Guest>),

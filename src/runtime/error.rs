@@ -77,9 +77,6 @@ pub enum PrepareError {
     Incompatible { message: String },
     #[error("not a command: {message}")]
     NotACommand { message: String },
-    /// It exports `wasi:http/incoming-handler` or `wasi:http/handler`.
-    #[error("the module is a wasi:http handler ({export}), which podling does not host yet")]
-    HttpHandler { export: String },
     /// A build without the compiler, and no compiled code for this engine in the cache.
     #[error(
         "this build has no compiler, and no compiled form of the module is in its cache (module {digest}, engine {mark})"
@@ -119,8 +116,7 @@ impl PrepareError {
             | Self::Invalid { .. }
             | Self::MissingImports { .. }
             | Self::Incompatible { .. }
-            | Self::NotACommand { .. }
-            | Self::HttpHandler { .. } => true,
+            | Self::NotACommand { .. } => true,
             Self::Read { .. }
             | Self::DigestMismatch { .. }
             | Self::NoCompiler { .. }
@@ -172,6 +168,14 @@ pub enum StartError {
     ShuttingDown,
     #[error("{limit} modules run already")]
     TooMany { limit: usize },
+    /// A handler that nobody could reach.
+    #[error(
+        "the module answers HTTP (wasi:http) and has no port to answer on: give its container a TCP containerPort"
+    )]
+    NoPort,
+    /// `exec` into a handler.
+    #[error("the module answers HTTP (wasi:http) and has no command to run; probe it with httpGet")]
+    NotACommand,
     /// A bug of ours.
     #[error("the runtime failed to start the module: {message}")]
     Internal { message: String },

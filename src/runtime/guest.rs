@@ -13,14 +13,17 @@ use std::sync::Arc;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::ledger::Ledger;
 use super::limiter::Limiter;
 use super::run::Shared;
 use super::stdio::{LogStream, StdinPipe, Stream};
+use super::strand::Payer;
 use super::{GuestMount, LogSink, Network, StartError};
 use crate::net::{Member, MemberLimits, NetConfig, PodNet};
 use crate::spec::OnMemoryLimit;
+use crate::wasi::http::{Client, HttpCtx, Trust};
 use crate::wasi::lifecycle::{LifecycleView, StopListener};
 use crate::wasi::sockets::{NetCtxView, NetView};
 
@@ -37,6 +40,7 @@ pub(crate) struct Guest {
     pub(crate) limiter: Limiter,
     stop: StopListener,
     member: Arc<Member>,
+    http: HttpCtx,
 }
 
 /// What a [`Guest`] is made from.
@@ -50,19 +54,32 @@ pub(crate) struct GuestPlan {
     pub(crate) logs: Arc<dyn LogSink>,
     /// File work may be done on the guest's own thread.
     pub(crate) may_block: bool,
+    /// Sends its requests.
+    pub(crate) client: Client,
+}
+
+impl GuestPlan {
+    /// Whether [`Guest::new`] may be called on a guest's own thread.
+    pub(crate) fn opens_at_once(&self) -> bool {
+        self.mounts.iter().all(|mount| self.may_block && is_local(mount.dir.as_fd()))
+    }
 }
 
 impl Guest {
-    /// Opens what the module is granted. Touches the file system, so it may block.
+    /// Opens what the module is granted, and prints to `logs`. Touches the file system, so it may block.
     ///
     /// # Errors
     /// [`StartError::Mount`].
-    pub(crate) fn new(plan: &GuestPlan, run: &Shared) -> Result<Self, StartError> {
+    pub(crate) fn new(
+        plan: &GuestPlan,
+        run: &Shared,
+        logs: &Arc<dyn LogSink>,
+    ) -> Result<Self, StartError> {
         let mut wasi = WasiCtxBuilder::new();
         wasi.args(&plan.argv)
             .envs(&plan.env)
-            .stdout(LogStream::new(Arc::clone(&plan.logs), Stream::Stdout))
-            .stderr(LogStream::new(Arc::clone(&plan.logs), Stream::Stderr))
+            .stdout(LogStream::new(Arc::clone(logs), Stream::Stdout))
+            .stderr(LogStream::new(Arc::clone(logs), Stream::Stderr))
             .max_random_size(RANDOM_BYTES_MAX);
         if let Some(stdin) = &plan.stdin {
             wasi.stdin(stdin.clone());
@@ -76,7 +93,8 @@ impl Guest {
         }
         let limiter = Limiter::new(Arc::clone(&run.account.memory), plan.on_memory_limit);
         let (stop, member) = (run.stop_listener(), Arc::clone(&run.member));
-        let mut guest = Self { wasi: wasi.build_p1(), limiter, stop, member };
+        let http = HttpCtx::new(plan.client.clone());
+        let mut guest = Self { wasi: wasi.build_p1(), limiter, stop, member, http };
         guest.ctx().table.set_max_capacity(RESOURCES_MAX);
         Ok(guest)
     }
@@ -84,9 +102,12 @@ impl Guest {
     /// A guest without anything, for a store that only asks the linker questions.
     pub(crate) fn blank() -> Self {
         let ledger = Arc::new(Ledger::new(Some(0), None));
+        let member = Arc::new(join(Network::None, &ledger));
+        let client = Client::new(Arc::clone(&member), Arc::new(Payer::Nobody), Trust::default());
         Self {
             wasi: WasiCtxBuilder::new().build_p1(),
-            member: Arc::new(join(Network::None, &ledger)),
+            member,
+            http: HttpCtx::new(client),
             limiter: Limiter::new(ledger, OnMemoryLimit::Fail),
             stop: StopListener::new(),
         }
@@ -163,6 +184,12 @@ impl WasiView for Guest {
 impl LifecycleView for Guest {
     fn lifecycle(&mut self) -> (&StopListener, &mut ResourceTable) {
         (&self.stop, self.wasi.ctx().table)
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.http.view(self.wasi.ctx().table)
     }
 }
 

@@ -6,6 +6,7 @@
 //! Everything the guest can make happen, happens in here on a guest thread: its start functions, `cabi_realloc`, destructors, and
 //! the store's own drop.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -29,36 +30,24 @@ const HOSTCALL_BYTES_MAX: usize = 16 << 20;
 /// many again of its own.
 const HANDLES_MAX: usize = 8192;
 
-/// What a run may spend in instructions.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct FuelPlan {
-    /// For the whole run.
-    pub(crate) budget: Option<u64>,
-    /// Refilled by the clock.
-    pub(crate) per_second: Option<u64>,
-}
-
 /// Instantiates and runs the module to its end.
 pub(crate) async fn run(
     engine: &Engine,
     command: &Command,
     guest: Guest,
     run: &Arc<Shared>,
-    fuel: FuelPlan,
+    fuel: &Arc<Fuel>,
 ) -> Exit {
-    let mut store = Store::new(engine, guest);
-    let fuel = engine.get_consume_fuel().then(|| Arc::new(Mutex::new(FuelGauge::new(fuel))));
-    if let Err(error) = prepare(&mut store, run, fuel.clone()) {
-        return Exit::Lost { message: format!("set up the store: {error:#}") };
-    }
-    let result = command.run(&mut store).await;
-    if let (Some(fuel), Ok(left)) = (fuel, store.get_fuel()) {
-        run.account.add_fuel(lock(&fuel).spent(left));
-    }
+    let mut instance = match Bounded::new(engine, guest, run, fuel) {
+        Ok(instance) => instance,
+        Err(error) => return Exit::Lost { message: format!("set up the store: {error:#}") },
+    };
+    let result = command.run(&mut instance.store).await;
     let exit = match result {
         Ok(()) => Exit::Code(0),
         Err(error) => exit_of(&error, run),
     };
+    drop(instance);
     if !matches!(exit, Exit::Code(_)) {
         // Not an orderly end: peers see a reset, as when the kernel closes a dead process's sockets.
         run.leave_network();
@@ -66,23 +55,47 @@ pub(crate) async fn run(
     exit
 }
 
-fn prepare(
-    store: &mut Store<Guest>,
-    run: &Arc<Shared>,
-    fuel: Option<Arc<Mutex<FuelGauge>>>,
-) -> wasmtime::Result<()> {
-    store.limiter(|guest| &mut guest.limiter);
-    store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
-    store.set_max_component_handles(HANDLES_MAX);
-    if let Some(fuel) = &fuel {
-        let fuel = lock(fuel);
-        store.set_fuel(fuel.left)?;
-        store.fuel_async_yield_interval(fuel.grain())?;
+/// A store under the bounds of a run. What it executed is on the run's account when it is dropped, at the latest.
+pub(crate) struct Bounded {
+    pub(crate) store: Store<Guest>,
+    run: Arc<Shared>,
+    gauge: Option<Arc<Mutex<FuelGauge>>>,
+}
+
+impl Bounded {
+    /// An empty store.
+    ///
+    /// # Errors
+    /// wasmtime's; a bug of ours.
+    pub(crate) fn new(
+        engine: &Engine,
+        guest: Guest,
+        run: &Arc<Shared>,
+        fuel: &Arc<Fuel>,
+    ) -> wasmtime::Result<Self> {
+        let mut store = Store::new(engine, guest);
+        store.limiter(|guest| &mut guest.limiter);
+        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+        store.set_max_component_handles(HANDLES_MAX);
+        let gauge = engine.get_consume_fuel().then(|| FuelGauge::new(Arc::clone(fuel)));
+        if let Some(gauge) = &gauge {
+            store.set_fuel(gauge.left)?;
+            store.fuel_async_yield_interval(fuel.grain())?;
+        }
+        let gauge = gauge.map(|gauge| Arc::new(Mutex::new(gauge)));
+        store.set_epoch_deadline(1);
+        let (theirs, fuel) = (Arc::clone(run), gauge.clone());
+        store.epoch_deadline_callback(move |store| at_tick(&store, &theirs, fuel.as_deref()));
+        Ok(Self { store, run: Arc::clone(run), gauge })
     }
-    store.set_epoch_deadline(1);
-    let run = Arc::clone(run);
-    store.epoch_deadline_callback(move |store| at_tick(&store, &run, fuel.as_deref()));
-    Ok(())
+}
+
+impl Drop for Bounded {
+    fn drop(&mut self) {
+        if let (Some(gauge), Ok(left)) = (&self.gauge, self.store.get_fuel()) {
+            self.run.account.add_fuel(lock(gauge).spent(left));
+        }
+    }
 }
 
 /// Called on the guest's stack when the epoch has turned. wasmtime's own yield wakes the task and returns, which our scheduler
@@ -99,10 +112,13 @@ fn at_tick(
     let cpu = &run.account.cpu;
     cpu.settle(now);
     if let Some(fuel) = fuel {
-        let mut fuel = lock(fuel);
-        let spent = fuel.spent(store.get_fuel()?);
+        let mut gauge = lock(fuel);
+        let spent = gauge.spent(store.get_fuel()?);
         run.account.add_fuel(spent);
-        if let Some(wait) = fuel.owed(spent, now) {
+        if gauge.fuel.is_used_up() {
+            return Err(wasmtime::Error::new(wasmtime::Trap::OutOfFuel));
+        }
+        if let Some(wait) = gauge.fuel.owed(spent, now) {
             return Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::time::sleep(wait))));
         }
     }
@@ -113,24 +129,31 @@ fn at_tick(
     Ok(UpdateDeadline::Continue(1))
 }
 
-/// What one run has left of its fuel, and how fast it may go.
+/// What one run may spend in instructions, all its stores together.
 ///
 /// Fuel per second: instructions executed since the last tick are paid from a bucket that the clock fills.
 #[derive(Debug)]
-struct FuelGauge {
-    left: u64,
+pub(crate) struct Fuel {
+    budget: Option<u64>,
+    spent: AtomicU64,
     per_second: Option<u64>,
+    pace: Mutex<Pace>,
+}
+
+#[derive(Debug)]
+struct Pace {
     level: i64,
     filled_at: u64,
 }
 
-impl FuelGauge {
+impl Fuel {
     /// Time worth of instructions that may be saved up; as for CPU time.
     const BURST: Duration = Duration::from_millis(20);
 
-    fn new(plan: FuelPlan) -> Self {
-        let FuelPlan { budget, per_second } = plan;
-        Self { left: budget.unwrap_or(u64::MAX), per_second, level: 0, filled_at: monotonic_ns() }
+    /// A budget for the whole run, and a pace; `None`: no bound.
+    pub(crate) fn new(budget: Option<u64>, per_second: Option<u64>) -> Self {
+        let pace = Mutex::new(Pace { level: 0, filled_at: monotonic_ns() });
+        Self { budget, spent: AtomicU64::new(0), per_second, pace }
     }
 
     /// Instructions after which a paced guest writes down what it has executed: a tight loop keeps its count in a
@@ -139,35 +162,61 @@ impl FuelGauge {
         self.per_second.map(|rate| (rate / 50).max(10_000))
     }
 
-    /// Instructions executed since the last look, with `left` left now.
-    fn spent(&mut self, left: u64) -> u64 {
-        let before = std::mem::replace(&mut self.left, left);
-        before.saturating_sub(left)
+    fn left(&self) -> u64 {
+        self.budget
+            .map_or(u64::MAX, |budget| budget.saturating_sub(self.spent.load(Ordering::Relaxed)))
+    }
+
+    /// Whether all stores together have spent the budget. One alone is stopped by wasmtime at the instruction.
+    fn is_used_up(&self) -> bool {
+        self.budget.is_some_and(|budget| self.spent.load(Ordering::Relaxed) > budget)
     }
 
     /// Pays for what was executed; returns how long the module has to wait for it.
-    fn owed(&mut self, spent: u64, now: u64) -> Option<Duration> {
+    fn owed(&self, spent: u64, now: u64) -> Option<Duration> {
         let rate = u128::from(self.per_second?.max(1));
-        let earned = u128::from(now.saturating_sub(self.filled_at)) * rate / 1_000_000_000;
-        self.filled_at = now;
+        let mut pace = lock(&self.pace);
+        let earned = u128::from(now.saturating_sub(pace.filled_at)) * rate / 1_000_000_000;
+        pace.filled_at = now;
         let burst = i64::try_from(rate * Self::BURST.as_millis() / 1000).unwrap_or(i64::MAX).max(1);
-        self.level = self
+        pace.level = pace
             .level
             .saturating_add(i64::try_from(earned).unwrap_or(i64::MAX))
             .min(burst)
             .saturating_sub_unsigned(spent);
-        let debt = u128::from(self.level.min(0).unsigned_abs());
+        let debt = u128::from(pace.level.min(0).unsigned_abs());
         let wait = u64::try_from(debt * 1_000_000_000 / rate).unwrap_or(u64::MAX);
         (wait > 0).then(|| Duration::from_nanos(wait))
     }
 }
 
-fn lock(fuel: &Mutex<FuelGauge>) -> MutexGuard<'_, FuelGauge> {
-    fuel.lock().unwrap_or_else(PoisonError::into_inner)
+/// What one store has left of its run's fuel.
+#[derive(Debug)]
+struct FuelGauge {
+    fuel: Arc<Fuel>,
+    left: u64,
+}
+
+impl FuelGauge {
+    fn new(fuel: Arc<Fuel>) -> Self {
+        Self { left: fuel.left(), fuel }
+    }
+
+    /// Instructions executed since the last look, with `left` left now.
+    fn spent(&mut self, left: u64) -> u64 {
+        let before = std::mem::replace(&mut self.left, left);
+        let spent = before.saturating_sub(left);
+        self.fuel.spent.fetch_add(spent, Ordering::Relaxed);
+        spent
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What an error that ended the guest means.
-fn exit_of(error: &wasmtime::Error, run: &Shared) -> Exit {
+pub(crate) fn exit_of(error: &wasmtime::Error, run: &Shared) -> Exit {
     if let Some(end) = run.ended() {
         return end.exit();
     }
@@ -197,14 +246,13 @@ mod test {
 
     #[test]
     fn a_pace_is_kept_over_time() {
-        let plan = FuelPlan { budget: None, per_second: Some(1_000_000) };
-        let mut gauge = FuelGauge::new(plan);
-        let mut now = gauge.filled_at;
+        let fuel = Fuel::new(None, Some(1_000_000));
+        let mut now = lock(&fuel.pace).filled_at;
         let start = now;
         // Each turn executes 50,000 instructions in 5 ms: ten times the pace.
         for _ in 0..200 {
             now += 5_000_000;
-            if let Some(wait) = gauge.owed(50_000, now) {
+            if let Some(wait) = fuel.owed(50_000, now) {
                 now += u64::try_from(wait.as_nanos()).unwrap_or(u64::MAX);
             }
         }
@@ -214,10 +262,25 @@ mod test {
 
     #[test]
     fn without_a_pace_nobody_waits() {
-        let mut gauge = FuelGauge::new(FuelPlan { budget: Some(100), per_second: None });
+        let fuel = Arc::new(Fuel::new(Some(100), None));
+        let mut gauge = FuelGauge::new(Arc::clone(&fuel));
         assert_eq!(gauge.spent(30), 70);
         assert_eq!(gauge.spent(30), 0);
         assert_eq!(gauge.spent(0), 30);
-        assert_eq!(gauge.owed(100, u64::MAX), None);
+        assert_eq!(fuel.owed(100, u64::MAX), None);
+    }
+
+    #[test]
+    fn stores_of_one_run_share_its_budget() {
+        let fuel = Arc::new(Fuel::new(Some(100), None));
+        let mut first = FuelGauge::new(Arc::clone(&fuel));
+        let mut second = FuelGauge::new(Arc::clone(&fuel));
+        assert_eq!((first.left, second.left), (100, 100));
+        first.spent(40);
+        assert!(!fuel.is_used_up());
+        assert_eq!(FuelGauge::new(Arc::clone(&fuel)).left, 40);
+        second.spent(50);
+        assert!(fuel.is_used_up());
+        assert_eq!(FuelGauge::new(Arc::clone(&fuel)).left, 0);
     }
 }

@@ -16,7 +16,7 @@ use wasmtime_wasi::{I32Exit, WasiView as _, p1, p2, p3};
 use wasmtime_wasi_io::bindings::wasi::io;
 
 use super::guest::Guest;
-use crate::wasi::{lifecycle, sockets};
+use crate::wasi::{http, lifecycle, sockets};
 
 type Link = fn(&mut component::Linker<Guest>) -> wasmtime::Result<()>;
 
@@ -111,6 +111,8 @@ impl Linkers {
         }
         sockets::add_to_linker_p2(&mut component)?;
         sockets::add_to_linker_p3(&mut component)?;
+        http::add_to_linker_p2(&mut component)?;
+        http::add_to_linker_p3(&mut component)?;
         lifecycle::add_to_linker(&mut component)?;
 
         let mut core = wasmtime::Linker::new(engine);
@@ -149,11 +151,13 @@ pub(crate) fn offers(name: &str) -> bool {
     };
     if version.starts_with("0.2.") {
         return WASI_0_2.iter().any(|(offered, _)| *offered == interface)
-            || sockets::WASI_0_2.contains(&interface);
+            || sockets::WASI_0_2.contains(&interface)
+            || http::WASI_0_2.contains(&interface);
     }
     version.starts_with("0.3.")
         && (WASI_0_3.iter().any(|(package, _)| interface.starts_with(package))
-            || sockets::WASI_0_3.contains(&interface))
+            || sockets::WASI_0_3.contains(&interface)
+            || http::WASI_0_3.contains(&interface))
 }
 
 #[cfg(test)]
@@ -170,6 +174,8 @@ mod test {
             "wasi:io/poll@0.2.3",
             "wasi:sockets/tcp@0.2.0",
             "wasi:sockets/types@0.3.0",
+            "wasi:http/outgoing-handler@0.2.3",
+            "wasi:http/client@0.3.0",
             "podling:pod/lifecycle@0.1.0",
         ] {
             assert!(offers(name), "{name}");
@@ -180,6 +186,7 @@ mod test {
             "wasi:clocks/timezone@0.2.0",
             "wasi:nn/graph@0.2.0",
             "wasi:sockets/types@0.4.0",
+            "wasi:http/handler@0.3.0",
             "env",
         ] {
             assert!(!offers(name), "{name}");

@@ -6,7 +6,7 @@
 //! ```text
 //!  ModuleFile ──prepare──► Artifact ──start(Run)──► RunHandle { control, exit }
 //!      │                      ▲                          │
-//!      └─► compile child ─► cache                  guests' threads: Metered( instance( store ) )
+//!      └─► compile child ─► cache                  guests' threads: Metered( instance( store ) ), or a server of HTTP
 //! ```
 //! The control plane calls [`Runtime`] and nothing else in here; the interface is narrow, so that it can one day lie between
 //! processes. Guest code never runs on the caller's thread, and no call here waits for guest code.
@@ -30,6 +30,7 @@ mod meter;
 mod prepare;
 mod run;
 mod sched;
+mod serve;
 mod start;
 mod stdio;
 mod strand;
@@ -54,6 +55,7 @@ pub use engine::{Backend, EngineSettings, WASMTIME_VERSION};
 pub use error::{CacheError, PrepareError, RuntimeStartError, StartError};
 pub use machine::Machine;
 pub use run::{PodAccount, PodLimits, RunControl, RunExit, RunHandle, Usage};
+pub use serve::{HttpLimits, HttpUsage};
 pub use stdio::{LogSink, Stdin, StdinClosed, StdinPipe, Stream};
 
 /// Disk that compiled code may take. Four times the size of their modules, for some dozens of modules.
@@ -72,6 +74,8 @@ pub struct RuntimeConfig {
     pub cache_bytes_max: u64,
     /// Which code generator.
     pub backend: Backend,
+    /// Certificate authorities (PEM) that modules trust beside the machine's own, in requests that they make.
+    pub extra_authorities: Option<PathBuf>,
 }
 
 impl RuntimeConfig {
@@ -86,6 +90,7 @@ impl RuntimeConfig {
             guest_threads: None,
             cache_bytes_max: CACHE_BYTES_MAX,
             backend: Backend::Auto,
+            extra_authorities: None,
         }
     }
 }
@@ -166,6 +171,10 @@ pub struct Run {
     pub working_dir: Option<String>,
     pub mounts: Vec<GuestMount>,
     pub limits: RunLimits,
+    /// For a module that answers HTTP.
+    pub http: HttpLimits,
+    /// The TCP ports that its container declares, in order. A module that answers HTTP is served on the first.
+    pub tcp_ports: Vec<u16>,
     /// The account of its pod.
     pub pod: PodAccount,
     /// Another run whose account and limits this one shares (`exec`); its memory, CPU time and fuel count there.

@@ -234,7 +234,6 @@ fn again(error: &PrepareError) -> PrepareError {
         E::MissingImports { imports } => E::MissingImports { imports: imports.clone() },
         E::Incompatible { message } => E::Incompatible { message: message.clone() },
         E::NotACommand { message } => E::NotACommand { message: message.clone() },
-        E::HttpHandler { export } => E::HttpHandler { export: export.clone() },
         E::Read { .. }
         | E::DigestMismatch { .. }
         | E::NoCompiler { .. }

@@ -23,6 +23,7 @@ use super::RunLimits;
 use super::ledger::Ledger;
 use super::meter::{CpuAccount, PodCpu};
 use super::sched::Spawner;
+use super::serve::{HttpCounters, HttpUsage};
 use super::stdio::StdinPipe;
 use super::strand::Strands;
 use crate::net::Member;
@@ -185,6 +186,8 @@ pub(crate) struct Shared {
     stdin: Option<StdinPipe>,
     /// Its place in the pod's network.
     pub(crate) member: Arc<Member>,
+    /// What it has answered, if it answers HTTP.
+    pub(crate) http: HttpCounters,
 }
 
 impl Shared {
@@ -208,6 +211,7 @@ impl Shared {
             stop_signal,
             stdin,
             member,
+            http: HttpCounters::default(),
         }
     }
 
@@ -310,6 +314,12 @@ impl RunControl {
     pub fn charge_cpu(&self, time: Duration) {
         let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.0.account.cpu.charge(ns);
+    }
+
+    /// What it has answered so far, if it is a module that answers HTTP; stays readable after its end.
+    #[must_use]
+    pub fn http(&self) -> HttpUsage {
+        self.0.http.usage()
     }
 
     /// What it has used so far; stays readable after its end.

@@ -18,20 +18,23 @@ use futures_util::FutureExt as _;
 use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 
-use super::artifact::Profile;
+use super::artifact::{Profile, Work};
 use super::cache::Cache;
 use super::compile::Compiler;
 use super::guest::{Guest, GuestPlan, join};
-use super::instance::{self, FuelPlan};
+use super::instance::{self, Fuel};
 use super::meter::{Metered, Outcome};
 use super::prepare::Library;
 use super::run::{Account, End, RunControl, RunExit, RunHandle, Shared};
 use super::sched::{Epochs, Scheduler, Spawner};
+use super::serve;
+use super::strand::Payer;
 use super::{
-    Artifact, EngineReport, EngineSettings, LogSink, Machine, Run, RuntimeConfig,
+    Artifact, EngineReport, EngineSettings, HttpLimits, LogSink, Machine, Run, RuntimeConfig,
     RuntimeStartError, StartError, Stdin, StdinPipe,
 };
 use crate::spec::{Exit, StopSignal};
+use crate::wasi::http::{Client, Trust};
 
 /// Runs at once. A thousand pods of four modules; each costs some 100 KiB and a few descriptors.
 const RUNS_MAX: usize = 4096;
@@ -55,6 +58,8 @@ pub(crate) struct Inner {
     live: Arc<Live>,
     closed: AtomicBool,
     next: AtomicU64,
+    /// Whom modules' https requests trust.
+    trust: Trust,
     /// Taken when the last handle goes.
     machinery: Mutex<Option<Machinery>>,
 }
@@ -120,6 +125,7 @@ impl Inner {
             live: Arc::new(Live { runs: Mutex::default(), count: watch::Sender::new(0) }),
             closed: AtomicBool::new(false),
             next: AtomicU64::new(0),
+            trust: Trust::new(config.extra_authorities),
             machinery: Mutex::new(Some(Machinery { scheduler, io })),
         })
     }
@@ -133,6 +139,7 @@ impl Inner {
     }
 
     pub(crate) async fn start(&self, run: Run) -> Result<RunHandle, StartError> {
+        refuse(&run)?;
         let (shared, task) = self.task(run);
         let alive = self.enlist(&shared, Arc::clone(&task.plan.logs))?;
         let (started, is_started) = oneshot::channel();
@@ -177,6 +184,7 @@ impl Inner {
             Shared::new(run.name, account, guests, run.stop_signal, stdin.clone(), member);
         shared.paced = run.limits.fuel_per_second.is_some();
         let shared = Arc::new(shared);
+        let payer = Arc::new(Payer::Run(Arc::clone(&shared)));
         let plan = GuestPlan {
             argv: run.argv,
             env: run.env,
@@ -187,9 +195,18 @@ impl Inner {
             logs: run.logs,
             // A single thread would let one module's disk work stop all others.
             may_block: self.report.guest_threads > 1,
+            client: Client::new(Arc::clone(&shared.member), payer, self.trust.clone()),
         };
-        let fuel = FuelPlan { budget: run.limits.fuel, per_second: run.limits.fuel_per_second };
-        (Arc::clone(&shared), RunTask { shared, plan, artifact: run.artifact, fuel })
+        let fuel = Arc::new(Fuel::new(run.limits.fuel, run.limits.fuel_per_second));
+        let http = match (&run.artifact.0.work, run.tcp_ports.first()) {
+            (Work::Handler(_), Some(&port)) => {
+                shared.stop_listener().hear();
+                Some((port, run.http))
+            }
+            (Work::Handler(_), None) | (Work::Command(_), _) => None,
+        };
+        let plan = Arc::new(plan);
+        (Arc::clone(&shared), RunTask { shared, plan, artifact: run.artifact, fuel, http })
     }
 
     /// Puts a run on the list, unless the runtime is closed or full.
@@ -275,17 +292,21 @@ impl Drop for KillUnlessStarted {
 /// What a run's task owns.
 struct RunTask {
     shared: Arc<Shared>,
-    plan: GuestPlan,
+    plan: Arc<GuestPlan>,
     artifact: Artifact,
-    fuel: FuelPlan,
+    fuel: Arc<Fuel>,
+    /// Where it is served, if it answers HTTP.
+    http: Option<(u16, HttpLimits)>,
 }
 
 impl RunTask {
     /// Runs the module; `None`: it was never started, and `started` says why.
     async fn run(self, started: oneshot::Sender<Result<(), StartError>>) -> Option<Exit> {
-        let Self { shared, plan, artifact, fuel } = self;
-        let theirs = Arc::clone(&shared);
-        let opened = tokio::task::spawn_blocking(move || Guest::new(&plan, &theirs)).await;
+        let Self { shared, plan, artifact, fuel, http } = self;
+        let (theirs, given) = (Arc::clone(&shared), Arc::clone(&plan));
+        let log = if http.is_some() { serve::lines(&plan.logs) } else { Arc::clone(&plan.logs) };
+        let open = move || Guest::new(&given, &theirs, &log);
+        let opened = tokio::task::spawn_blocking(open).await;
         let guest =
             opened.unwrap_or_else(|error| Err(StartError::Internal { message: error.to_string() }));
         let guest = match guest {
@@ -297,17 +318,32 @@ impl RunTask {
         };
         let _ = started.send(Ok(()));
         tracing::debug!(run = shared.name, "started");
-        let theirs = Arc::clone(&shared);
-        let instance = async move {
-            let loaded = &artifact.0;
-            instance::run(&loaded.profile.engine, &loaded.command, guest, &theirs, fuel).await
-        };
-        let exit = match Metered::new(instance, Arc::clone(&shared)).await {
-            Outcome::Finished(exit) => exit,
-            Outcome::Ended(end) => end.exit(),
+        let exit = match (&artifact.0.work, http) {
+            (Work::Handler(_), Some((port, limits))) => {
+                let what = serve::Served { artifact: artifact.clone(), plan, fuel, limits };
+                serve::run(what, guest, &shared, port).await
+            }
+            (Work::Command(command), _) => {
+                let engine = &artifact.0.profile.engine;
+                let instance = instance::run(engine, command, guest, &shared, &fuel);
+                match Metered::new(instance, Arc::clone(&shared)).await {
+                    Outcome::Finished(exit) => exit,
+                    Outcome::Ended(end) => end.exit(),
+                }
+            }
+            (Work::Handler(_), None) => Exit::Lost { message: "a handler without a port".into() },
         };
         tracing::debug!(run = shared.name, ?exit, "ended");
         Some(exit)
+    }
+}
+
+/// Refuses what could never be of use.
+fn refuse(run: &Run) -> Result<(), StartError> {
+    match run.artifact.0.work {
+        Work::Handler(_) if run.charge_to.is_some() => Err(StartError::NotACommand),
+        Work::Handler(_) if run.tcp_ports.is_empty() => Err(StartError::NoPort),
+        Work::Handler(_) | Work::Command(_) => Ok(()),
     }
 }
 

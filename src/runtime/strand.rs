@@ -14,6 +14,7 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::future::Future;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures_util::task::AtomicWaker;
@@ -21,6 +22,8 @@ use tokio_util::task::TaskTracker;
 
 use super::meter::Metered;
 use super::run::Shared;
+use crate::net::{Ledger, NoLedger};
+use crate::wasi::http;
 
 /// The strands of one run.
 #[derive(Default)]
@@ -91,9 +94,31 @@ impl Drop for Strand {
     }
 }
 
+/// Who pays for what the host does for a module.
+#[derive(Debug)]
+pub(crate) enum Payer {
+    Run(Arc<Shared>),
+    /// For a store that never runs anything.
+    Nobody,
+}
+
+impl http::Account for Payer {
+    fn run(&self, work: Pin<Box<dyn Future<Output = ()> + Send>>) {
+        if let Self::Run(run) = self {
+            spawn(run, work);
+        }
+    }
+
+    fn memory(&self) -> Arc<dyn Ledger> {
+        match self {
+            Self::Run(run) => Arc::clone(&run.account.memory) as Arc<dyn Ledger>,
+            Self::Nobody => Arc::new(NoLedger),
+        }
+    }
+}
+
 /// Runs `work` beside the module, on the guests' threads and on the run's account; it ends with the run at the latest. Called
 /// on a guest thread.
-#[allow(dead_code, reason = "for serving HTTP")]
 pub(crate) fn spawn(run: &Arc<Shared>, work: impl Future<Output = ()> + Send + 'static) {
     let metered = Metered::new(work, Arc::clone(run));
     // How it ended is of no interest: by itself, or with the run.

@@ -42,13 +42,19 @@ impl StopListener {
         self.told.cancel();
     }
 
+    /// Waits for a stop to be asked for.
+    pub async fn told(&self) {
+        self.told.cancelled().await;
+    }
+
     /// Whether the module ever asked.
     #[must_use]
     pub fn is_heard(&self) -> bool {
         self.heard.load(Ordering::Acquire)
     }
 
-    fn hear(&self) {
+    /// Somebody will act on a stop: from now on the run is given its grace period.
+    pub fn hear(&self) {
         self.heard.store(true, Ordering::Release);
     }
 

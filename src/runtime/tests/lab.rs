@@ -8,8 +8,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 
 use super::super::{
-    Artifact, CompileMode, GuestMount, LogSink, ModuleFile, Network, PodAccount, PrepareError, Run,
-    RunHandle, RunLimits, Runtime, RuntimeConfig, Stdin, Stream,
+    Artifact, CompileMode, GuestMount, HttpLimits, LogSink, ModuleFile, Network, PodAccount,
+    PrepareError, Run, RunHandle, RunLimits, Runtime, RuntimeConfig, Stdin, Stream,
 };
 use crate::spec::{Exit, StopSignal};
 
@@ -118,6 +118,8 @@ impl Trial {
             working_dir: None,
             mounts: Vec::new(),
             limits: RunLimits::unlimited(),
+            http: HttpLimits::default(),
+            tcp_ports: Vec::new(),
             pod: PodAccount::unlimited(),
             charge_to: None,
             network: Network::None,
@@ -135,6 +137,12 @@ impl Trial {
 
     pub(super) fn limits(mut self, limits: RunLimits) -> Self {
         self.run.limits = limits;
+        self
+    }
+
+    pub(super) fn http(mut self, port: u16, limits: HttpLimits) -> Self {
+        self.run.http = limits;
+        self.run.tcp_ports = vec![port];
         self
     }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod exits;
+mod http;
 mod lab;
 mod limits;
 mod network;

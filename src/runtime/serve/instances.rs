@@ -1,0 +1,120 @@
+//! Where instances come from, and which are used again.
+//!
+//! Owns: making one, and keeping those that may answer another request. Is not: their bounds (`instance.rs`).
+//!
+//! By default each request has an instance of its own, made when it comes and gone when it is answered: no request sees what
+//! another left behind, memory that a handler leaks is freed, and a module at rest has none at all. A module that is built for it may ask to
+//! keep its instances for some requests, one after the other; one that trapped is never used again.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use wasmtime_wasi_http::handler::Proxy;
+
+use super::log::Lines;
+use super::{Served, Server};
+use crate::runtime::artifact::Work;
+use crate::runtime::guest::Guest;
+use crate::runtime::instance::{Bounded, Fuel, exit_of};
+use crate::runtime::{Artifact, LogSink};
+use crate::spec::Exit;
+
+/// Instances kept although nothing uses them: enough for the next requests of a few connections, and little memory.
+const IDLE_MAX: usize = 4;
+
+/// A module, instantiated.
+pub(super) struct Ready {
+    pub(super) bounded: Bounded,
+    pub(super) proxy: Proxy,
+    /// Requests it has answered.
+    answered: u32,
+}
+
+pub(super) struct Instances {
+    artifact: Artifact,
+    fuel: Arc<Fuel>,
+    requests_per_instance: u32,
+    /// Opening the module's directories asks nobody over a network.
+    opens_at_once: bool,
+    idle: Mutex<Vec<Ready>>,
+}
+
+impl Instances {
+    pub(super) fn new(served: &Served) -> Self {
+        Self {
+            artifact: served.artifact.clone(),
+            fuel: Arc::clone(&served.fuel),
+            requests_per_instance: served.limits.requests_per_instance,
+            opens_at_once: served.plan.opens_at_once(),
+            idle: Mutex::default(),
+        }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Ready>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Makes the instance for the first request.
+    pub(super) async fn prepare_first(&self, server: &Server, guest: Guest) -> Result<(), Exit> {
+        match self.make(server, guest).await {
+            Ok(ready) => {
+                self.idle().push(ready);
+                Ok(())
+            }
+            Err(error) => Err(exit_of(&error, &server.run)),
+        }
+    }
+
+    /// An instance for one request.
+    ///
+    /// # Errors
+    /// The guest's or wasmtime's, if it cannot be made.
+    pub(super) async fn get(&self, server: &Arc<Server>) -> wasmtime::Result<Ready> {
+        if let Some(ready) = self.idle().pop() {
+            return Ok(ready);
+        }
+        let log = lines(&server.plan.logs);
+        let guest = if self.opens_at_once {
+            Guest::new(&server.plan, &server.run, &log)?
+        } else {
+            let server = Arc::clone(server);
+            let open = move || Guest::new(&server.plan, &server.run, &log);
+            tokio::task::spawn_blocking(open).await??
+        };
+        self.make(server, guest).await
+    }
+
+    async fn make(&self, server: &Server, guest: Guest) -> wasmtime::Result<Ready> {
+        let loaded = &self.artifact.0;
+        let Work::Handler(pre) = &loaded.work else {
+            return Err(wasmtime::Error::msg("the module is no handler"));
+        };
+        let engine = &loaded.profile.engine;
+        let mut bounded = Bounded::new(engine, guest, &server.run, &self.fuel)?;
+        let proxy = pre.instantiate_async(&mut bounded.store).await?;
+        server.run.http.instances.add(1);
+        Ok(Ready { bounded, proxy, answered: 0 })
+    }
+
+    /// Takes back an instance that has answered in order.
+    pub(super) fn put_back(&self, mut ready: Ready) {
+        ready.answered += 1;
+        if ready.answered >= self.requests_per_instance {
+            return;
+        }
+        let mut idle = self.idle();
+        if idle.len() < IDLE_MAX {
+            idle.push(ready);
+        }
+    }
+
+    /// Lets go of those that wait.
+    pub(super) fn clear(&self) {
+        let idle = std::mem::take(&mut *self.idle());
+        drop(idle);
+    }
+}
+
+/// A sink for one instance, which keeps its lines whole.
+pub(crate) fn lines(log: &Arc<dyn LogSink>) -> Arc<dyn LogSink> {
+    Arc::new(Lines::new(Arc::clone(log)))
+}

@@ -1,0 +1,238 @@
+//! Serves a module that answers HTTP: one server on the pod's network for one run.
+//!
+//! ```text
+//!  [::]:port ─► accept ─► strand for each connection: hyper ⇄ call ─► instance ─► the module's handler
+//!                                                      │
+//!                      admission (503 when full) ──────┘
+//! ```
+//! Owns: the listener, admission, and the order of stopping. Is not: HTTP's bytes (hyper), one connection (`connection.rs`), one request
+//! (`call.rs`), or where instances come from (`instances.rs`).
+//!
+//! **A container like any other.** All of it (hyper, host functions, the handler) runs on the guests' threads, is measured and throttled by
+//! the module's meter, and its memory is on the module's ledger. Two things differ from a module that serves itself:
+//! - A trap ends the request (500, and a line in the log), not the container: each request has an instance of its own, so nothing is broken
+//!   that a restart would mend, and one bad request must not take away all others.
+//! - A stop drains: no new connections, requests under way are answered, then the run ends as terminated (143); what has not ended
+//!   within the grace period is killed (137).
+//!
+//! Running out of memory or fuel ends the container, as it does for every module.
+//!
+//! Limits: [`HttpLimits`] and the constants below.
+
+mod call;
+mod connection;
+mod instances;
+mod log;
+mod reply;
+mod stats;
+mod works;
+
+use std::net::{Ipv6Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::task::Poll;
+use std::time::Duration;
+
+use super::guest::{Guest, GuestPlan};
+use super::instance::Fuel;
+use super::meter::{Metered, Outcome};
+use super::run::{End, Shared};
+use super::stdio::Stream as Output;
+use super::{Artifact, strand};
+use crate::net::{AcceptError, Family, Ledger, Listener, Stream};
+use crate::spec::Exit;
+use crate::wasi::http::Charge;
+use instances::Instances;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use instances::lines;
+pub(crate) use stats::HttpCounters;
+pub use stats::HttpUsage;
+
+/// Connections of one server at a time; the next ones wait in the listener's queue. Half of what a module may hold in sockets, so
+/// that its own requests find some.
+const CONNECTIONS_MAX: usize = 512;
+
+/// What one connection costs the module's ledger, bytes: hyper's two buffers as they stay between requests, and its task.
+const CONNECTION_BYTES: usize = 16 * 1024;
+
+/// Wait before the next accept, when the module has no room for a connection.
+const ACCEPT_RETRY: Duration = Duration::from_millis(50);
+
+/// Bounds of a module that answers HTTP. Those that users may set have annotations (`docs/manifest.md`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HttpLimits {
+    /// Requests under way at once, each with an instance; at least one. One more waits for a moment, then gets 503.
+    pub concurrency: usize,
+    /// From the request's head to the response's; then 504.
+    pub request_timeout: Duration,
+    /// Longest body of a request, bytes; a longer one gets 413. Bodies are streamed: this bounds what a handler is sent,
+    /// not what the host holds.
+    pub body_bytes_max: u64,
+    /// Requests that one instance answers, one after the other, before it is replaced; at least one.
+    pub requests_per_instance: u32,
+    /// Time for a request's head, from the moment the connection waits for one: how long an idle connection is kept, and how
+    /// long a slow client is listened to.
+    pub head_timeout: Duration,
+    /// Time that a client may let pass between two parts of a request's body, or take nothing of a response.
+    pub client_patience: Duration,
+}
+
+impl Default for HttpLimits {
+    /// 64 at once: an instance of a small module has 1 to 2 MiB, and gateways have hundreds. A minute is what proxies wait (nginx,
+    /// kube's ingress). 64 MiB: firmware and pictures pass, disks do not.
+    fn default() -> Self {
+        Self {
+            concurrency: 64,
+            request_timeout: Duration::from_secs(60),
+            body_bytes_max: 64 << 20,
+            requests_per_instance: 1,
+            head_timeout: Duration::from_secs(30),
+            client_patience: Duration::from_secs(60),
+        }
+    }
+}
+
+/// What is served.
+pub(crate) struct Served {
+    pub(crate) artifact: Artifact,
+    pub(crate) plan: Arc<GuestPlan>,
+    pub(crate) fuel: Arc<Fuel>,
+    pub(crate) limits: HttpLimits,
+}
+
+/// One server.
+struct Server {
+    run: Arc<Shared>,
+    plan: Arc<GuestPlan>,
+    limits: HttpLimits,
+    instances: Instances,
+    /// Places for requests.
+    room: Arc<Semaphore>,
+    memory: Arc<dyn Ledger>,
+    /// A stop was asked for: connections end with what they are answering.
+    draining: CancellationToken,
+    /// Why the run is over, if a request was the end of it.
+    verdict: OnceLock<Exit>,
+}
+
+/// Serves until the run is over, and nothing of it is left but its account.
+pub(crate) async fn run(served: Served, first: Guest, run: &Arc<Shared>, port: u16) -> Exit {
+    let limits = served.limits;
+    let server = Arc::new(Server {
+        instances: Instances::new(&served),
+        room: Arc::new(Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS))),
+        memory: Arc::clone(&run.account.memory) as Arc<dyn Ledger>,
+        draining: CancellationToken::new(),
+        verdict: OnceLock::new(),
+        run: Arc::clone(run),
+        plan: served.plan,
+        limits,
+    });
+    let serving = serve(Arc::clone(&server), first, port);
+    let outcome = Metered::new(serving, Arc::clone(run)).await;
+    let exit = match outcome {
+        Outcome::Finished(exit) => exit,
+        Outcome::Ended(end) => end.exit(),
+    };
+    run.end(End::Over);
+    run.strands.gone().await;
+    server.instances.clear();
+    server.verdict.get().cloned().unwrap_or(exit)
+}
+
+async fn serve(server: Arc<Server>, first: Guest, port: u16) -> Exit {
+    // So that a module that cannot even be instantiated fails as a container, and not at its first request.
+    if let Err(exit) = server.instances.prepare_first(&server, first).await {
+        return exit;
+    }
+    let mut listener = match listen(&server, port) {
+        Ok(listener) => listener,
+        Err(why) => {
+            server.say(&format!("podling: cannot listen on port {port}: {why}"));
+            return Exit::Code(1);
+        }
+    };
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let told = server.run.stop_listener();
+    let accepting = async {
+        loop {
+            let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
+            let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx)).await;
+            if server.take_on(accepted, place).is_err() {
+                tokio::time::sleep(ACCEPT_RETRY).await;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        () = told.told() => {}
+        () = accepting => {}
+    }
+    drain(&server, listener).await;
+    Exit::Terminated
+}
+
+/// Answers what has come, and takes nothing more.
+async fn drain(server: &Arc<Server>, mut listener: Listener) {
+    // Their places do not matter any more: no others come after them.
+    let places = Arc::new(Semaphore::new(Semaphore::MAX_PERMITS));
+    while let (Ok(place), Poll::Ready(Ok(stream))) =
+        (Arc::clone(&places).try_acquire_owned(), listener.try_accept())
+    {
+        if server.take_on(Ok(stream), place).is_err() {
+            break;
+        }
+    }
+    drop(listener);
+    server.draining.cancel();
+    server.run.strands.gone().await;
+}
+
+/// Both families: a module that serves itself does so, and a client that looks up `localhost` may come to either.
+fn listen(server: &Server, port: u16) -> Result<Listener, String> {
+    let text = |error: &dyn std::error::Error| crate::error::chain(error);
+    let mut socket = server.run.member.tcp_socket(Family::V6).map_err(|error| text(&error))?;
+    socket.set_v6_only(false).map_err(|error| text(&error))?;
+    let any = SocketAddr::new(Ipv6Addr::UNSPECIFIED.into(), port);
+    socket.bind(any).map_err(|error| text(&error))?;
+    socket.listen().map_err(|error| text(&error))?;
+    socket.listener().ok_or_else(|| "it does not listen".to_owned())
+}
+
+/// There is no room for a connection now.
+struct NoRoom;
+
+impl Server {
+    /// Serves a connection on a strand of its own.
+    fn take_on(
+        self: &Arc<Self>,
+        accepted: Result<Stream, AcceptError>,
+        place: OwnedSemaphorePermit,
+    ) -> Result<(), NoRoom> {
+        let stream = accepted.map_err(|_| NoRoom)?;
+        let Some(charge) = Charge::take(&self.memory, CONNECTION_BYTES) else {
+            self.run.http.turned_away.add(1);
+            stream.abort();
+            return Err(NoRoom);
+        };
+        let connection = connection::serve(Arc::clone(self), stream);
+        strand::spawn(&self.run, async move {
+            let _held = (place, charge);
+            connection.await;
+        });
+        Ok(())
+    }
+
+    /// A line from the host in the module's log.
+    fn say(&self, line: &str) {
+        self.plan.logs.write(Output::Stderr, format!("{line}\n").as_bytes());
+    }
+
+    /// One request was the end of the whole run.
+    fn fall(&self, exit: Exit) {
+        // The first stays.
+        let _ = self.verdict.set(exit);
+        self.run.end(End::Over);
+    }
+}

@@ -1,0 +1,174 @@
+//! Bodies both ways: what a handler is sent, what a client is sent.
+//!
+//! Owns: the bounds on a request's body, the answers that the host gives by itself, and that a response whose handler failed half-way is
+//! broken off and not completed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use hyper::{Response, StatusCode};
+use tokio::sync::watch;
+use tokio::time::{Sleep, sleep};
+use wasmtime_wasi_http::{Error, WasiBody};
+
+use super::HttpLimits;
+
+/// What a handler reads.
+pub(super) struct RequestBody {
+    incoming: Incoming,
+    left: u64,
+    limit: u64,
+    patience: Duration,
+    pause: Option<Pin<Box<Sleep>>>,
+}
+
+impl RequestBody {
+    /// A body as these limits allow it.
+    pub(super) fn new(incoming: Incoming, limits: &HttpLimits) -> Self {
+        let (limit, patience) = (limits.body_bytes_max, limits.client_patience);
+        Self { incoming, left: limit, limit, patience, pause: None }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let Poll::Ready(frame) = Pin::new(&mut self.incoming).poll_frame(cx) else {
+            let patience = self.patience;
+            let pause = self.pause.get_or_insert_with(|| Box::pin(sleep(patience)));
+            ready!(pause.as_mut().poll(cx));
+            return Poll::Ready(Some(Err(Error::ConnectionReadTimeout)));
+        };
+        self.pause = None;
+        let frame = match frame {
+            None => return Poll::Ready(None),
+            Some(Err(_)) => return Poll::Ready(Some(Err(Error::ConnectionTerminated))),
+            Some(Ok(frame)) => frame,
+        };
+        let bytes = frame.data_ref().map_or(0, |data| data.len() as u64);
+        match self.left.checked_sub(bytes) {
+            Some(left) => {
+                self.left = left;
+                Poll::Ready(Some(Ok(frame)))
+            }
+            None => Poll::Ready(Some(Err(Error::HttpRequestBodySize(Some(self.limit))))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.incoming.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.incoming.size_hint()
+    }
+}
+
+/// How far a response's body has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Delivery {
+    UnderWay,
+    Complete,
+    BrokenOff,
+}
+
+/// What a handler and the body of its response tell each other.
+pub(super) struct Link {
+    /// The handler failed: what it has not sent will never come.
+    pub(super) failed: AtomicBool,
+    pub(super) delivery: watch::Sender<Delivery>,
+}
+
+impl Link {
+    pub(super) fn new() -> Arc<Self> {
+        let failed = AtomicBool::new(false);
+        Arc::new(Self { failed, delivery: watch::Sender::new(Delivery::UnderWay) })
+    }
+}
+
+/// What a client reads.
+pub(super) enum Reply {
+    /// From the handler.
+    Handler { body: WasiBody, link: Arc<Link>, complete: bool },
+    /// From us.
+    Text(Option<&'static str>),
+}
+
+impl Reply {
+    pub(super) fn of_handler(body: WasiBody, link: Arc<Link>) -> Self {
+        let complete = body.is_end_stream();
+        Self::Handler { body, link, complete }
+    }
+}
+
+impl Body for Reply {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        match self.get_mut() {
+            Self::Text(text) => Poll::Ready(
+                text.take().map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes())))),
+            ),
+            Self::Handler { body, link, complete } => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                if frame.is_none() && !*complete && link.failed.load(Ordering::Acquire) {
+                    // Its end is the store's, not the handler's.
+                    return Poll::Ready(Some(Err(Error::HttpResponseIncomplete)));
+                }
+                *complete |= frame.is_none();
+                Poll::Ready(frame)
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Text(text) => text.is_none(),
+            Self::Handler { body, complete, .. } => *complete || body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Text(text) => SizeHint::with_exact(text.map_or(0, |text| text.len() as u64)),
+            Self::Handler { body, .. } => body.size_hint(),
+        }
+    }
+}
+
+impl Drop for Reply {
+    fn drop(&mut self) {
+        if let Self::Handler { body, link, complete } = self {
+            let complete = *complete || body.is_end_stream();
+            let end = if complete { Delivery::Complete } else { Delivery::BrokenOff };
+            link.delivery.send_replace(end);
+        }
+    }
+}
+
+/// An answer of the host's own.
+pub(super) fn refusal(status: StatusCode, text: &'static str) -> Response<Reply> {
+    let mut response = Response::new(Reply::Text(Some(text)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    if status == StatusCode::SERVICE_UNAVAILABLE {
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    response
+}
