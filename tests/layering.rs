@@ -150,6 +150,9 @@ const CRATES: &[(&str, Who)] = &[
     ("wasmtime_", Who::Only(&["runtime", "wasi"])),
     ("rumqttc", Who::Only(&["mqtt"])),
     ("hickory_", Who::Only(&["outside"])),
+    ("oci_client", Who::Only(&["artifact"])),
+    ("reqwest", Who::Only(&["artifact"])),
+    ("age", Who::Only(&["secret"])),
     ("tokio", Who::AllBut(&["lifecycle", "net", "spec"])),
     ("tokio_", Who::AllBut(&["lifecycle", "net", "spec"])),
 ];

@@ -170,6 +170,12 @@ impl Part {
         self.read.length
     }
 
+    /// Where it is, until it is finished.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Bytes of the whole, once it was admitted.
     #[must_use]
     pub fn total(&self) -> Option<u64> {
@@ -231,6 +237,11 @@ impl Part {
         self.io.count(piece.len() as u64, 0);
         self.read = read;
         Ok(())
+    }
+
+    /// Forgets the size: it must be admitted again.
+    pub fn forget_total(&mut self) {
+        self.total = None;
     }
 
     /// Forgets all bytes.

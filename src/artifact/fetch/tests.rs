@@ -1,0 +1,248 @@
+//! Every way here, against servers and a broker that misbehave.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+#[path = "../../../tests/it/registry.rs"]
+mod registry;
+
+mod broker;
+mod http;
+
+use std::sync::Mutex;
+
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use crate::clock::Clock;
+
+use super::*;
+
+use registry::{Door, Fault, Registry, USER};
+
+/// A module with one custom section of `size` bytes.
+fn module(fill: u8, size: u32) -> Vec<u8> {
+    let mut bytes = b"\0asm\x01\0\0\0\0".to_vec();
+    // A length in five groups of seven bits, as long as it could be.
+    bytes.extend([0, 7, 14, 21].map(|shift| (size >> shift).to_le_bytes()[0] | 0x80));
+    bytes.push((size >> 28).to_le_bytes()[0]);
+    bytes.extend((0..size).map(|at| (at / 251).to_le_bytes()[0] ^ fill));
+    bytes
+}
+
+fn digest_of(bytes: &[u8]) -> Digest {
+    Digest::new(Sha256::digest(bytes).into())
+}
+
+/// A node without pods.
+struct Node {
+    _dir: TempDir,
+    fetcher: Fetcher,
+}
+
+const QUICK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(20));
+
+impl Node {
+    fn new() -> Self {
+        Self::with(ArtifactSettings::default(), Keyring::default())
+    }
+
+    fn with(settings: ArtifactSettings, keyring: Keyring) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, _) = ImageStore::open(&dir.path().join("images")).unwrap();
+        let store = Arc::new(store);
+        let fetcher = Fetcher::with_times(store, settings, keyring, Clock::start(), QUICK);
+        Self { _dir: dir, fetcher }
+    }
+
+    async fn fetch(&self, bytes: &[u8], sources: &[&str]) -> Result<Fetched, FetchError> {
+        self.fetch_hearing(bytes, sources).await.0
+    }
+
+    /// The outcome, and all progress that was heard.
+    async fn fetch_hearing(
+        &self,
+        bytes: &[u8],
+        sources: &[&str],
+    ) -> (Result<Fetched, FetchError>, Vec<Progress>) {
+        let heard = Mutex::new(Vec::new());
+        let hear = |progress: &Progress| heard.lock().unwrap().push(progress.clone());
+        let fetched = self.fetcher.fetch(want(bytes, sources), &hear);
+        let limit = Duration::from_secs(30);
+        let outcome = tokio::time::timeout(limit, fetched).await.expect("it ends");
+        (outcome, heard.into_inner().unwrap())
+    }
+
+    /// Bytes of the part that a broken transfer left.
+    fn left(&self, bytes: &[u8]) -> u64 {
+        let (digest, content) = (digest_of(bytes), Content::Module);
+        match self.fetcher.store().begin(Expected { digest, content, bytes_max: 1 << 30 }).unwrap()
+        {
+            Begun::Part(part) => std::fs::metadata(part.path()).map_or(0, |meta| meta.len()),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+fn want(bytes: &[u8], sources: &[&str]) -> Want {
+    let sources = sources.iter().map(|text| Source::parse(text).unwrap()).collect();
+    Want::module(digest_of(bytes), bytes.len() as u64, sources)
+}
+
+#[track_caller]
+fn came(outcome: Result<Fetched, FetchError>, bytes: &[u8]) {
+    let fetched = outcome.unwrap();
+    assert_eq!((fetched.digest, fetched.new), (digest_of(bytes), true));
+    assert!(std::fs::read(&fetched.path).unwrap() == bytes);
+}
+
+#[tokio::test]
+async fn places_are_tried_in_turn_and_all_are_named_when_none_has_it() {
+    let (registry, node, bytes) = (Registry::start().await, Node::new(), module(1, 5000));
+    let nowhere = "https://localhost:1/web.wasm";
+    let unknown = format!("oci://{}/acme/web", registry.host());
+    let error = node.fetch(&bytes, &[nowhere, &unknown, "mqtt:"]).await.unwrap_err();
+    let said = error.to_string();
+    assert!(
+        said.starts_with(&format!("cannot fetch {}: cannot reach {nowhere}", digest_of(&bytes)))
+    );
+    assert!(said.contains(&format!("{}", registry.host())), "{said}");
+    assert!(said.contains("does not know it: repository name not known to registry"), "{said}");
+    assert!(said.ends_with("; there is no broker to ask"), "{said}");
+    assert!(!error.is_unreachable());
+    let file = registry.put_file("/web.wasm", &bytes);
+    came(node.fetch(&bytes, &[nowhere, &unknown, &file]).await, &bytes);
+    // It is here now: no place is asked.
+    registry.log();
+    let again = node.fetch(&bytes, &[&file]).await.unwrap();
+    assert_eq!((again.new, registry.log()), (false, Vec::new()));
+}
+
+#[tokio::test]
+async fn what_came_from_one_place_is_gone_on_with_at_the_next() {
+    let (registry, node, bytes) = (Registry::start().await, Node::new(), module(1, 900_000));
+    let one = registry.put_file("/one.wasm", &bytes);
+    let two = registry.put_file("/two.wasm", &bytes);
+    registry.plan([Fault::CutAfter(300_000), Fault::Status(404, "moved away"), Fault::None]);
+    came(node.fetch(&bytes, &[&one, &two]).await, &bytes);
+    assert_eq!(
+        registry.log(),
+        ["GET /one.wasm", "GET /one.wasm bytes=300000-", "GET /two.wasm bytes=300000-"]
+    );
+}
+
+#[tokio::test]
+async fn wrong_content_never_becomes_visible_and_the_next_place_begins_anew() {
+    let (registry, node, bytes) = (Registry::start().await, Node::new(), module(1, 900_000));
+    let one = registry.put_file("/one.wasm", &bytes);
+    let two = registry.put_file("/two.wasm", &bytes);
+    for fault in [Fault::Flip(500_000), Fault::Page] {
+        registry.plan([fault]);
+        came(node.fetch(&bytes, &[&one, &two]).await, &bytes);
+        // A page is told by its size; a flipped bit, by the digest.
+        assert_eq!(registry.log(), ["GET /one.wasm", "GET /two.wasm"]);
+        let image = crate::image::parse_reference(&digest_of(&bytes).to_string(), None).unwrap();
+        node.fetcher.store().rm(&image).unwrap();
+    }
+    registry.plan([Fault::Flip(500_000), Fault::Flip(1000)]);
+    let error = node.fetch(&bytes, &[&one, &two]).await.unwrap_err();
+    assert_eq!((error.reason(), node.left(&bytes)), ("DigestMismatch", 0), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_beginning_costs_one_more_attempt_at_the_same_place() {
+    let (registry, node, bytes) = (Registry::start().await, Node::new(), module(1, 2_500_000));
+    let one = registry.put_file("/one.wasm", &bytes);
+    registry.plan([Fault::CutAfter(2_200_000), Fault::Status(404, "")]);
+    node.fetch(&bytes, &[&one]).await.unwrap_err();
+    assert_eq!(node.left(&bytes), 2_200_000);
+    registry.log();
+    let part = {
+        let (digest, content) = (digest_of(&bytes), Content::Module);
+        let expected = Expected { digest, content, bytes_max: 1 << 30 };
+        let Begun::Part(part) = node.fetcher.store().begin(expected).unwrap() else { panic!() };
+        part.path().to_owned()
+    };
+    let mut rotten = std::fs::read(&part).unwrap();
+    rotten[700_000] ^= 1;
+    std::fs::write(&part, rotten).unwrap();
+    came(node.fetch(&bytes, &[&one]).await, &bytes);
+    assert_eq!(registry.log(), ["GET /one.wasm bytes=2097152-", "GET /one.wasm"]);
+}
+
+#[tokio::test]
+async fn two_who_want_the_same_share_one_transfer() {
+    let (registry, node, bytes) = (Registry::start().await, Node::new(), module(1, 900_000));
+    let file = registry.put_file("/web.wasm", &bytes);
+    let sources = [file.as_str()];
+    let (one, two, three) = tokio::join!(
+        node.fetch_hearing(&bytes, &sources),
+        node.fetch_hearing(&bytes, &sources),
+        node.fetch(&bytes, &["https://localhost:1/web.wasm"]),
+    );
+    for outcome in [one.0, two.0, three] {
+        came(outcome, &bytes);
+    }
+    assert_eq!(registry.log(), ["GET /web.wasm"]);
+    for heard in [one.1, two.1] {
+        assert!(heard.is_sorted_by_key(|progress| progress.bytes), "{heard:?}");
+        let last = heard.last().unwrap();
+        assert_eq!((last.total, last.source.as_str()), (Some(bytes.len() as u64), file.as_str()));
+    }
+}
+
+#[tokio::test]
+async fn one_whose_places_are_others_tries_them_when_the_shared_transfer_fails() {
+    let (registry, node, bytes) = (Registry::start().await, Node::new(), module(1, 5000));
+    let file = registry.put_file("/web.wasm", &bytes);
+    let missing = format!("oci://{}/acme/web", registry.host());
+    let (wrong, right) = ([missing.as_str()], [file.as_str()]);
+    let (one, two) = tokio::join!(node.fetch(&bytes, &wrong), node.fetch(&bytes, &right));
+    assert!(one.is_err() || one.is_ok_and(|fetched| fetched.digest == digest_of(&bytes)));
+    came(two, &bytes);
+}
+
+#[tokio::test]
+async fn a_transfer_ends_with_the_last_who_waits_and_is_gone_on_with_later() {
+    let (registry, node, bytes) = (Registry::start().await, Node::new(), module(1, 3_000_000));
+    let file = registry.put_file("/web.wasm", &bytes);
+    registry.plan([Fault::HangAfter(2_500_000)]);
+    let (heard, mut hear) = tokio::sync::mpsc::channel(1000);
+    let tell = move |progress: &Progress| heard.try_send(progress.bytes).unwrap();
+    {
+        let sources = [file.as_str()];
+        let fetch = node.fetcher.fetch(want(&bytes, &sources), &tell);
+        let other = node.fetcher.fetch(want(&bytes, &sources), &tell);
+        let mut fetch = Box::pin(fetch);
+        {
+            let mut other = Box::pin(other);
+            tokio::select! {
+                _ = &mut fetch => panic!("it hangs"),
+                _ = &mut other => panic!("it hangs"),
+                () = async { while hear.recv().await.unwrap() < 2_100_000 {} } => {}
+            }
+        }
+        // One is gone; for the other it goes on.
+        tokio::select! {
+            _ = &mut fetch => panic!("it hangs"),
+            () = async { while hear.recv().await.unwrap() < 2_400_000 {} } => {}
+        }
+    }
+    // Nobody waits any more. The part is free as soon as the task has noticed.
+    registry.log();
+    came(node.fetch(&bytes, &[&file]).await, &bytes);
+    assert_eq!(registry.log(), ["GET /web.wasm bytes=2097152-"]);
+}
+
+#[tokio::test]
+async fn what_is_too_large_for_this_node_is_not_begun() {
+    let registry = Registry::start().await;
+    let settings = ArtifactSettings { max_bytes: Some(4000), ..ArtifactSettings::default() };
+    let (node, bytes) = (Node::with(settings, Keyring::default()), module(1, 5000));
+    let file = registry.put_file("/web.wasm", &bytes);
+    let error = node.fetch(&bytes, &[&file]).await.unwrap_err();
+    assert_eq!((error.reason(), registry.log()), ("ArtifactTooLarge", Vec::new()));
+    // Neither where the size is only told by the server.
+    let unknown = Want { size: None, ..want(&bytes, &[&file]) };
+    let error = node.fetcher.fetch(unknown, &|_| {}).await.unwrap_err();
+    assert_eq!(error.reason(), "ArtifactTooLarge");
+}
