@@ -152,7 +152,6 @@ const CRATES: &[(&str, Who)] = &[
     ("hickory_", Who::Only(&["outside"])),
     ("oci_client", Who::Only(&["artifact"])),
     ("reqwest", Who::Only(&["artifact"])),
-    ("age", Who::Only(&["secret"])),
     ("tokio", Who::AllBut(&["lifecycle", "net", "spec"])),
     ("tokio_", Who::AllBut(&["lifecycle", "net", "spec"])),
 ];

@@ -35,7 +35,7 @@ const INBOX_MAX: usize = 2 * WINDOW_MAX as usize;
 const PACKET_OVERHEAD: usize = 1024;
 
 /// Time on a live connection without a new block before the broker is given up as a source.
-pub const PATIENCE: Duration = Duration::from_secs(300);
+pub(super) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Time without a connection after which the next source is asked.
 const AWAY_MAX: Duration = Duration::from_secs(30);

@@ -79,10 +79,7 @@ impl SourceError {
     /// Whether the place could not be asked, which says nothing about what it would have said.
     #[must_use]
     pub fn is_unreachable(&self) -> bool {
-        match self {
-            Self::Unreachable { .. } => true,
-            other => other.is_transient(),
-        }
+        self.is_transient() || matches!(self, Self::NoBroker)
     }
 }
 
@@ -132,6 +129,19 @@ impl FetchError {
                 Some(_) | None => "ErrImagePull",
             },
             FetchFault::Reference { .. } | FetchFault::Internal { .. } => "ErrImagePull",
+        }
+    }
+
+    /// Whether it makes sense to try again soon, without anybody's help.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self.fault() {
+            FetchFault::Sources { tried, .. } => tried.iter().any(|(_, error)| {
+                error.is_unreachable() || matches!(error, SourceError::Silent { .. })
+            }),
+            FetchFault::Reference { cause, .. } => cause.is_transient(),
+            FetchFault::Local { cause, .. } => cause.is_lack_of_space(),
+            FetchFault::Internal { .. } => true,
         }
     }
 

@@ -25,7 +25,7 @@ pub struct Progress {
 
 /// See the header.
 #[derive(Debug)]
-pub struct Intake {
+pub(super) struct Intake {
     store: Arc<ImageStore>,
     digest: Digest,
     /// Absent only while another thread has it.

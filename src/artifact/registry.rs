@@ -22,7 +22,7 @@ const STEPS_MAX: usize = 3;
 
 /// What a reference stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Found {
+pub(super) struct Found {
     /// Of the manifest, or index, that the reference names.
     pub manifest: Digest,
     /// Of the module.
@@ -32,7 +32,7 @@ pub struct Found {
 
 /// A repository, and who asks.
 #[derive(Debug)]
-pub struct Registry<'a> {
+pub(super) struct Registry<'a> {
     http: &'a Http,
     repository: &'a Repository,
     access: Access,
@@ -42,7 +42,7 @@ impl<'a> Registry<'a> {
     /// # Errors
     ///
     /// The configuration does not let anything come from there.
-    pub fn new(
+    pub(super) fn new(
         http: &'a Http,
         repository: &'a Repository,
         keyring: &Keyring,
@@ -56,7 +56,7 @@ impl<'a> Registry<'a> {
     }
 
     /// Asks what a tag, or a manifest's digest, stands for.
-    pub async fn resolve(&mut self, reference: &str) -> Result<Found, SourceError> {
+    pub(super) async fn resolve(&mut self, reference: &str) -> Result<Found, SourceError> {
         let mut named = None;
         let mut reference = reference.to_owned();
         for _ in 0..STEPS_MAX {
@@ -77,7 +77,7 @@ impl<'a> Registry<'a> {
     }
 
     /// Brings a blob.
-    pub async fn blob(&mut self, intake: &mut Intake) -> Result<(), SourceError> {
+    pub(super) async fn blob(&mut self, intake: &mut Intake) -> Result<(), SourceError> {
         let url = self.url("blobs", &intake.digest().to_string())?;
         self.access.accepted();
         self.http.download(&url, &mut self.access, intake).await

@@ -6,10 +6,14 @@
 //!  oci://HOST[:PORT]/REPOSITORY      a registry's blob of that digest
 //!  https://HOST[:PORT]/PATH          a file; http:// only where it is allowed
 //!  mqtt:                             the broker that the intent came from
+//!  data:[TYPE];base64,…              the artifact itself, if it is small
 //! ```
 
 use std::fmt;
+use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reqwest::Url;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
@@ -27,7 +31,12 @@ pub enum Source {
     Registry(Repository),
     Http(Url),
     Broker,
+    /// The very bytes.
+    Inline(Arc<[u8]>),
 }
+
+/// Longest artifact in a `data:` source, bytes: for demonstrations and tests, where a message must stay small.
+const INLINE_BYTES_MAX: usize = 16 * 1024;
 
 /// A repository of a registry.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,6 +94,9 @@ impl Source {
     /// Says what is wrong with the text; never whether anything is there.
     pub fn parse(text: &str) -> Result<Self, InvalidSource> {
         let invalid = |fault| InvalidSource { text: text.chars().take(100).collect(), fault };
+        if let Some(rest) = text.strip_prefix("data:") {
+            return inline(rest).map(Self::Inline).map_err(invalid);
+        }
         if text.len() > SOURCE_BYTES_MAX {
             return Err(invalid("it is longer than 2048 bytes"));
         }
@@ -125,6 +137,7 @@ impl fmt::Display for Source {
             Self::Registry(repository) => write!(f, "oci://{repository}"),
             Self::Http(url) => f.write_str(&shown(url)),
             Self::Broker => f.write_str("mqtt:"),
+            Self::Inline(_) => f.write_str("data:"),
         }
     }
 }
@@ -141,9 +154,23 @@ impl From<Source> for String {
     fn from(source: Source) -> Self {
         match source {
             Source::Http(url) => url.into(),
-            other => other.to_string(),
+            Source::Inline(bytes) => format!("data:;base64,{}", STANDARD.encode(bytes)),
+            source @ (Source::Registry(_) | Source::Broker) => source.to_string(),
         }
     }
+}
+
+/// The bytes behind `data:`.
+fn inline(text: &str) -> Result<Arc<[u8]>, &'static str> {
+    let (head, data) = text.split_once(',').ok_or("data: needs a comma before its data")?;
+    if !head.ends_with(";base64") {
+        return Err("data: is expected in base64");
+    }
+    if data.len() > INLINE_BYTES_MAX.div_ceil(3) * 4 {
+        return Err("data: may hold 16 KiB");
+    }
+    let bytes = STANDARD.decode(data).map_err(|_| "its data is no base64")?;
+    Ok(bytes.into())
 }
 
 /// A URL as it may be shown: without what may be a secret.
@@ -173,6 +200,7 @@ mod test {
         let hex = "0".repeat(64);
         for (text, shown) in [
             ("mqtt:", "mqtt:"),
+            ("data:application/wasm;base64,AGFzbQ==", "data:"),
             ("oci://ghcr.io/acme/web", "oci://ghcr.io/acme/web"),
             ("oci://ghcr.io/acme/web:1", "oci://ghcr.io/acme/web"),
             (&format!("oci://localhost:5000/web@sha256:{hex}"), "oci://localhost:5000/web"),
@@ -191,6 +219,9 @@ mod test {
         for (text, fault) in [
             ("", "oci://, https:// or mqtt: is expected"),
             ("web.wasm", "oci://, https:// or mqtt: is expected"),
+            ("data:AGFzbQ==", "data: needs a comma before its data"),
+            ("data:application/wasm,AGFzbQ==", "data: is expected in base64"),
+            ("data:;base64,?", "its data is no base64"),
             ("ftp://a/b", "oci://, https:// or mqtt: is expected"),
             ("file:///etc/passwd", "oci://, https:// or mqtt: is expected"),
             ("oci://web", "after oci:// comes HOST[:PORT]/REPOSITORY"),

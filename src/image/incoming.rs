@@ -32,7 +32,7 @@ use super::wasm::{Checker, ModuleKind, NotWasm};
 use super::{ImageStore, ResolvedImage};
 
 /// Bytes between two syncs. A power cut costs at most two of these of a download; smaller is more wear on the flash.
-pub const SYNC_BYTES: u64 = 1024 * 1024;
+pub(super) const SYNC_BYTES: u64 = 1024 * 1024;
 
 /// Suffix of a part; before it, the digest that it is to have.
 pub(super) const PART_SUFFIX: &str = ".part";
@@ -122,7 +122,13 @@ impl From<ImportError> for IncomingError {
                 Self::NoSpace { needed, free, reserve }
             }
             ImportError::Write { cause } => Self::Store { cause },
-            other => Self::Store { cause: io::Error::other(other) },
+            // What only a file's way in can meet.
+            error @ (ImportError::Open { .. }
+            | ImportError::NotAFile { .. }
+            | ImportError::TooLarge { .. }
+            | ImportError::Read { .. }
+            | ImportError::NotWasm { .. }
+            | ImportError::Changed { .. }) => Self::Store { cause: io::Error::other(error) },
         }
     }
 }

@@ -275,6 +275,14 @@ impl Fetcher {
                 let mut access = Access::to_file(keyring.find(&place));
                 http.download(url, &mut access, intake).await
             }
+            Source::Inline(bytes) => {
+                if intake.total().is_none() {
+                    intake.admit(bytes.len() as u64).await?;
+                }
+                intake.begin_anew();
+                intake.put(bytes).await?;
+                Ok(intake.flush().await?)
+            }
             Source::Broker => {
                 let blocks = self.0.blocks.get().ok_or(SourceError::NoBroker)?;
                 let alone = want.sources.iter().all(|source| *source == Source::Broker);

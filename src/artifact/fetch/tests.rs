@@ -78,7 +78,7 @@ impl Node {
         match self.fetcher.store().begin(Expected { digest, content, bytes_max: 1 << 30 }).unwrap()
         {
             Begun::Part(part) => std::fs::metadata(part.path()).map_or(0, |meta| meta.len()),
-            other => panic!("{other:?}"),
+            other @ (Begun::Here(_) | Begun::Busy) => panic!("{other:?}"),
         }
     }
 }
@@ -105,7 +105,7 @@ async fn places_are_tried_in_turn_and_all_are_named_when_none_has_it() {
     assert!(
         said.starts_with(&format!("cannot fetch {}: cannot reach {nowhere}", digest_of(&bytes)))
     );
-    assert!(said.contains(&format!("{}", registry.host())), "{said}");
+    assert!(said.contains(&registry.host()), "{said}");
     assert!(said.contains("does not know it: repository name not known to registry"), "{said}");
     assert!(said.ends_with("; there is no broker to ask"), "{said}");
     assert!(!error.is_unreachable());
@@ -115,6 +115,17 @@ async fn places_are_tried_in_turn_and_all_are_named_when_none_has_it() {
     registry.log();
     let again = node.fetch(&bytes, &[&file]).await.unwrap();
     assert_eq!((again.new, registry.log()), (false, Vec::new()));
+}
+
+#[tokio::test]
+async fn a_small_artifact_may_come_with_the_question() {
+    let (node, bytes) = (Node::new(), module(1, 5000));
+    let right = Source::Inline(bytes.clone().into()).into();
+    let wrong: String = Source::Inline(module(2, 5000).into()).into();
+    let error = node.fetch(&bytes, &[&wrong]).await.unwrap_err();
+    assert_eq!(error.reason(), "DigestMismatch", "{error}");
+    let sources: [String; 2] = [wrong, right];
+    came(node.fetch(&bytes, &sources.each_ref().map(String::as_str)).await, &bytes);
 }
 
 #[tokio::test]

@@ -19,7 +19,7 @@ const TOKEN_BYTES_MAX: usize = 64 * 1024;
 
 /// One conversation with one server about one thing.
 #[derive(Debug, Default)]
-pub struct Access {
+pub(crate) struct Access {
     credential: Option<Credential>,
     /// `repository:PATH:pull`, for registries.
     scope: Option<String>,
@@ -31,14 +31,14 @@ pub struct Access {
 impl Access {
     /// To a file: the password goes out with the first question.
     #[must_use]
-    pub fn to_file(credential: Option<&Credential>) -> Self {
+    pub(crate) fn to_file(credential: Option<&Credential>) -> Self {
         let header = credential.and_then(basic);
         Self { credential: credential.cloned(), scope: None, answered: header.is_some(), header }
     }
 
     /// To a registry: nothing is said before it asks.
     #[must_use]
-    pub fn to_repository(credential: Option<&Credential>, path: &str) -> Self {
+    pub(crate) fn to_repository(credential: Option<&Credential>, path: &str) -> Self {
         let scope = Some(format!("repository:{path}:pull"));
         Self { credential: credential.cloned(), scope, header: None, answered: false }
     }
@@ -48,12 +48,12 @@ impl Access {
     }
 
     /// The server let something through: a token that expires later is asked for again.
-    pub fn accepted(&mut self) {
+    pub(crate) fn accepted(&mut self) {
         self.answered = false;
     }
 
     /// The server wants to know who asks. False: there is nothing (more) to say.
-    pub async fn challenged(
+    pub(crate) async fn challenged(
         &mut self,
         http: &Http,
         headers: &HeaderMap,

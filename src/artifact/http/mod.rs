@@ -33,7 +33,7 @@ use super::intake::Intake;
 use super::settings::{ArtifactSettings, is_loopback};
 use super::source::{host_of, shown};
 
-pub use access::Access;
+pub(super) use access::Access;
 pub use tls::SetupError;
 
 /// Time to a connection, TLS included. A mobile link needs some seconds for the first packet alone.
@@ -59,7 +59,7 @@ const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
 /// See the header. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Http(Arc<Inner>);
+pub(super) struct Http(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -72,7 +72,7 @@ struct Inner {
 
 /// A small answer.
 #[derive(Debug)]
-pub struct Answer {
+pub(super) struct Answer {
     pub status: StatusCode,
     pub headers: HeaderMap,
     pub body: Bytes,
@@ -80,17 +80,17 @@ pub struct Answer {
 
 impl Http {
     #[must_use]
-    pub fn new(settings: Arc<ArtifactSettings>, retry: Duration) -> Self {
+    pub(super) fn new(settings: Arc<ArtifactSettings>, retry: Duration) -> Self {
         Self(Arc::new(Inner { settings, clients: Default::default(), retry }))
     }
 
     #[must_use]
-    pub fn settings(&self) -> &ArtifactSettings {
+    pub(super) fn settings(&self) -> &ArtifactSettings {
         &self.0.settings
     }
 
     /// Whether a URL may be asked at all.
-    pub fn check(&self, url: &Url) -> Result<(), SourceError> {
+    pub(super) fn check(&self, url: &Url) -> Result<(), SourceError> {
         let host = host_of(url);
         if url.scheme() != "https" && !self.0.settings.allows_plain(&host) {
             return Err(SourceError::Plain(host));
@@ -99,7 +99,7 @@ impl Http {
     }
 
     /// Asks for something small. Any status is an answer; a body longer than `bytes_max` is none.
-    pub async fn ask(
+    pub(super) async fn ask(
         &self,
         url: &Url,
         accept: &str,
@@ -128,7 +128,7 @@ impl Http {
     }
 
     /// Brings what is missing of a file.
-    pub async fn download(
+    pub(super) async fn download(
         &self,
         url: &Url,
         access: &mut Access,

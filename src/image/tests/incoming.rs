@@ -18,7 +18,7 @@ fn expected(bytes: &[u8]) -> Expected {
 fn part(store: &ImageStore, expected: Expected) -> Part {
     match store.begin(expected).unwrap() {
         Begun::Part(part) => *part,
-        other => panic!("{other:?}"),
+        other @ (Begun::Here(_) | Begun::Busy) => panic!("{other:?}"),
     }
 }
 
