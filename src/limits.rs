@@ -27,5 +27,6 @@ pub const EVENTS_MAX: usize = 1024;
 /// Pods on one node (Kubernetes' own default is 110; gateways are small but modules are cheap).
 pub const PODS_MAX: usize = 1024;
 
-/// ConfigMaps and Secrets on one node, together: as many as pods. Each may have a mebibyte, and all are in memory.
+/// ConfigMaps, Secrets, Services and NetworkPolicies on one node, together: as many as pods. Each of the first two may have a
+/// mebibyte, and all are in memory.
 pub const DATA_OBJECTS_MAX: usize = 1024;

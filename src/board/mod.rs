@@ -1,6 +1,6 @@
 //! The node's view of all objects: what an API server's storage is to a cluster.
 //!
-//! Owns: the current version of every Pod, ConfigMap, Secret, Event, Namespace and the Node, one version counter over
+//! Owns: the current version of every object of the kinds in [`Kind`], one version counter over
 //! all of them, a bounded history for watchers, and the recording of Events. Not: durability (`store` has that: the
 //! board is rebuilt at start), nor any decision about pods. Everything is in memory.
 //!
@@ -312,7 +312,8 @@ impl State {
 }
 
 fn counts_for_namespace(kind: Kind) -> bool {
-    kind.namespaced() && kind != Kind::Event
+    // What the node derives from other objects does not keep their namespace.
+    kind.namespaced() && !matches!(kind, Kind::Event | Kind::Endpoints | Kind::EndpointSlice)
 }
 
 fn namespace(name: &str, since: Time) -> Namespace {

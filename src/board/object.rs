@@ -7,7 +7,11 @@
 use std::fmt;
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Node, Pod, Secret};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Endpoints, Event, Namespace, Node, Pod, Secret, Service,
+};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::{Serialize, Serializer};
 
@@ -15,28 +19,102 @@ use serde::{Serialize, Serializer};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
     ConfigMap,
+    Endpoints,
+    EndpointSlice,
     Event,
     Namespace,
+    NetworkPolicy,
     Node,
     Pod,
     Secret,
+    Service,
 }
 
 impl Kind {
     /// Every kind, in the order in which discovery lists them.
-    pub const ALL: [Self; 6] =
-        [Self::ConfigMap, Self::Event, Self::Namespace, Self::Node, Self::Pod, Self::Secret];
+    pub const ALL: [Self; 10] = [
+        Self::ConfigMap,
+        Self::Endpoints,
+        Self::Event,
+        Self::Namespace,
+        Self::Node,
+        Self::Pod,
+        Self::Secret,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::NetworkPolicy,
+    ];
+
+    /// The API group, empty for the core's.
+    #[must_use]
+    pub fn group(self) -> &'static str {
+        match self {
+            Self::EndpointSlice => "discovery.k8s.io",
+            Self::NetworkPolicy => "networking.k8s.io",
+            Self::ConfigMap
+            | Self::Endpoints
+            | Self::Event
+            | Self::Namespace
+            | Self::Node
+            | Self::Pod
+            | Self::Secret
+            | Self::Service => "",
+        }
+    }
+
+    /// `apiVersion` of the object: `v1`, `networking.k8s.io/v1`.
+    #[must_use]
+    pub fn api_version(self) -> &'static str {
+        match self {
+            Self::EndpointSlice => "discovery.k8s.io/v1",
+            Self::NetworkPolicy => "networking.k8s.io/v1",
+            Self::ConfigMap
+            | Self::Endpoints
+            | Self::Event
+            | Self::Namespace
+            | Self::Node
+            | Self::Pod
+            | Self::Secret
+            | Self::Service => "v1",
+        }
+    }
+
+    /// The resource as messages name it: `pods`, `networkpolicies.networking.k8s.io`.
+    #[must_use]
+    pub fn resource(self) -> String {
+        match self.group() {
+            "" => self.plural().to_owned(),
+            group => format!("{}.{group}", self.plural()),
+        }
+    }
+
+    /// Whether clients create, change and delete objects of this kind; the others are the node's own.
+    #[must_use]
+    pub fn is_writable(self) -> bool {
+        match self {
+            Self::ConfigMap | Self::NetworkPolicy | Self::Pod | Self::Secret | Self::Service => {
+                true
+            }
+            Self::Endpoints | Self::EndpointSlice | Self::Event | Self::Namespace | Self::Node => {
+                false
+            }
+        }
+    }
 
     /// `kind` of the object: `Pod`.
     #[must_use]
     pub fn as_str(self) -> &'static str {
         match self {
             Self::ConfigMap => "ConfigMap",
+            Self::Endpoints => "Endpoints",
+            Self::EndpointSlice => "EndpointSlice",
             Self::Event => "Event",
             Self::Namespace => "Namespace",
+            Self::NetworkPolicy => "NetworkPolicy",
             Self::Node => "Node",
             Self::Pod => "Pod",
             Self::Secret => "Secret",
+            Self::Service => "Service",
         }
     }
 
@@ -45,11 +123,15 @@ impl Kind {
     pub fn plural(self) -> &'static str {
         match self {
             Self::ConfigMap => "configmaps",
+            Self::Endpoints => "endpoints",
+            Self::EndpointSlice => "endpointslices",
             Self::Event => "events",
             Self::Namespace => "namespaces",
+            Self::NetworkPolicy => "networkpolicies",
             Self::Node => "nodes",
             Self::Pod => "pods",
             Self::Secret => "secrets",
+            Self::Service => "services",
         }
     }
 
@@ -58,11 +140,15 @@ impl Kind {
     pub fn singular(self) -> &'static str {
         match self {
             Self::ConfigMap => "configmap",
+            Self::Endpoints => "endpoints",
+            Self::EndpointSlice => "endpointslice",
             Self::Event => "event",
             Self::Namespace => "namespace",
+            Self::NetworkPolicy => "networkpolicy",
             Self::Node => "node",
             Self::Pod => "pod",
             Self::Secret => "secret",
+            Self::Service => "service",
         }
     }
 
@@ -71,11 +157,14 @@ impl Kind {
     pub fn short_names(self) -> &'static [&'static str] {
         match self {
             Self::ConfigMap => &["cm"],
+            Self::Endpoints => &["ep"],
+            Self::EndpointSlice | Self::Secret => &[],
             Self::Event => &["ev"],
             Self::Namespace => &["ns"],
+            Self::NetworkPolicy => &["netpol"],
             Self::Node => &["no"],
             Self::Pod => &["po"],
-            Self::Secret => &[],
+            Self::Service => &["svc"],
         }
     }
 
@@ -85,10 +174,11 @@ impl Kind {
         !matches!(self, Self::Namespace | Self::Node)
     }
 
-    /// The kind that the path segment names.
+    /// The kind that a path names: `v1` or `GROUP/VERSION`, and the resource's segment.
     #[must_use]
-    pub fn from_plural(plural: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.plural() == plural)
+    pub fn from_path(api_version: &str, plural: &str) -> Option<Self> {
+        let is_it = |kind: &Self| kind.api_version() == api_version && kind.plural() == plural;
+        Self::ALL.into_iter().find(is_it)
     }
 }
 
@@ -128,11 +218,33 @@ impl fmt::Display for ObjectKey {
 #[derive(Clone, PartialEq)]
 pub enum Object {
     ConfigMap(Arc<ConfigMap>),
+    Endpoints(Arc<Endpoints>),
+    EndpointSlice(Arc<EndpointSlice>),
     Event(Arc<Event>),
     Namespace(Arc<Namespace>),
+    NetworkPolicy(Arc<NetworkPolicy>),
     Node(Arc<Node>),
     Pod(Arc<Pod>),
     Secret(Arc<Secret>),
+    Service(Arc<Service>),
+}
+
+/// The same expression for the object inside, whatever its kind.
+macro_rules! each_kind {
+    ($object:expr, $o:ident => $value:expr) => {
+        match $object {
+            Self::ConfigMap($o) => $value,
+            Self::Endpoints($o) => $value,
+            Self::EndpointSlice($o) => $value,
+            Self::Event($o) => $value,
+            Self::Namespace($o) => $value,
+            Self::NetworkPolicy($o) => $value,
+            Self::Node($o) => $value,
+            Self::Pod($o) => $value,
+            Self::Secret($o) => $value,
+            Self::Service($o) => $value,
+        }
+    };
 }
 
 impl Object {
@@ -140,36 +252,26 @@ impl Object {
     pub fn kind(&self) -> Kind {
         match self {
             Self::ConfigMap(_) => Kind::ConfigMap,
+            Self::Endpoints(_) => Kind::Endpoints,
+            Self::EndpointSlice(_) => Kind::EndpointSlice,
             Self::Event(_) => Kind::Event,
             Self::Namespace(_) => Kind::Namespace,
+            Self::NetworkPolicy(_) => Kind::NetworkPolicy,
             Self::Node(_) => Kind::Node,
             Self::Pod(_) => Kind::Pod,
             Self::Secret(_) => Kind::Secret,
+            Self::Service(_) => Kind::Service,
         }
     }
 
     #[must_use]
     pub fn metadata(&self) -> &ObjectMeta {
-        match self {
-            Self::ConfigMap(o) => &o.metadata,
-            Self::Event(o) => &o.metadata,
-            Self::Namespace(o) => &o.metadata,
-            Self::Node(o) => &o.metadata,
-            Self::Pod(o) => &o.metadata,
-            Self::Secret(o) => &o.metadata,
-        }
+        each_kind!(self, o => &o.metadata)
     }
 
     /// The object's metadata, to change; copies the object if it is shared.
     pub fn metadata_mut(&mut self) -> &mut ObjectMeta {
-        match self {
-            Self::ConfigMap(o) => &mut Arc::make_mut(o).metadata,
-            Self::Event(o) => &mut Arc::make_mut(o).metadata,
-            Self::Namespace(o) => &mut Arc::make_mut(o).metadata,
-            Self::Node(o) => &mut Arc::make_mut(o).metadata,
-            Self::Pod(o) => &mut Arc::make_mut(o).metadata,
-            Self::Secret(o) => &mut Arc::make_mut(o).metadata,
-        }
+        each_kind!(self, o => &mut Arc::make_mut(o).metadata)
     }
 
     #[must_use]
@@ -199,6 +301,7 @@ impl Object {
     pub(super) fn weight(&self) -> usize {
         const OBJECT: usize = 1024;
         const CONTAINER: usize = 3 * 1024;
+        const ENDPOINT: usize = 512;
         let own = match self {
             Self::ConfigMap(o) => {
                 let text = o.data.iter().flatten().map(|(k, v)| k.len() + v.len());
@@ -213,7 +316,13 @@ impl Object {
                 (init + spec.containers.len()) * CONTAINER
             }),
             Self::Event(o) => o.message.as_ref().map_or(0, String::len),
-            Self::Namespace(_) | Self::Node(_) => 0,
+            Self::Endpoints(o) => {
+                let subsets = o.subsets.iter().flatten();
+                let addresses = subsets.flat_map(|s| [&s.addresses, &s.not_ready_addresses]);
+                addresses.flatten().map(Vec::len).sum::<usize>() * ENDPOINT
+            }
+            Self::EndpointSlice(o) => o.endpoints.iter().flatten().count() * ENDPOINT,
+            Self::Namespace(_) | Self::NetworkPolicy(_) | Self::Node(_) | Self::Service(_) => 0,
         };
         let annotations = self.metadata().annotations.iter().flatten();
         OBJECT + own + annotations.map(|(k, v)| k.len() + v.len()).sum::<usize>()
@@ -229,14 +338,7 @@ impl fmt::Debug for Object {
 
 impl Serialize for Object {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        match self {
-            Self::ConfigMap(o) => o.as_ref().serialize(serializer),
-            Self::Event(o) => o.as_ref().serialize(serializer),
-            Self::Namespace(o) => o.as_ref().serialize(serializer),
-            Self::Node(o) => o.as_ref().serialize(serializer),
-            Self::Pod(o) => o.as_ref().serialize(serializer),
-            Self::Secret(o) => o.as_ref().serialize(serializer),
-        }
+        each_kind!(self, o => o.as_ref().serialize(serializer))
     }
 }
 
@@ -255,4 +357,15 @@ macro_rules! object_from {
     )*};
 }
 
-object_from!(ConfigMap, Event, Namespace, Node, Pod, Secret);
+object_from!(
+    ConfigMap,
+    Endpoints,
+    EndpointSlice,
+    Event,
+    Namespace,
+    NetworkPolicy,
+    Node,
+    Pod,
+    Secret,
+    Service
+);

@@ -328,7 +328,10 @@ fn selectable(kind: Kind) -> &'static [&'static str] {
         Kind::Secret => &["metadata.name", "metadata.namespace", "type"],
         Kind::Namespace => &["metadata.name", "status.phase"],
         Kind::Node => &["metadata.name", "spec.unschedulable"],
-        Kind::ConfigMap => &["metadata.name", "metadata.namespace"],
+        Kind::Service => &["metadata.name", "metadata.namespace", "spec.clusterIP", "spec.type"],
+        Kind::ConfigMap | Kind::Endpoints | Kind::EndpointSlice | Kind::NetworkPolicy => {
+            &["metadata.name", "metadata.namespace"]
+        }
     }
 }
 
@@ -389,6 +392,16 @@ fn field_value(object: &Object, field: &str) -> Vec<String> {
             let unschedulable = node.spec.as_ref().and_then(|s| s.unschedulable);
             vec![unschedulable.unwrap_or_default().to_string()]
         }
-        Object::ConfigMap(_) => Vec::new(),
+        Object::Service(service) => {
+            let spec = service.spec.as_ref();
+            match field {
+                "spec.clusterIP" => text(spec.and_then(|s| s.cluster_ip.as_ref())),
+                _ => text(spec.and_then(|s| s.type_.as_ref())),
+            }
+        }
+        Object::ConfigMap(_)
+        | Object::Endpoints(_)
+        | Object::EndpointSlice(_)
+        | Object::NetworkPolicy(_) => Vec::new(),
     }
 }

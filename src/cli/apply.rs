@@ -29,7 +29,7 @@ pub(super) async fn run(
         match apply(client, &wanted, args.dry_run).await {
             Ok(done) => {
                 let how = if args.dry_run == DryRun::Server { " (server dry run)" } else { "" };
-                out.line(&format!("{}/{} {done}{how}", wanted.kind.singular(), wanted.name))?;
+                out.line(&format!("{}/{} {done}{how}", kinds::shown(wanted.kind), wanted.name))?;
                 out.flush()?;
             }
             Err(error @ ClientError::Refused { .. }) => {
@@ -51,13 +51,14 @@ async fn apply(
     let mut segments = collection.clone();
     segments.push(&wanted.name);
     let path = |segments: &[&str]| {
-        let path = PathBuilder::new(segments)
+        let path = PathBuilder::of(wanted.kind, segments)
             .with("fieldManager", MANAGER)
             .with("fieldValidation", "Strict");
         path.with_some("dryRun", (dry_run == DryRun::Server).then_some("All"))
     };
     let desired = annotated(&wanted.json);
-    let current = match client.get::<Value>(PathBuilder::new(&segments).as_str()).await {
+    let current = match client.get::<Value>(PathBuilder::of(wanted.kind, &segments).as_str()).await
+    {
         Ok(current) => current,
         Err(error) if error.is_not_found() => {
             let send = body("application/json", &desired);

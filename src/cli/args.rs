@@ -161,7 +161,7 @@ pub enum ImageCommand {
 
 #[derive(Debug, Args)]
 pub struct GetArgs {
-    /// What to list: pods, events, configmaps, secrets, nodes or namespaces; TYPE or TYPE/NAME
+    /// What to list: pods, services, endpoints, endpointslices, networkpolicies, configmaps, secrets, events, nodes or namespaces; TYPE or TYPE/NAME
     #[arg(value_name = "TYPE")]
     pub kind: String,
     /// Only these

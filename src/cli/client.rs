@@ -16,6 +16,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
+use crate::board::Kind;
+
 /// Largest answer that is read as a whole: a thousand pods with all they carry.
 const ANSWER_BYTES_MAX: usize = 256 * 1024 * 1024;
 
@@ -272,7 +274,16 @@ impl PathBuilder {
     /// `/api/v1`, then these segments.
     #[must_use]
     pub(super) fn new(segments: &[&str]) -> Self {
-        let mut path = String::from("/api/v1");
+        Self::of(Kind::Pod, segments)
+    }
+
+    /// The path of a kind's API group, then these segments.
+    #[must_use]
+    pub(super) fn of(kind: Kind, segments: &[&str]) -> Self {
+        let mut path = match kind.group() {
+            "" => String::from("/api/v1"),
+            _ => format!("/apis/{}", kind.api_version()),
+        };
         for segment in segments {
             path.push('/');
             escape(&mut path, segment);

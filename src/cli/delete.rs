@@ -26,7 +26,7 @@ impl Doomed {
     fn path(&self) -> PathBuilder {
         let mut segments = kinds::collection(self.kind, Some(&self.namespace));
         segments.push(&self.name);
-        PathBuilder::new(&segments)
+        PathBuilder::of(self.kind, &segments)
     }
 }
 
@@ -51,7 +51,7 @@ pub(super) async fn run(
         match delete(client, &one, grace).await {
             Ok(answer) => {
                 let how = if force { "force deleted" } else { "deleted" };
-                out.line(&format!("{} \"{}\" {how}", one.kind.singular(), one.name))?;
+                out.line(&format!("{} \"{}\" {how}", kinds::shown(one.kind), one.name))?;
                 out.flush()?;
                 ending.push((one, uid_of(&answer)));
             }
@@ -157,7 +157,7 @@ async fn wait(client: &Client, one: &Doomed, uid: Option<&str>) -> anyhow::Resul
             Ok(object) if uid_of(&object).as_deref() != uid => return Ok(()),
             Ok(object) => object["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned(),
         };
-        let path = PathBuilder::new(&kinds::collection(one.kind, Some(&one.namespace)))
+        let path = PathBuilder::of(one.kind, &kinds::collection(one.kind, Some(&one.namespace)))
             .with("watch", "true")
             .with("resourceVersion", &version)
             .with("fieldSelector", &format!("metadata.name={}", one.name));

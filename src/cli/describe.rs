@@ -1,17 +1,22 @@
-//! `podling describe pod`: everything about a pod on one page, as `kubectl describe pod` sets it.
+//! `podling describe`: everything about a pod, a Service or a NetworkPolicy on one page, as `kubectl describe` sets it.
 //!
 //! Owns: fetching, and the order of the page's parts. Follows `kubectl/pkg/describe/describe.go`.
 
 mod container;
 mod page;
+mod policy;
+mod service;
 mod volume;
 
 use std::process::ExitCode;
 
 use anyhow::{bail, ensure};
 use k8s_openapi::List;
-use k8s_openapi::api::core::v1::{Event, Pod, PodSpec, PodStatus, Toleration};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::api::core::v1::{Endpoints, Event, Pod, PodSpec, PodStatus, Service, Toleration};
+use k8s_openapi::api::networking::v1::NetworkPolicy;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
+use k8s_openapi::{ListableResource, Metadata};
+use serde::de::DeserializeOwned;
 
 use crate::board::Kind;
 use crate::clock::Clock;
@@ -33,60 +38,111 @@ pub(super) async fn run(
     out: &mut Out,
 ) -> anyhow::Result<ExitCode> {
     let (kind, names) = kinds::kind_and_names(&args.kind, &args.names)?;
-    if kind != Kind::Pod {
-        bail!(
-            "describe shows pods; for {} use: podling get {} -o yaml",
+    let asked = Asked { client, args, names, now_ms: Clock::start().now().wall_ms() };
+    match kind {
+        Kind::Pod => {
+            let (pods, errors) = asked.fetch::<Pod>(kind).await?;
+            let mut pages = Vec::new();
+            for pod in &pods {
+                let events = events_of(client, kind, &pod.metadata).await?;
+                pages.push(describe(pod, &events, asked.now_ms));
+            }
+            finish(&pages, &errors, out)
+        }
+        Kind::Service => {
+            let (services, errors) = asked.fetch::<Service>(kind).await?;
+            let mut pages = Vec::new();
+            for service in &services {
+                let events = events_of(client, kind, &service.metadata).await?;
+                let endpoints = asked.endpoints(&service.metadata).await?;
+                pages.push(service::describe(service, endpoints.as_ref(), &events, asked.now_ms));
+            }
+            finish(&pages, &errors, out)
+        }
+        Kind::NetworkPolicy => {
+            let (policies, errors) = asked.fetch::<NetworkPolicy>(kind).await?;
+            let pages: Vec<String> = policies.iter().map(policy::describe).collect();
+            finish(&pages, &errors, out)
+        }
+        Kind::ConfigMap
+        | Kind::Endpoints
+        | Kind::EndpointSlice
+        | Kind::Event
+        | Kind::Namespace
+        | Kind::Node
+        | Kind::Secret => bail!(
+            "describe shows pods, services and networkpolicies; for {} use: podling get {} -o yaml",
             kind.plural(),
             kind.plural()
-        );
+        ),
     }
-    let (pods, errors) = fetch(client, args, &names).await?;
-    let now_ms = Clock::start().now().wall_ms();
-    for (at, pod) in pods.iter().enumerate() {
-        if at > 0 {
-            out.text("\n\n")?;
-        }
-        let events = events_of(client, pod).await?;
-        out.text(&describe(pod, &events, now_ms))?;
-    }
+}
+
+fn finish(pages: &[String], errors: &[anyhow::Error], out: &mut Out) -> anyhow::Result<ExitCode> {
+    out.text(&pages.join("\n\n"))?;
     out.flush()?;
     errors.iter().for_each(show_error);
     Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-async fn fetch(
-    client: &Client,
-    args: &DescribeArgs,
-    names: &[String],
-) -> anyhow::Result<(Vec<Pod>, Vec<anyhow::Error>)> {
-    let namespace = args.target.namespace();
-    if names.is_empty() {
-        let path = listing(Kind::Pod, namespace, &args.select);
-        let list: Result<List<Pod>, _> = client.get(path.as_str()).await;
-        let list = list.map_err(|error| explain_selector(error, Kind::Pod, &args.select))?;
-        if list.items.is_empty() {
-            complain(&nothing_found(Kind::Pod, namespace, &args.select));
-        }
-        return Ok((list.items, Vec::new()));
-    }
-    ensure!(args.select.selector.is_none(), "name cannot be provided when a selector is specified");
-    let (mut pods, mut errors) = (Vec::new(), Vec::new());
-    for name in names {
-        let path = PathBuilder::new(&["namespaces", namespace, "pods", name]);
-        match client.get(path.as_str()).await {
-            Ok(pod) => pods.push(pod),
-            Err(error @ ClientError::Refused { .. }) => errors.push(error.into()),
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok((pods, errors))
+/// One `describe`.
+struct Asked<'a> {
+    client: &'a Client,
+    args: &'a DescribeArgs,
+    names: Vec<String>,
+    now_ms: i64,
 }
 
-async fn events_of(client: &Client, pod: &Pod) -> Result<Vec<Event>, ClientError> {
-    let meta = &pod.metadata;
+impl Asked<'_> {
+    async fn fetch<T>(&self, kind: Kind) -> anyhow::Result<(Vec<T>, Vec<anyhow::Error>)>
+    where
+        T: DeserializeOwned + ListableResource + Metadata<Ty = ObjectMeta>,
+    {
+        let (namespace, select) = (self.args.target.namespace(), &self.args.select);
+        if self.names.is_empty() {
+            let path = listing(kind, namespace, select);
+            let list: Result<List<T>, _> = self.client.get(path.as_str()).await;
+            let list = list.map_err(|error| explain_selector(error, kind, select))?;
+            if list.items.is_empty() {
+                complain(&nothing_found(kind, namespace, select));
+            }
+            return Ok((list.items, Vec::new()));
+        }
+        ensure!(select.selector.is_none(), "name cannot be provided when a selector is specified");
+        let (mut found, mut errors) = (Vec::new(), Vec::new());
+        for name in &self.names {
+            let mut segments = kinds::collection(kind, Some(namespace));
+            segments.push(name);
+            match self.client.get(PathBuilder::of(kind, &segments).as_str()).await {
+                Ok(object) => found.push(object),
+                Err(error @ ClientError::Refused { .. }) => errors.push(error.into()),
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok((found, errors))
+    }
+
+    /// What stands behind a Service; a Service that is new may have nothing yet.
+    async fn endpoints(&self, service: &ObjectMeta) -> Result<Option<Endpoints>, ClientError> {
+        let (name, namespace) = (text(&service.name), text(&service.namespace));
+        let path = PathBuilder::new(&["namespaces", &namespace, "endpoints", &name]);
+        match self.client.get(path.as_str()).await {
+            Ok(endpoints) => Ok(Some(endpoints)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+async fn events_of(
+    client: &Client,
+    kind: Kind,
+    meta: &ObjectMeta,
+) -> Result<Vec<Event>, ClientError> {
     let (name, namespace) = (text(&meta.name), text(&meta.namespace));
     let selector = format!(
-        "involvedObject.name={name},involvedObject.namespace={namespace},involvedObject.kind=Pod,involvedObject.uid={}",
+        "involvedObject.name={name},involvedObject.namespace={namespace},involvedObject.kind={},involvedObject.uid={}",
+        kind.as_str(),
         text(&meta.uid)
     );
     let path = PathBuilder::new(&["namespaces", &namespace, "events"]);
@@ -138,7 +194,7 @@ fn head(page: &mut Page, pod: &Pod, spec: &PodSpec, status: &PodStatus, now_ms: 
         page.line(0, &format!("Start Time:\t{}", rfc1123(start)));
     }
     labels(page, "Labels", meta.labels.as_ref());
-    annotations(page, pod);
+    annotations(page, meta);
     let terminal = matches!(status.phase.as_deref(), Some("Failed" | "Succeeded"));
     match (&meta.deletion_timestamp, terminal) {
         (Some(at), false) => {
@@ -197,9 +253,9 @@ fn labels(
     }
 }
 
-fn annotations(page: &mut Page, pod: &Pod) {
+fn annotations(page: &mut Page, meta: &ObjectMeta) {
     const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
-    let all = pod.metadata.annotations.iter().flatten();
+    let all = meta.annotations.iter().flatten();
     let mut start = "Annotations:";
     for (key, value) in all.filter(|(key, _)| *key != LAST_APPLIED) {
         let value = value.strip_suffix('\n').unwrap_or(value);

@@ -109,7 +109,7 @@ pub(super) async fn run(
 /// The collection with the selectors of the command line.
 pub(super) fn listing(kind: Kind, namespace: &str, select: &Select) -> PathBuilder {
     let namespace = (!select.all_namespaces).then_some(namespace);
-    PathBuilder::new(&kinds::collection(kind, namespace))
+    PathBuilder::of(kind, &kinds::collection(kind, namespace))
         .with_some("labelSelector", select.selector.as_deref())
         .with_some("fieldSelector", select.field_selector.as_deref())
 }
@@ -130,7 +130,8 @@ pub(super) fn explain_selector(error: ClientError, kind: Kind, select: &Select) 
     if status.reason.as_deref() == Some("BadRequest") && selecting {
         let text = |text: &Option<String>| text.clone().unwrap_or_default();
         status.message = Some(format!(
-            "Unable to find \"/v1, Resource={}\" that match label selector {:?}, field selector {:?}: {}",
+            "Unable to find \"{}/v1, Resource={}\" that match label selector {:?}, field selector {:?}: {}",
+            kind.group(),
             kind.plural(),
             text(&select.selector),
             text(&select.field_selector),
@@ -189,7 +190,7 @@ impl Get<'_> {
         for name in &self.names {
             let mut segments = kinds::collection(self.kind, Some(self.namespace()));
             segments.push(name);
-            match self.fetch(&PathBuilder::new(&segments)).await {
+            match self.fetch(&PathBuilder::of(self.kind, &segments)).await {
                 Ok(object) => found.push(object),
                 Err(error) if error.is_not_found() && self.args.ignore_not_found => {}
                 Err(error @ ClientError::Refused { .. }) => errors.push(error.into()),
@@ -305,7 +306,7 @@ impl Get<'_> {
 
     fn print_name(&self, object: &Value, out: &mut Out) -> anyhow::Result<()> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        out.line(&format!("{}/{name}", self.kind.singular()))
+        out.line(&format!("{}/{name}", kinds::shown(self.kind)))
     }
 }
 

@@ -10,9 +10,12 @@ use crate::board::Kind;
 /// In kubectl's words if there is none.
 pub(super) fn kind(word: &str) -> anyhow::Result<Kind> {
     let lower = word.to_ascii_lowercase();
+    // `networkpolicies.networking.k8s.io` says the group as well.
+    let (lower, group) = lower.split_once('.').map_or((&*lower, None), |(w, g)| (w, Some(g)));
     let named = |kind: &Kind| {
-        [kind.plural(), kind.singular()].contains(&lower.as_str())
-            || kind.short_names().contains(&lower.as_str())
+        let names = [kind.plural(), kind.singular()];
+        let is_it = names.contains(&lower) || kind.short_names().contains(&lower);
+        is_it && group.is_none_or(|group| group == kind.group())
     };
     match Kind::ALL.into_iter().find(named) {
         Some(kind) => Ok(kind),
@@ -52,7 +55,15 @@ pub(super) fn kind_and_names(first: &str, rest: &[String]) -> anyhow::Result<(Ki
     Ok((kind, names))
 }
 
-/// Path segments of a kind's collection.
+/// The kind as `apply` and `delete` print it, with its group: `pod`, `networkpolicy.networking.k8s.io`.
+pub(super) fn shown(kind: Kind) -> String {
+    match kind.group() {
+        "" => kind.singular().to_owned(),
+        group => format!("{}.{group}", kind.singular()),
+    }
+}
+
+/// Path segments of a kind's collection, below its API group's path.
 pub(super) fn collection(kind: Kind, namespace: Option<&str>) -> Vec<&str> {
     match namespace.filter(|_| kind.namespaced()) {
         Some(namespace) => vec!["namespaces", namespace, kind.plural()],

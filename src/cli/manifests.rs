@@ -94,6 +94,8 @@ fn wanted(object: Object, asked: Option<&str>) -> anyhow::Result<Wanted> {
         Object::Pod(object) => (Kind::Pod, serde_json::to_value(object)?),
         Object::ConfigMap(object) => (Kind::ConfigMap, serde_json::to_value(object)?),
         Object::Secret(object) => (Kind::Secret, serde_json::to_value(object)?),
+        Object::Service(object) => (Kind::Service, serde_json::to_value(object)?),
+        Object::NetworkPolicy(object) => (Kind::NetworkPolicy, serde_json::to_value(object)?),
     };
     let text = |key: &str| json["metadata"][key].as_str().unwrap_or_default().to_owned();
     let (name, own) = (text("name"), text("namespace"));

@@ -8,13 +8,18 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1 as corev1;
+use k8s_openapi::api::networking::v1 as networkingv1;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity as WireQuantity;
+use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::object::{self, Object};
 use super::quantity::Quantity;
 
 /// `defaultMode` of volumes made of files: 0644.
 const FILE_MODE: i32 = 0o644;
+
+/// How long a client stays with its pod if nothing is said (`DefaultClientIPServiceAffinitySeconds`).
+pub(super) const AFFINITY_SECONDS: i32 = 10_800;
 
 /// Fills in what the user left out.
 pub fn object(object: &mut Object) {
@@ -25,6 +30,63 @@ pub fn object(object: &mut Object) {
             map.metadata.namespace = Some(namespace);
         }
         Object::Secret(object) => secret(object),
+        Object::Service(object) => service(object),
+        Object::NetworkPolicy(object) => network_policy(object),
+    }
+}
+
+/// As [`object()`], for a Service (`SetDefaults_Service`). The addresses and ports that the node gives are not among them.
+pub fn service(service: &mut corev1::Service) {
+    let namespace = object::namespace(&service.metadata).to_owned();
+    service.metadata.namespace = Some(namespace);
+    let Some(spec) = &mut service.spec else { return };
+    text(&mut spec.type_, "ClusterIP");
+    text(&mut spec.session_affinity, "None");
+    text(&mut spec.internal_traffic_policy, "Cluster");
+    text(&mut spec.ip_family_policy, "SingleStack");
+    if spec.ip_families.as_ref().is_none_or(Vec::is_empty) {
+        spec.ip_families = Some(vec!["IPv4".to_owned()]);
+    }
+    if spec.type_.as_deref() == Some("NodePort") {
+        text(&mut spec.external_traffic_policy, "Cluster");
+    }
+    if spec.session_affinity.as_deref() == Some("ClientIP") {
+        let config = spec.session_affinity_config.get_or_insert_default();
+        let client = config.client_ip.get_or_insert_default();
+        client.timeout_seconds.get_or_insert(AFFINITY_SECONDS);
+    }
+    let address = spec.cluster_ip.clone().filter(|address| !address.is_empty());
+    if let (Some(address), true) = (address, spec.cluster_ips.as_ref().is_none_or(Vec::is_empty)) {
+        spec.cluster_ips = Some(vec![address]);
+    }
+    for port in spec.ports.iter_mut().flatten() {
+        text(&mut port.protocol, "TCP");
+        let unset = match &port.target_port {
+            None | Some(IntOrString::Int(0)) => true,
+            Some(IntOrString::String(name)) => name.is_empty(),
+            Some(IntOrString::Int(_)) => false,
+        };
+        if unset {
+            port.target_port = Some(IntOrString::Int(port.port));
+        }
+    }
+}
+
+/// As [`object()`], for a NetworkPolicy (`SetDefaults_NetworkPolicy`).
+pub fn network_policy(policy: &mut networkingv1::NetworkPolicy) {
+    let namespace = object::namespace(&policy.metadata).to_owned();
+    policy.metadata.namespace = Some(namespace);
+    let Some(spec) = &mut policy.spec else { return };
+    let sets_egress = spec.egress.as_ref().is_some_and(|rules| !rules.is_empty());
+    if spec.policy_types.as_ref().is_none_or(Vec::is_empty) {
+        // Every policy speaks of ingress unless it says otherwise; of egress only if it has rules for it.
+        let types = if sets_egress { &["Ingress", "Egress"][..] } else { &["Ingress"] };
+        spec.policy_types = Some(types.iter().map(|word| (*word).to_owned()).collect());
+    }
+    let ingress = spec.ingress.iter_mut().flatten().flat_map(|rule| rule.ports.iter_mut());
+    let egress = spec.egress.iter_mut().flatten().flat_map(|rule| rule.ports.iter_mut());
+    for port in ingress.chain(egress).flatten() {
+        text(&mut port.protocol, "TCP");
     }
 }
 

@@ -173,7 +173,8 @@ impl fmt::Display for ManifestErrorKind {
             Self::UnsupportedKind { api_version, kind } => write!(
                 f,
                 "no matches for kind {kind:?} in version {api_version:?}: this version of podling runs \
-                 Pod, ConfigMap and Secret (v1); workloads and Services come with later ones"
+                 Pod, ConfigMap, Secret and Service (v1) and NetworkPolicy (networking.k8s.io/v1); workloads come \
+                 with later ones"
             ),
             Self::UnknownField { path } => write!(f, "unknown field {path:?}"),
             Self::DuplicateField { path } => write!(f, "duplicate field {path:?}"),

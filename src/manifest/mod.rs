@@ -39,7 +39,7 @@ pub use error::{
     Excess, FieldError, FieldErrorKind, FieldWarning, ManifestError, ManifestErrorKind, Place,
     Position, invalid,
 };
-pub use lower::{Lowered, file_uid, lower, validate};
+pub use lower::{Lowered, file_uid, lower, lower_policy, lower_service, validate};
 pub use object::{DEFAULT_NAMESPACE, Document, Object};
 pub use objects::{NoObjects, ObjectMap, Objects};
 pub use parse::{FieldValidation, Parsed, parse};

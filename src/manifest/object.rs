@@ -1,6 +1,7 @@
 //! The objects that a manifest may hold.
 
 use k8s_openapi::api::core::v1 as corev1;
+use k8s_openapi::api::networking::v1 as networkingv1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use super::error::{Place, Position};
@@ -15,6 +16,8 @@ pub enum Object {
     Pod(Box<corev1::Pod>),
     ConfigMap(Box<corev1::ConfigMap>),
     Secret(Box<corev1::Secret>),
+    Service(Box<corev1::Service>),
+    NetworkPolicy(Box<networkingv1::NetworkPolicy>),
 }
 
 impl Object {
@@ -24,6 +27,8 @@ impl Object {
             Self::Pod(_) => "Pod",
             Self::ConfigMap(_) => "ConfigMap",
             Self::Secret(_) => "Secret",
+            Self::Service(_) => "Service",
+            Self::NetworkPolicy(_) => "NetworkPolicy",
         }
     }
 
@@ -33,6 +38,8 @@ impl Object {
             Self::Pod(pod) => &pod.metadata,
             Self::ConfigMap(map) => &map.metadata,
             Self::Secret(secret) => &secret.metadata,
+            Self::Service(service) => &service.metadata,
+            Self::NetworkPolicy(policy) => &policy.metadata,
         }
     }
 
@@ -41,6 +48,8 @@ impl Object {
             Self::Pod(pod) => &mut pod.metadata,
             Self::ConfigMap(map) => &mut map.metadata,
             Self::Secret(secret) => &mut secret.metadata,
+            Self::Service(service) => &mut service.metadata,
+            Self::NetworkPolicy(policy) => &mut policy.metadata,
         }
     }
 

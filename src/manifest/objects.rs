@@ -39,7 +39,7 @@ pub struct ObjectMap {
 }
 
 impl ObjectMap {
-    /// Adds a ConfigMap or Secret, defaults filled in; a pod is passed over.
+    /// Adds a ConfigMap or Secret, defaults filled in; pods refer to no others.
     pub fn insert(&mut self, object: &Object) {
         let mut object = object.clone();
         super::default::object(&mut object);
@@ -47,7 +47,7 @@ impl ObjectMap {
         match object {
             Object::ConfigMap(map) => drop(self.config_maps.insert(key, Arc::new(*map))),
             Object::Secret(secret) => drop(self.secrets.insert(key, Arc::new(*secret))),
-            Object::Pod(_) => {}
+            Object::Pod(_) | Object::Service(_) | Object::NetworkPolicy(_) => {}
         }
     }
 }

@@ -14,6 +14,7 @@
 //! `node`.
 
 use k8s_openapi::api::core::v1 as corev1;
+use k8s_openapi::api::networking::v1 as networkingv1;
 
 use super::decode::{self, Misfit};
 use super::error::{ManifestError, ManifestErrorKind, Place, Position};
@@ -46,6 +47,9 @@ impl FieldValidation {
         }
     }
 }
+
+/// The API group and version of NetworkPolicies.
+const NETWORKING: &str = "networking.k8s.io/v1";
 
 /// Unknown, duplicate and mistyped fields told of one document; a person mends the first few and
 /// asks again.
@@ -253,14 +257,17 @@ impl<'t> Reading<'t> {
             return self.fail(Some(place), at, ManifestErrorKind::NotAnObject { found });
         };
         let kind = root.get("kind").and_then(Node::as_str).unwrap_or_default();
-        let item_kind = kind.strip_suffix("List").filter(|_| api_version(root) == "v1");
+        let version = api_version(root);
+        let is_ours = matches!(version, "v1" | NETWORKING);
+        let item_kind = kind.strip_suffix("List").filter(|_| is_ours);
         match item_kind {
-            Some(item_kind) => self.list(root, place, item_kind),
+            Some(item_kind) => self.list(root, place, (version, item_kind)),
             None => self.object(root, place, None),
         }
     }
 
-    fn list(&mut self, root: &Node, place: Place, item_kind: &str) {
+    fn list(&mut self, root: &Node, place: Place, item: (&str, &str)) {
+        let (version, kind) = item;
         let Some(items) = root.get("items") else { return };
         let Value::Seq(items) = &items.value else {
             let at = items.offset().map(|offset| self.position(offset));
@@ -274,18 +281,18 @@ impl<'t> Reading<'t> {
                 return;
             }
             // Items of a `PodList` may leave out their kind, as the API server does in its answers.
-            let implied = (!item_kind.is_empty()).then_some(item_kind);
+            let implied = (!kind.is_empty()).then_some((version, kind));
             self.object(item, Place { item: Some(index), ..place.clone() }, implied);
         }
     }
 
-    fn object(&mut self, root: &Node, place: Place, implied: Option<&str>) {
+    fn object(&mut self, root: &Node, place: Place, implied: Option<(&str, &str)>) {
         let at = root.offset().map(|offset| self.position(offset));
         let named = |key: &str| root.get(key).and_then(Node::as_str).unwrap_or_default().to_owned();
         let mut kind = named("kind");
         let mut version = api_version(root).to_owned();
-        if let (Some(implied), true, true) = (implied, kind.is_empty(), version.is_empty()) {
-            (kind, version) = (implied.to_owned(), "v1".to_owned());
+        if let (Some((of, item)), true, true) = (implied, kind.is_empty(), version.is_empty()) {
+            (kind, version) = (item.to_owned(), of.to_owned());
         }
         let metadata = |key: &str| {
             let name = root.get("metadata").and_then(|metadata| metadata.get(key));
@@ -306,6 +313,16 @@ impl<'t> Reading<'t> {
             }
             ("v1", "Secret") => {
                 self.decode(root, place, |secret: corev1::Secret| Object::Secret(Box::new(secret)));
+            }
+            ("v1", "Service") => {
+                self.decode(root, place, |service: corev1::Service| {
+                    Object::Service(Box::new(service))
+                });
+            }
+            (NETWORKING, "NetworkPolicy") => {
+                self.decode(root, place, |policy: networkingv1::NetworkPolicy| {
+                    Object::NetworkPolicy(Box::new(policy))
+                });
             }
             _ => {
                 let kind = ManifestErrorKind::UnsupportedKind { api_version: version, kind };

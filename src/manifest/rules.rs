@@ -46,6 +46,24 @@ pub fn dns_label(text: &str) -> Faults {
     faults
 }
 
+/// Names of Services: labels of the older kind, which begin with a letter.
+#[must_use]
+pub fn dns_1035_label(text: &str) -> Faults {
+    let mut faults = Faults::new();
+    if text.len() > 63 {
+        faults.push(too_long(63));
+    }
+    if !is_dns_label(text) || !text.starts_with(|c: char| c.is_ascii_lowercase()) {
+        faults.push(
+            "a DNS-1035 label must consist of lower case alphanumeric characters or '-', start with an alphabetic \
+             character, and end with an alphanumeric character (e.g. 'my-name',  or 'abc-123', regex used for \
+             validation is '[a-z]([-a-z0-9]*[a-z0-9])?')"
+                .to_owned(),
+        );
+    }
+    faults
+}
+
 /// Names of pods, ConfigMaps, Secrets.
 #[must_use]
 pub fn dns_subdomain(text: &str) -> Faults {
@@ -242,6 +260,9 @@ mod test {
             (dns_label, "a.b", true),
             (dns_label, "A", true),
             (dns_label, "-a", true),
+            (dns_1035_label, "web-1", false),
+            (dns_1035_label, "1web", true),
+            (dns_1035_label, "a.b", true),
             (dns_subdomain, "a.b-c.1", false),
             (dns_subdomain, "a..b", true),
             (qualified_name, "podling.dev/fuel", false),

@@ -1,4 +1,4 @@
-//! Which fields of a pod do what. One row per field that Kubernetes 1.36 knows.
+//! Which fields of a pod, a Service and a NetworkPolicy do what. One row per field that Kubernetes 1.36 knows.
 //!
 //! Owns: the table, refusing and warning from it, and its rendering in `docs/manifest.md`. Not: the
 //! values of the fields that are supported (`lower`). A test walks every field that `k8s-openapi`
@@ -9,15 +9,17 @@
 //! that holds anyway); or *refused* (ignoring it would change what the pod means). A field that is
 //! absent, or has Kubernetes' zero value (`false`, `0`, `""`, `[]`, `{}`), is none of these.
 
+mod network;
 mod tables;
 
 use std::fmt::Write as _;
 
-use k8s_openapi::api::core::v1 as corev1;
+use serde::Serialize;
 use serde_json::Value;
 
 use super::lower::Sink;
 use super::path::Path;
+pub use network::{NETWORK_POLICY, SERVICE};
 pub use tables::POD;
 
 /// One field of one of Kubernetes' structures.
@@ -44,19 +46,32 @@ pub enum Support {
     Refused { quiet: &'static [&'static str], why: &'static str },
 }
 
-/// An annotation of ours: `WORD.podling.dev/CONTAINER`.
+/// What an annotation is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// One container of a pod: `WORD.podling.dev/CONTAINER`.
+    Container,
+    /// A pod, or the pods that a NetworkPolicy selects: `podling.dev/WORD`.
+    PodOrPolicy,
+}
+
+/// An annotation of ours.
 #[derive(Debug)]
 pub struct AnnotationRow {
     pub word: &'static str,
+    pub scope: Scope,
     pub values: &'static [&'static str],
     pub note: &'static str,
 }
 
 impl AnnotationRow {
-    /// `stop-signal.podling.dev/CONTAINER`
+    /// `stop-signal.podling.dev/CONTAINER`, `podling.dev/egress-names`
     #[must_use]
     pub fn form(&self) -> String {
-        format!("{}.podling.dev/CONTAINER", self.word)
+        match self.scope {
+            Scope::Container => format!("{}.podling.dev/CONTAINER", self.word),
+            Scope::PodOrPolicy => format!("podling.dev/{}", self.word),
+        }
     }
 }
 
@@ -64,6 +79,7 @@ impl AnnotationRow {
 pub const ANNOTATIONS: &[AnnotationRow] = &[
     AnnotationRow {
         word: "stop-signal",
+        scope: Scope::Container,
         values: &["lifecycle", "stdin"],
         note: "How the module hears that it should stop. `lifecycle` (the default): it imports `podling:pod/lifecycle`; a module that does not, or has \
                not asked, ends at once with 143, as a program does that leaves SIGTERM to its default. `stdin`: its standard input stays open and ends \
@@ -71,18 +87,34 @@ pub const ANNOTATIONS: &[AnnotationRow] = &[
     },
     AnnotationRow {
         word: "on-memory-limit",
+        scope: Scope::Container,
         values: &["kill", "fail"],
         note: "What happens at `limits.memory`. `kill` (the default): the module ends, `OOMKilled`, 137. `fail`: `memory.grow` answers -1 and the \
                module goes on with what it has.",
     },
+    AnnotationRow {
+        word: "egress-names",
+        scope: Scope::PodOrPolicy,
+        values: &["NAME[:PORT[-END]][/udp]", "*.NAME…"],
+        note: "Names outside that the pod may look up and reach, separated by commas: `api.example.com:443,*.ntp.org:123/udp`. `*.` stands for every \
+               name below. Without a port all ports are meant, with one TCP unless `/udp` follows. On a NetworkPolicy: for the pods it selects. See \
+               docs/network.md.",
+    },
+    AnnotationRow {
+        word: "network-audit",
+        scope: Scope::PodOrPolicy,
+        values: &["true", "false"],
+        note: "`true`: what policy would deny the pod is let through and written down; `podling net audit POD` prints the NetworkPolicy that allows \
+               exactly what was used. On a NetworkPolicy: for the pods it selects. For finding a policy, not for running without one.",
+    },
 ];
 
 /// Refuses and warns, field by field, of what the manifest sets.
-pub(super) fn check(pod: &corev1::Pod, sink: &mut impl Sink) {
+pub(super) fn check(object: &impl Serialize, rows: &'static [Row], sink: &mut impl Sink) {
     // Absent fields do not serialise, so this is exactly what was set.
-    let Ok(Value::Object(object)) = serde_json::to_value(pod) else { return };
+    let Ok(Value::Object(object)) = serde_json::to_value(object) else { return };
     for (field, value) in &object {
-        field_of(POD, field, value, &Path::root(field), sink);
+        field_of(rows, field, value, &Path::root(field), sink);
     }
 }
 
@@ -145,12 +177,14 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
-/// The table as Markdown; `docs/manifest.md` holds exactly this.
+/// The table of a kind as Markdown; `docs/manifest.md` holds exactly this.
 #[must_use]
-pub fn markdown() -> String {
+pub fn markdown(rows: &'static [Row]) -> String {
     let mut text = String::new();
     text.push_str("| Field | | What it does here |\n|---|---|---|\n");
-    render(POD, "", &mut Vec::new(), &mut text);
+    // Metadata is the same for every kind, and printed with the pod's.
+    let mut seen = if std::ptr::eq(rows, POD) { Vec::new() } else { vec![tables::METADATA] };
+    render(rows, rows, "", &mut seen, &mut text);
     text
 }
 
@@ -165,7 +199,13 @@ pub fn annotations_markdown() -> String {
     text
 }
 
-fn render(rows: &'static [Row], prefix: &str, seen: &mut Vec<&'static [Row]>, text: &mut String) {
+fn render(
+    table: &'static [Row],
+    rows: &'static [Row],
+    prefix: &str,
+    seen: &mut Vec<&'static [Row]>,
+    text: &mut String,
+) {
     for row in rows {
         let path = if prefix.is_empty() {
             row.field.to_owned()
@@ -181,11 +221,11 @@ fn render(rows: &'static [Row], prefix: &str, seen: &mut Vec<&'static [Row]>, te
                 // The same structure occurs in several places; its rows stand where it comes first.
                 let known = seen.iter().find(|rows| std::ptr::eq(**rows, *inner));
                 if known.is_some() {
-                    let note = format!("as in {}", first_place(inner));
+                    let note = format!("as in {}", first_place(table, inner));
                     let _ = writeln!(text, "| `{path}` | | {note} |");
                 } else {
                     seen.push(inner);
-                    render(inner, &path, seen, text);
+                    render(table, inner, &path, seen, text);
                 }
                 continue;
             }
@@ -203,7 +243,7 @@ fn with_quiet(why: &str, quiet: &[&str], lead: &str) -> String {
 }
 
 /// The path at which a structure's rows are printed.
-fn first_place(wanted: &'static [Row]) -> String {
+fn first_place(table: &'static [Row], wanted: &'static [Row]) -> String {
     fn search(rows: &'static [Row], prefix: &str, wanted: &'static [Row]) -> Option<String> {
         rows.iter().find_map(|row| {
             let Support::In(inner) = &row.support else { return None };
@@ -215,7 +255,10 @@ fn first_place(wanted: &'static [Row]) -> String {
             if std::ptr::eq(*inner, wanted) { Some(path) } else { search(inner, &path, wanted) }
         })
     }
-    search(POD, "", wanted).map(|path| format!("`{path}`")).unwrap_or_default()
+    if std::ptr::eq(wanted, tables::METADATA) {
+        return "a pod's `metadata`".to_owned();
+    }
+    search(table, "", wanted).map(|path| format!("`{path}`")).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -12,12 +12,13 @@ use super::desired::Offered as Taken;
 use super::handle::Refusal;
 use super::intake::{Offer, Offered};
 use super::task::NodeTask;
-use crate::board::{EventDraft, Object, ObjectKey};
+use crate::board::{EventDraft, Kind, Object, ObjectKey};
 use crate::limits::{DATA_OBJECTS_MAX, PODS_MAX};
 use crate::spec::{PodKey, Source};
 
-/// Why a ConfigMap or Secret is not taken when there are [`DATA_OBJECTS_MAX`].
-pub(super) const NO_ROOM: &str = "the node has as many ConfigMaps and Secrets as it can take";
+/// Why an object that does not run is not taken when there are [`DATA_OBJECTS_MAX`].
+pub(super) const NO_ROOM: &str =
+    "the node has as many ConfigMaps, Secrets, Services and NetworkPolicies as it can take";
 
 /// What is said of a file that names what comes from another one.
 fn twice(key: &ObjectKey, file: &Path) -> String {
@@ -113,7 +114,10 @@ impl NodeTask {
                             Taken::Unchanged | Taken::Replaces => return Err(twice()),
                         }
                     }
-                    Offer::Data(object) => self.take_data(object, &source),
+                    Offer::Data(object) => {
+                        let object = self.assigned(object).map_err(Refusal::Invalid)?;
+                        self.take_data(object, &source);
+                    }
                 }
             }
         }
@@ -153,13 +157,17 @@ impl NodeTask {
                         key.name
                     ));
                 }
+                let object = self.assigned(object).map_err(|errors| {
+                    let (kind, name) = (key.kind.as_str(), key.name.as_ref());
+                    crate::manifest::invalid(kind, name, &errors)
+                })?;
                 self.take_data(object, source);
                 Ok(())
             }
         }
     }
 
-    /// Whether a ConfigMap or Secret of that name would be one too many.
+    /// Whether an object of that name would be one too many of those that do not run.
     pub(super) fn has_no_room_for(&self, key: &ObjectKey) -> bool {
         self.data_owners.len() >= DATA_OBJECTS_MAX && !self.data_owners.contains_key(key)
     }
@@ -182,14 +190,35 @@ impl NodeTask {
         self.data_owners.insert(key.clone(), source.clone());
         let after = self.board().upsert(object);
         if after.metadata().resource_version != before {
-            self.data_changed(&key.namespace);
+            self.changed(&key);
+        }
+    }
+
+    /// Forgets an object that does not run; returns its last version.
+    pub(super) fn drop_data(&mut self, key: &ObjectKey) -> Option<Object> {
+        self.data_owners.remove(key);
+        let removed = self.board().remove(key, None);
+        self.changed(key);
+        removed
+    }
+
+    /// Tells those who live by an object that does not run that it is another now, or gone.
+    fn changed(&self, key: &ObjectKey) {
+        match key.kind {
+            Kind::ConfigMap | Kind::Secret => self.data_changed(&key.namespace),
+            Kind::Service | Kind::NetworkPolicy => self.network_changed(key),
+            Kind::Endpoints
+            | Kind::EndpointSlice
+            | Kind::Event
+            | Kind::Namespace
+            | Kind::Node
+            | Kind::Pod => {}
         }
     }
 
     /// Ends the folder's pods, and removes its objects, that no file names any more.
     fn drop_unnamed(&mut self, named: &BTreeMap<ObjectKey, &Path>) {
-        let pod_key =
-            |key: &PodKey| ObjectKey::new(crate::board::Kind::Pod, &key.namespace, &key.name);
+        let pod_key = |key: &PodKey| ObjectKey::new(Kind::Pod, &key.namespace, &key.name);
         for (key, source) in self.desired.owned_by(from_folder) {
             if !named.contains_key(&pod_key(&key)) {
                 info!(pod = %key, %source, "manifest removed");
@@ -203,9 +232,7 @@ impl NodeTask {
             .map(|(key, _)| key.clone())
             .collect();
         for key in gone {
-            self.data_owners.remove(&key);
-            self.board().remove(&key, None);
-            self.data_changed(&key.namespace);
+            self.drop_data(&key);
         }
     }
 

@@ -196,7 +196,7 @@ impl NodeHandle {
         self.ask(|reply| Request::DeletePod(key, how, reply)).await
     }
 
-    /// Creates or replaces a ConfigMap or Secret.
+    /// Creates or replaces an object that does not run.
     ///
     /// # Errors
     /// See [`Refusal`].
@@ -209,7 +209,7 @@ impl NodeHandle {
         self.ask(|reply| Request::PutObject(object, replace, how, reply)).await
     }
 
-    /// Deletes a ConfigMap or Secret.
+    /// Deletes an object that does not run.
     ///
     /// # Errors
     /// See [`Refusal`].

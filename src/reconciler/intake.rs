@@ -19,7 +19,7 @@ use crate::spec::{PodUid, Source};
 #[derive(Clone, Debug)]
 pub enum Offer {
     Pod(Accepted),
-    /// A ConfigMap or a Secret.
+    /// Anything that does not run: a ConfigMap, a Secret, a Service, a NetworkPolicy.
     Data(board::Object),
 }
 
@@ -102,7 +102,10 @@ pub fn offer(
             let uid = manifest::file_uid(source, &pod);
             pod_offer(*pod, uid, source, node_name).map(|(a, w)| (Offer::Pod(a), w))
         }
-        data @ (Object::ConfigMap(_) | Object::Secret(_)) => {
+        data @ (Object::ConfigMap(_)
+        | Object::Secret(_)
+        | Object::Service(_)
+        | Object::NetworkPolicy(_)) => {
             let warnings = manifest::validate(&data, source)?;
             Ok((Offer::Data(to_board(data)), warnings.iter().map(ToString::to_string).collect()))
         }
@@ -140,12 +143,17 @@ pub fn pod_offer(
     Ok((Accepted { object: Arc::new(object), pod: Arc::new(lowered.pod) }, warnings))
 }
 
-/// The form in which the board holds a ConfigMap or Secret.
+/// The form in which the board holds an object.
 #[must_use]
 pub fn to_board(object: Object) -> board::Object {
     match object {
         Object::Pod(pod) => board::Object::from(*pod),
         Object::ConfigMap(map) => board::Object::from(*map),
         Object::Secret(secret) => board::Object::from(*secret),
+        Object::Service(mut service) => {
+            service.status = None;
+            board::Object::from(*service)
+        }
+        Object::NetworkPolicy(policy) => board::Object::from(*policy),
     }
 }

@@ -19,6 +19,7 @@ pub mod plan;
 pub mod records;
 mod restore;
 mod room;
+mod services;
 pub mod task;
 mod writes;
 

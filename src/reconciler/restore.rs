@@ -83,6 +83,14 @@ impl NodeTask {
                 let secret = serde_json::from_slice(&stored.json).map_err(|e| text(&e))?;
                 self.restore_data(Object::Secret(Box::new(secret)), &stored.source)?;
             }
+            ObjectKind::Service => {
+                let service = serde_json::from_slice(&stored.json).map_err(|e| text(&e))?;
+                self.restore_data(Object::Service(Box::new(service)), &stored.source)?;
+            }
+            ObjectKind::NetworkPolicy => {
+                let policy = serde_json::from_slice(&stored.json).map_err(|e| text(&e))?;
+                self.restore_data(Object::NetworkPolicy(Box::new(policy)), &stored.source)?;
+            }
         }
         Ok(())
     }
@@ -107,7 +115,10 @@ impl NodeTask {
     fn restore_data(&mut self, object: Object, source: &Source) -> Result<(), String> {
         let node_name = self.node.node.name.clone();
         match offer(object, source, &node_name).map_err(|errors| join(&errors))? {
-            (Offer::Data(object), _warnings) => self.take_data(object, source),
+            (Offer::Data(object), _warnings) => {
+                let object = self.assigned(object).map_err(|errors| join(&errors))?;
+                self.take_data(object, source);
+            }
             (Offer::Pod(_), _) => return Err("it is a pod".to_owned()),
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! The node's one task: takes requests, keeps the desire durable, starts and stops workers.
 //!
-//! Owns: [`Desired`], the workers, who owns which ConfigMap and Secret. Not: understanding manifests (`intake`), comparing
+//! Owns: [`Desired`], the workers, who owns which of the objects that do not run. Not: understanding manifests (`intake`), comparing
 //! (`plan`), running pods (`pod`). Requests are taken one at a time, so that two writes of one name cannot cross; a write
 //! waits for its disk, and nobody else's pod does.
 //!
@@ -54,7 +54,7 @@ pub struct NodeTask {
     pub(super) store: Option<Arc<Store>>,
     pub(super) keeper: Option<Arc<RecordKeeper>>,
     pub(super) desired: Desired,
-    /// Who owns the ConfigMaps and Secrets on the board.
+    /// Who owns the objects on the board that do not run: ConfigMaps, Secrets, Services, NetworkPolicies.
     pub(super) data_owners: BTreeMap<ObjectKey, Source>,
     /// The last good reading of each file: a file that has become bad keeps its pods.
     pub(super) last_good: BTreeMap<std::path::PathBuf, Vec<Offer>>,

@@ -140,7 +140,8 @@ impl NodeTask {
         let source = Source::Api;
         let (ready, warnings) =
             offer(wire.clone(), &source, &node_name).map_err(Refusal::Invalid)?;
-        let super::intake::Offer::Data(mut ready) = ready else { return Err(Refusal::NotFound) };
+        let super::intake::Offer::Data(ready) = ready else { return Err(Refusal::NotFound) };
+        let mut ready = self.assigned(ready).map_err(Refusal::Invalid)?;
         if how.dry_run {
             return Ok(Written { object: ready, warnings });
         }
@@ -168,8 +169,7 @@ impl NodeTask {
         }
         let kind = data_kind(key.kind)?;
         self.uncommit(kind, &key.namespace, &key.name).await?;
-        self.data_owners.remove(key);
-        let removed = self.board().remove(key, None).unwrap_or(shown);
+        let removed = self.drop_data(key).unwrap_or(shown);
         self.name_came_free();
         Ok(removed)
     }
@@ -273,7 +273,14 @@ fn data_kind(kind: Kind) -> Result<ObjectKind, Refusal> {
     match kind {
         Kind::ConfigMap => Ok(ObjectKind::ConfigMap),
         Kind::Secret => Ok(ObjectKind::Secret),
-        Kind::Pod | Kind::Event | Kind::Namespace | Kind::Node => {
+        Kind::Service => Ok(ObjectKind::Service),
+        Kind::NetworkPolicy => Ok(ObjectKind::NetworkPolicy),
+        Kind::Pod
+        | Kind::Endpoints
+        | Kind::EndpointSlice
+        | Kind::Event
+        | Kind::Namespace
+        | Kind::Node => {
             Err(Refusal::NotSupported(format!("{} objects cannot be written", kind.as_str())))
         }
     }
@@ -284,20 +291,24 @@ fn to_manifest(object: Object) -> Result<(manifest::Object, ObjectKind), Refusal
     let wire = match object {
         Object::ConfigMap(map) => manifest::Object::ConfigMap(Box::new((*map).clone())),
         Object::Secret(secret) => manifest::Object::Secret(Box::new((*secret).clone())),
-        Object::Pod(_) | Object::Event(_) | Object::Namespace(_) | Object::Node(_) => {
-            return Err(Refusal::NotSupported("only ConfigMaps and Secrets".to_owned()));
+        Object::Service(service) => manifest::Object::Service(Box::new((*service).clone())),
+        Object::NetworkPolicy(policy) => {
+            manifest::Object::NetworkPolicy(Box::new((*policy).clone()))
+        }
+        other @ (Object::Pod(_)
+        | Object::Endpoints(_)
+        | Object::EndpointSlice(_)
+        | Object::Event(_)
+        | Object::Namespace(_)
+        | Object::Node(_)) => {
+            let kind = other.kind().as_str();
+            return Err(Refusal::NotSupported(format!("{kind} objects cannot be written")));
         }
     };
     Ok((wire, kind))
 }
 
 fn object_json(object: &Object) -> Result<Vec<u8>, Refusal> {
-    let json = match object {
-        Object::ConfigMap(map) => serde_json::to_vec(&**map),
-        Object::Secret(secret) => serde_json::to_vec(&**secret),
-        Object::Pod(pod) => serde_json::to_vec(&**pod),
-        Object::Event(_) | Object::Namespace(_) | Object::Node(_) => Ok(vec![]),
-    };
     // Every type here serialises; the door is kept shut all the same.
-    json.map_err(|e| Refusal::Storage(chain(&e)))
+    serde_json::to_vec(object).map_err(|e| Refusal::Storage(chain(&e)))
 }

@@ -100,7 +100,9 @@ pub(super) fn parse(
 ) -> Result<Decoded, ApiError> {
     let word = kind.as_str();
     let cannot = |why: &str| {
-        let message = format!("{word} in version \"v1\" cannot be handled as a {word}: {why}");
+        let version = kind.api_version();
+        let message =
+            format!("{word} in version \"{version}\" cannot be handled as a {word}: {why}");
         ApiError::bad_request(message)
     };
     let parsed = manifest::parse(text, validation);
@@ -123,11 +125,17 @@ pub(super) fn parse(
             fold_string_data(&mut object);
             Object::from(*object)
         }
+        manifest::Object::Service(mut object) => {
+            object.status = None;
+            Object::from(*object)
+        }
+        manifest::Object::NetworkPolicy(object) => Object::from(*object),
     };
     if object.kind() != kind {
         return Err(ApiError::bad_request(format!(
-            "{} in version \"v1\" cannot be handled as a {word}",
-            object.kind().as_str()
+            "{} in version \"{}\" cannot be handled as a {word}",
+            object.kind().as_str(),
+            object.kind().api_version()
         )));
     }
     let warnings = parsed.warnings.iter().map(|warning| warning.message()).collect();

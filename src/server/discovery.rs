@@ -1,4 +1,4 @@
-//! What there is: `/version`, `/api`, `/apis`, `/api/v1`, and the same in one aggregated document.
+//! What there is: `/version`, `/api`, `/apis`, the resources of each group, and the same in one aggregated document.
 //!
 //! Owns: the list of resources with their verbs. Clients (kubectl before all) map the words people type to paths with it, and keep it
 //! for hours, so a verb stands here only if it works.
@@ -6,13 +6,30 @@
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{
-    APIGroupList, APIResource, APIResourceList, APIVersions,
+    APIGroup, APIGroupList, APIResource, APIResourceList, APIVersions, GroupVersionForDiscovery,
 };
 use serde_json::{Value, json};
 
 use crate::board::Kind;
 
 use super::wire;
+
+/// `apiVersion` of the core's objects.
+pub(super) const CORE: &str = "v1";
+
+/// The groups beside the core, each with the one version of its objects.
+const GROUPS: [(&str, &str); 2] =
+    [("discovery.k8s.io", "discovery.k8s.io/v1"), ("networking.k8s.io", "networking.k8s.io/v1")];
+
+/// A group that there is, and the `apiVersion` of its objects.
+pub(super) fn version_of(group: &str) -> Option<(&'static str, &'static str)> {
+    GROUPS.into_iter().find(|(name, _)| *name == group)
+}
+
+/// Every `apiVersion`, the core's first.
+pub(super) fn versions() -> impl Iterator<Item = &'static str> {
+    std::iter::once(CORE).chain(GROUPS.into_iter().map(|(_, version)| version))
+}
 
 /// What `/version` says.
 #[derive(Clone, Copy, Debug)]
@@ -73,12 +90,15 @@ const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
-fn resources() -> [Resource; 6] {
-    Kind::ALL.map(|kind| {
+fn resources_of(version: &str) -> impl Iterator<Item = Resource> {
+    Kind::ALL.into_iter().filter(move |kind| kind.api_version() == version).map(|kind| {
         let (verbs, categories, subresources): (_, &[&str], &[(&str, &[&str])]) = match kind {
             Kind::Pod => (WRITE, &["all"], &[("log", &["get"]), ("status", &["get"])]),
-            Kind::ConfigMap | Kind::Secret => (WRITE, &[], &[]),
-            Kind::Event | Kind::Namespace | Kind::Node => (READ, &[], &[]),
+            Kind::Service => (WRITE, &["all"], &[]),
+            Kind::ConfigMap | Kind::NetworkPolicy | Kind::Secret => (WRITE, &[], &[]),
+            Kind::Endpoints | Kind::EndpointSlice | Kind::Event | Kind::Namespace | Kind::Node => {
+                (READ, &[], &[])
+            }
         };
         Resource { kind, verbs, categories, subresources }
     })
@@ -95,28 +115,51 @@ fn some_words(list: &[&str]) -> Option<Vec<String>> {
 /// `/api`
 pub(super) fn api_versions(headers: &HeaderMap) -> Response<Body> {
     if let Some(kind) = aggregated(headers) {
-        return aggregated_response(kind, vec![aggregated_core()]);
+        return aggregated_response(kind, vec![aggregated_group(None, CORE)]);
     }
     let body = APIVersions {
-        versions: vec!["v1".to_owned()],
+        versions: vec![CORE.to_owned()],
         // Required by the type; clients on a Unix socket have no other address.
         server_address_by_client_cidrs: Vec::new(),
     };
     wire::json(StatusCode::OK, &body)
 }
 
-/// `/apis`: no groups yet.
+/// `/apis`
 pub(super) fn groups(headers: &HeaderMap) -> Response<Body> {
     match aggregated(headers) {
-        Some(kind) => aggregated_response(kind, Vec::new()),
-        None => wire::json(StatusCode::OK, &APIGroupList { groups: Vec::new() }),
+        Some(kind) => {
+            let groups = GROUPS.map(|(group, version)| aggregated_group(Some(group), version));
+            aggregated_response(kind, groups.to_vec())
+        }
+        None => {
+            let groups = GROUPS.map(|(group, version)| api_group(group, version)).to_vec();
+            wire::json(StatusCode::OK, &APIGroupList { groups })
+        }
     }
 }
 
-/// `/api/v1`
-pub(super) fn core_resources() -> Response<Body> {
+/// `/apis/GROUP`
+pub(super) fn group(group: &str) -> Response<Body> {
+    let version = version_of(group).map_or(CORE, |(_, version)| version);
+    wire::json(StatusCode::OK, &api_group(group, version))
+}
+
+fn api_group(group: &str, version: &str) -> APIGroup {
+    let version =
+        GroupVersionForDiscovery { group_version: version.to_owned(), version: CORE.to_owned() };
+    APIGroup {
+        name: group.to_owned(),
+        preferred_version: Some(version.clone()),
+        server_address_by_client_cidrs: None,
+        versions: vec![version],
+    }
+}
+
+/// `/api/v1`, `/apis/GROUP/v1`
+pub(super) fn resources(version: &str) -> Response<Body> {
     let mut list = Vec::new();
-    for resource in resources() {
+    for resource in resources_of(version) {
         let kind = resource.kind;
         list.push(APIResource {
             name: kind.plural().to_owned(),
@@ -138,7 +181,7 @@ pub(super) fn core_resources() -> Response<Body> {
             });
         }
     }
-    let body = APIResourceList { group_version: "v1".to_owned(), resources: list };
+    let body = APIResourceList { group_version: version.to_owned(), resources: list };
     wire::json(StatusCode::OK, &body)
 }
 
@@ -184,12 +227,13 @@ fn aggregated_response(version: &str, groups: Vec<Value>) -> Response<Body> {
     response
 }
 
-fn aggregated_core() -> Value {
-    let resources: Vec<Value> = resources()
-        .iter()
+/// `group`: absent for the core.
+fn aggregated_group(group: Option<&str>, version: &str) -> Value {
+    let resources: Vec<Value> = resources_of(version)
         .map(|resource| {
             let kind = resource.kind;
-            let response_kind = json!({"group": "", "version": "v1", "kind": kind.as_str()});
+            let response_kind =
+                json!({"group": kind.group(), "version": CORE, "kind": kind.as_str()});
             let subresources: Vec<Value> = resource
                 .subresources
                 .iter()
@@ -217,8 +261,12 @@ fn aggregated_core() -> Value {
             entry
         })
         .collect();
+    let mut metadata = json!({"creationTimestamp": null});
+    if let Some(group) = group {
+        metadata["name"] = json!(group);
+    }
     json!({
-        "metadata": {"creationTimestamp": null},
+        "metadata": metadata,
         "versions": [{"version": "v1", "resources": resources, "freshness": "Current"}],
     })
 }

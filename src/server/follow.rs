@@ -165,7 +165,7 @@ impl Follow {
         }
         let object = match self.form {
             Form::Object => {
-                json!({"kind": self.kind.as_str(), "apiVersion": "v1", "metadata": metadata})
+                json!({"kind": self.kind.as_str(), "apiVersion": self.kind.api_version(), "metadata": metadata})
             }
             Form::Metadata => json!({
                 "kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,

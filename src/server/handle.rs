@@ -36,9 +36,10 @@ async fn answer(app: &Arc<App>, request: Request<Body>) -> Result<Response<Body>
         Route::Metrics => metrics::response(app),
         Route::ApiVersions => discovery::api_versions(request.headers()),
         Route::Groups => discovery::groups(request.headers()),
-        Route::Resources => discovery::core_resources(),
+        Route::Group(group) => discovery::group(group),
+        Route::Resources(version) => discovery::resources(version),
         Route::OpenApi => openapi::index(),
-        Route::OpenApiCore => openapi::core(),
+        Route::OpenApiDocument(version) => openapi::document(version),
         Route::Objects(_) | Route::Unknown => return Err(ApiError::no_such_path()),
     })
 }
@@ -73,8 +74,7 @@ async fn objects(
     if target.kind == Kind::Namespace {
         return Err(ApiError::namespaces_are_derived());
     }
-    let writable = matches!(target.kind, Kind::Pod | Kind::ConfigMap | Kind::Secret);
-    if !writable || target.namespace.is_none() {
+    if !target.kind.is_writable() || target.namespace.is_none() {
         return Err(ApiError::method_not_allowed());
     }
     match (method, named) {

@@ -69,7 +69,7 @@ impl LogOptions {
             wrong("stream", "FieldValueForbidden", "Forbidden: may not be specified".to_owned());
         }
         if !causes.is_empty() {
-            return Err(ApiError::invalid("PodLogOptions", pod, &causes));
+            return Err(ApiError::invalid_options("PodLogOptions", pod, &causes));
         }
         let back = |seconds: i64| {
             now_ms.saturating_sub(seconds.saturating_mul(1000)).saturating_mul(1_000_000)

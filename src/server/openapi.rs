@@ -9,21 +9,33 @@ use serde_json::{Map, Value, json};
 
 use crate::board::Kind;
 
-use super::wire;
+use super::{discovery, wire};
 
 /// `/openapi/v3`
 pub(super) fn index() -> Response<Body> {
     // The hash lets clients cache the document for ever; it changes with what the document says.
     let hash = concat!("podling-", env!("CARGO_PKG_VERSION"));
-    let url = format!("/openapi/v3/api/v1?hash={hash}");
-    wire::json(StatusCode::OK, &json!({"paths": {"api/v1": {"serverRelativeURL": url}}}))
+    let mut paths = Map::new();
+    for version in discovery::versions() {
+        let path = path_of(version);
+        let url = format!("/openapi/v3/{path}?hash={hash}");
+        paths.insert(path, json!({"serverRelativeURL": url}));
+    }
+    wire::json(StatusCode::OK, &json!({"paths": paths}))
 }
 
-/// `/openapi/v3/api/v1`
-pub(super) fn core() -> Response<Body> {
+/// `api/v1`, `apis/networking.k8s.io/v1`
+fn path_of(version: &str) -> String {
+    format!("{}/{version}", if version == discovery::CORE { "api" } else { "apis" })
+}
+
+/// `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/v1`
+pub(super) fn document(version: &str) -> Response<Body> {
     let mut paths = Map::new();
-    for kind in [Kind::ConfigMap, Kind::Pod, Kind::Secret] {
-        let path = format!("/api/v1/namespaces/{{namespace}}/{}/{{name}}", kind.plural());
+    let here = |kind: &Kind| kind.is_writable() && kind.api_version() == version;
+    for kind in Kind::ALL.into_iter().filter(here) {
+        let (base, plural) = (path_of(version), kind.plural());
+        let path = format!("/{base}/namespaces/{{namespace}}/{plural}/{{name}}");
         paths.insert(path, json!({ "patch": patch(kind), "parameters": place() }));
     }
     let body = json!({
@@ -38,9 +50,9 @@ pub(super) fn core() -> Response<Body> {
 fn patch(kind: Kind) -> Value {
     let query = |name: &str, of: &str| json!({"name": name, "in": "query", "schema": {"type": of, "uniqueItems": true}});
     json!({
-        "operationId": format!("patchCoreV1Namespaced{}", kind.as_str()),
+        "operationId": format!("patch{}V1Namespaced{}", group_word(kind), kind.as_str()),
         "x-kubernetes-action": "patch",
-        "x-kubernetes-group-version-kind": {"group": "", "version": "v1", "kind": kind.as_str()},
+        "x-kubernetes-group-version-kind": {"group": kind.group(), "version": "v1", "kind": kind.as_str()},
         "parameters": [
             query("dryRun", "string"),
             query("fieldManager", "string"),
@@ -52,6 +64,13 @@ fn patch(kind: Kind) -> Value {
         }},
         "responses": {"200": {"description": "OK"}},
     })
+}
+
+/// The group as operations spell it: `Core`, `Networking`.
+fn group_word(kind: Kind) -> String {
+    let first = kind.group().split('.').next().filter(|group| !group.is_empty());
+    let mut letters = first.unwrap_or("core").chars();
+    letters.next().map(|c| c.to_ascii_uppercase()).into_iter().chain(letters).collect()
 }
 
 fn place() -> Value {

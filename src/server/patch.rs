@@ -1,7 +1,7 @@
 //! PATCH: three ways to say what should change. Pure.
 //!
 //! Owns: JSON patch (RFC 6902), merge patch (RFC 7386) and Kubernetes' strategic merge patch, which knows lists whose items have a name
-//! (`apimachinery/pkg/util/strategicpatch`; merge keys from the `patchMergeKey` tags of `k8s.io/api/core/v1`). Not: whether the result is an
+//! (`apimachinery/pkg/util/strategicpatch`; merge keys from the `patchMergeKey` tags of `k8s.io/api`). Not: whether the result is an
 //! object, or a change that is allowed. Server-side apply is not offered.
 
 #[cfg(test)]
@@ -76,7 +76,8 @@ impl Patch {
                 let Value::Object(target) = &mut result else {
                     return Err(ApiError::bad_request("only an object can be patched"));
                 };
-                strategic(target, patch, 0).map_err(ApiError::bad_request)?;
+                let at = At { of: Of::kind(to), depth: 0 };
+                strategic(target, patch, at).map_err(ApiError::bad_request)?;
             }
         }
         Ok(result)
@@ -199,8 +200,46 @@ enum ListMerge {
     Set,
 }
 
-/// By field name: within core/v1 Pods, ConfigMaps and Secrets each name has one meaning.
-fn list_merge(field: &str) -> ListMerge {
+/// Whose lists they are: the same field name stands for different lists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Of {
+    /// Pods, ConfigMaps, Secrets: among these each name has one meaning.
+    Core,
+    Service,
+    NetworkPolicy,
+}
+
+impl Of {
+    fn kind(object: &Value) -> Self {
+        match object.get("kind").and_then(Value::as_str) {
+            Some("Service") => Self::Service,
+            Some("NetworkPolicy") => Self::NetworkPolicy,
+            Some(_) | None => Self::Core,
+        }
+    }
+}
+
+/// Where in a patch.
+#[derive(Clone, Copy, Debug)]
+struct At {
+    of: Of,
+    depth: usize,
+}
+
+impl At {
+    fn deeper(self) -> Self {
+        Self { depth: self.depth + 1, ..self }
+    }
+}
+
+/// By field name.
+fn list_merge(of: Of, field: &str) -> ListMerge {
+    match (of, field) {
+        (Of::Service, "ports") => return ListMerge::ByKey("port"),
+        // None of a policy's lists has a merge key: each is replaced as a whole.
+        (Of::NetworkPolicy, "ports") => return ListMerge::Replace,
+        (Of::Core | Of::Service | Of::NetworkPolicy, _) => {}
+    }
     match field {
         "containers"
         | "initContainers"
@@ -225,9 +264,9 @@ fn list_merge(field: &str) -> ListMerge {
 fn strategic(
     target: &mut Map<String, Value>,
     patch: &Map<String, Value>,
-    depth: usize,
+    at: At,
 ) -> Result<(), String> {
-    if depth > DEPTH_MAX {
+    if at.depth > DEPTH_MAX {
         return Err("the patch is nested too deeply".to_owned());
     }
     match patch.get("$patch").and_then(Value::as_str) {
@@ -252,14 +291,14 @@ fn strategic(
                 list.retain(|item| !gone.contains(item));
             }
         } else if !key.starts_with('$') {
-            strategic_field(target, key, value, depth)?;
+            strategic_field(target, key, value, at)?;
         }
     }
     for (key, value) in patch {
         if let (Some(field), Value::Array(order)) = (key.strip_prefix("$setElementOrder/"), value)
             && let Some(Value::Array(list)) = target.get_mut(field)
         {
-            reorder(list, order, list_merge(field));
+            reorder(list, order, list_merge(at.of, field));
         }
     }
     Ok(())
@@ -269,7 +308,7 @@ fn strategic_field(
     target: &mut Map<String, Value>,
     key: &str,
     value: &Value,
-    depth: usize,
+    at: At,
 ) -> Result<(), String> {
     match value {
         Value::Null => {
@@ -281,19 +320,19 @@ fn strategic_field(
                 *place = Value::Object(Map::new());
             }
             if let Value::Object(place) = place {
-                strategic(place, patch, depth + 1)?;
+                strategic(place, patch, at.deeper())?;
             }
             if patch.get("$patch").and_then(Value::as_str) == Some("delete") {
                 target.remove(key);
             }
         }
-        Value::Array(items) => match (list_merge(key), target.get_mut(key)) {
+        Value::Array(items) => match (list_merge(at.of, key), target.get_mut(key)) {
             (ListMerge::ByKey(by), Some(Value::Array(list))) => {
-                merge_list(list, items, by, depth)?;
+                merge_list(list, items, by, at)?;
             }
             (ListMerge::ByKey(by), _) => {
                 let mut list = Vec::new();
-                merge_list(&mut list, items, by, depth)?;
+                merge_list(&mut list, items, by, at)?;
                 target.insert(key.to_owned(), Value::Array(list));
             }
             (ListMerge::Set, Some(Value::Array(list))) => {
@@ -314,12 +353,7 @@ fn strategic_field(
     Ok(())
 }
 
-fn merge_list(
-    list: &mut Vec<Value>,
-    items: &[Value],
-    by: &str,
-    depth: usize,
-) -> Result<(), String> {
+fn merge_list(list: &mut Vec<Value>, items: &[Value], by: &str, at: At) -> Result<(), String> {
     let directive = |item: &Value| item.get("$patch").and_then(Value::as_str).map(str::to_owned);
     if items.iter().any(|item| directive(item).as_deref() == Some("replace")) {
         let kept = items.iter().filter(|item| directive(item).is_none());
@@ -333,17 +367,17 @@ fn merge_list(
         let id = patch
             .get(by)
             .ok_or(format!("map: {item} does not contain declared merge key: {by}"))?;
-        let at = list.iter().position(|old| old.get(by) == Some(id));
-        match (directive(item).as_deref(), at) {
+        let place = list.iter().position(|old| old.get(by) == Some(id));
+        match (directive(item).as_deref(), place) {
             (Some("delete"), _) => list.retain(|old| old.get(by) != Some(id)),
-            (_, Some(at)) => {
-                if let Value::Object(old) = &mut list[at] {
-                    strategic(old, patch, depth + 1)?;
+            (_, Some(place)) => {
+                if let Value::Object(old) = &mut list[place] {
+                    strategic(old, patch, at.deeper())?;
                 }
             }
             (_, None) => {
                 let mut new = Map::new();
-                strategic(&mut new, patch, depth + 1)?;
+                strategic(&mut new, patch, at.deeper())?;
                 list.push(Value::Object(new));
             }
         }
@@ -355,11 +389,15 @@ fn merge_list(
 /// each thing that `last` had and `new` has not. What `kubectl apply` and `podling apply` send.
 #[must_use]
 pub fn three_way(last: Option<&Value>, new: &Value) -> Value {
+    three_way_of(Of::kind(new), last, new)
+}
+
+fn three_way_of(of: Of, last: Option<&Value>, new: &Value) -> Value {
     match (last, new) {
         (Some(Value::Object(last)), Value::Object(new)) => {
             let mut patch = Map::new();
             for (key, value) in new {
-                patch.insert(key.clone(), three_way_field(key, last.get(key), value));
+                patch.insert(key.clone(), three_way_field(of, key, last.get(key), value));
             }
             for key in last.keys().filter(|key| !new.contains_key(*key)) {
                 patch.insert(key.clone(), Value::Null);
@@ -370,17 +408,17 @@ pub fn three_way(last: Option<&Value>, new: &Value) -> Value {
     }
 }
 
-fn three_way_field(key: &str, last: Option<&Value>, new: &Value) -> Value {
+fn three_way_field(of: Of, key: &str, last: Option<&Value>, new: &Value) -> Value {
     let (Some(Value::Array(last)), Value::Array(new), ListMerge::ByKey(by)) =
-        (last, new, list_merge(key))
+        (last, new, list_merge(of, key))
     else {
-        return three_way(last, new);
+        return three_way_of(of, last, new);
     };
     let find = |list: &[Value], item: &Value| {
         list.iter().find(|other| other.get(by) == item.get(by)).cloned()
     };
     let mut items: Vec<Value> =
-        new.iter().map(|item| three_way(find(last, item).as_ref(), item)).collect();
+        new.iter().map(|item| three_way_of(of, find(last, item).as_ref(), item)).collect();
     for gone in last.iter().filter(|item| find(new, item).is_none()) {
         items.push(serde_json::json!({ "$patch": "delete", by: gone.get(by) }));
     }

@@ -8,6 +8,7 @@ use axum::http::{HeaderMap, Uri, header};
 use crate::board::selector::{FieldSelector, LabelSelector, SelectorError};
 use crate::board::{Kind, Query};
 
+use super::discovery::{self, CORE};
 use super::status::ApiError;
 use super::table::IncludeObject;
 
@@ -22,12 +23,14 @@ pub(super) enum Route {
     ApiVersions,
     /// `/apis`
     Groups,
-    /// `/api/v1`
-    Resources,
+    /// `/apis/GROUP`
+    Group(&'static str),
+    /// `/api/v1`, `/apis/GROUP/v1`
+    Resources(&'static str),
     /// `/openapi/v3`
     OpenApi,
-    /// `/openapi/v3/api/v1`
-    OpenApiCore,
+    /// `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/v1`
+    OpenApiDocument(&'static str),
     Objects(Target),
     Unknown,
 }
@@ -57,15 +60,32 @@ impl Route {
             ["metrics"] => Self::Metrics,
             ["api"] => Self::ApiVersions,
             ["apis"] => Self::Groups,
-            ["api", "v1"] => Self::Resources,
+            ["api", "v1"] => Self::Resources(CORE),
+            ["apis", group] => match discovery::version_of(group) {
+                Some((group, _)) => Self::Group(group),
+                None => Self::Unknown,
+            },
             ["openapi", "v3"] => Self::OpenApi,
-            ["openapi", "v3", "api", "v1"] => Self::OpenApiCore,
-            ["api", "v1", rest @ ..] => Self::objects(rest).map_or(Self::Unknown, Self::Objects),
+            ["openapi", "v3", "api", "v1"] => Self::OpenApiDocument(CORE),
+            ["openapi", "v3", "apis", group, "v1"] => match discovery::version_of(group) {
+                Some((_, version)) => Self::OpenApiDocument(version),
+                None => Self::Unknown,
+            },
+            ["api", "v1", rest @ ..] => Self::objects(CORE, rest),
+            ["apis", group, "v1", rest @ ..] => match (discovery::version_of(group), rest) {
+                (Some((_, version)), []) => Self::Resources(version),
+                (Some((_, version)), rest) => Self::objects(version, rest),
+                (None, _) => Self::Unknown,
+            },
             _ => Self::Unknown,
         }
     }
 
-    fn objects(words: &[&str]) -> Option<Target> {
+    fn objects(version: &str, words: &[&str]) -> Self {
+        Self::target(version, words).map_or(Self::Unknown, Self::Objects)
+    }
+
+    fn target(version: &str, words: &[&str]) -> Option<Target> {
         let own = |text: &str| Some(text.to_owned());
         let (namespace, words) = match words {
             ["namespaces", namespace, rest @ ..] if !rest.is_empty() && *rest != ["status"] => {
@@ -74,7 +94,7 @@ impl Route {
             _ => (None, words),
         };
         let (plural, rest) = words.split_first()?;
-        let kind = Kind::from_plural(plural)?;
+        let kind = Kind::from_path(version, plural)?;
         let (name, subresource) = match rest {
             [] => (None, None),
             [name] => (own(name), None),

@@ -28,10 +28,18 @@ impl ApiError {
         Self { status, reason, message: message.into(), details: None }
     }
 
-    fn about(mut self, name: &str, kind: &str) -> Self {
+    fn about(self, name: &str, kind: &str) -> Self {
+        self.about_in("", name, kind)
+    }
+
+    fn about_in(mut self, group: &str, name: &str, kind: &str) -> Self {
         let text = |text: &str| (!text.is_empty()).then(|| text.to_owned());
-        let details =
-            StatusDetails { name: text(name), kind: text(kind), ..StatusDetails::default() };
+        let details = StatusDetails {
+            group: text(group),
+            name: text(name),
+            kind: text(kind),
+            ..StatusDetails::default()
+        };
         self.details = Some(Box::new(details));
         self
     }
@@ -39,8 +47,12 @@ impl ApiError {
     /// 404 of an object.
     #[must_use]
     pub fn not_found(kind: Kind, name: &str) -> Self {
-        let message = format!("{} \"{name}\" not found", kind.plural());
-        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(name, kind.plural())
+        let message = format!("{} \"{name}\" not found", kind.resource());
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about_in(
+            kind.group(),
+            name,
+            kind.plural(),
+        )
     }
 
     /// 404 of a path: what a server says about a resource it has never heard of.
@@ -119,7 +131,17 @@ impl ApiError {
 
     /// 422 with all causes; the sentence as Kubernetes builds it, each distinct error once.
     #[must_use]
-    pub fn invalid(kind: &str, name: &str, causes: &[FieldCause]) -> Self {
+    pub fn invalid(kind: Kind, name: &str, causes: &[FieldCause]) -> Self {
+        Self::invalid_in(kind.group(), kind.as_str(), name, causes)
+    }
+
+    /// The same of something that is no object of ours: the options of a request.
+    #[must_use]
+    pub fn invalid_options(kind: &str, name: &str, causes: &[FieldCause]) -> Self {
+        Self::invalid_in("", kind, name, causes)
+    }
+
+    fn invalid_in(group: &str, kind: &str, name: &str, causes: &[FieldCause]) -> Self {
         let mut sentences: Vec<String> = Vec::new();
         for cause in causes {
             let sentence = format!("{}: {}", cause.field, cause.message);
@@ -131,9 +153,13 @@ impl ApiError {
             [one] => one.clone(),
             _ => format!("[{}]", sentences.join(", ")),
         };
-        let message = format!("{kind} \"{name}\" is invalid: {all}");
-        let mut error =
-            Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).about(name, kind);
+        let qualified = match group {
+            "" => kind.to_owned(),
+            group => format!("{kind}.{group}"),
+        };
+        let message = format!("{qualified} \"{name}\" is invalid: {all}");
+        let mut error = Self::new(StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+            .about_in(group, name, kind);
         let causes = causes.iter().map(|cause| StatusCause {
             field: Some(cause.field.clone()),
             reason: Some(cause.reason.clone()),
@@ -148,7 +174,8 @@ impl ApiError {
     /// A refusal by the daemon of a write to this object.
     #[must_use]
     pub fn write(kind: Kind, name: &str, error: &WriteError) -> Self {
-        let plural = kind.plural();
+        let plural = &kind.resource();
+        let about = |error: Self| error.about_in(kind.group(), name, kind.plural());
         match error {
             WriteError::NotFound => Self::not_found(kind, name),
             WriteError::AlreadyExists => {
@@ -162,17 +189,16 @@ impl ApiError {
             WriteError::Conflict(why) => {
                 let message =
                     format!("Operation cannot be fulfilled on {plural} \"{name}\": {why}");
-                Self::new(StatusCode::CONFLICT, "Conflict", message).about(name, plural)
+                about(Self::new(StatusCode::CONFLICT, "Conflict", message))
             }
-            WriteError::Invalid(causes) => Self::invalid(kind.as_str(), name, causes),
+            WriteError::Invalid(causes) => Self::invalid(kind, name, causes),
             WriteError::BadRequest(why) => Self::bad_request(why),
             WriteError::Forbidden(why) => {
                 let message = format!("{plural} \"{name}\" is forbidden: {why}");
-                Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(name, plural)
+                about(Self::new(StatusCode::FORBIDDEN, "Forbidden", message))
             }
             WriteError::NotSupported(why) => {
-                Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why)
-                    .about(name, plural)
+                about(Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", why))
             }
             WriteError::Storage(why) => Self::internal(why),
             WriteError::Unavailable(why) => {
@@ -182,7 +208,11 @@ impl ApiError {
     }
 
     fn already_exists(kind: Kind, name: &str, message: String) -> Self {
-        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(name, kind.plural())
+        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about_in(
+            kind.group(),
+            name,
+            kind.plural(),
+        )
     }
 
     /// The HTTP status code.

@@ -73,7 +73,7 @@ impl<'a> List<'a> {
     pub fn new(kind: Kind, version: u64, items: &'a [Object]) -> Self {
         Self {
             kind: format!("{}List", kind.as_str()),
-            api_version: "v1",
+            api_version: kind.api_version(),
             metadata: TableMeta { resource_version: Some(version.to_string()) },
             items,
         }

@@ -47,10 +47,14 @@ pub(super) async fn create(
             app.backend.create_pod(pod, options).await.map(pod_accepted)
         }
         object @ (Object::ConfigMap(_)
+        | Object::Endpoints(_)
+        | Object::EndpointSlice(_)
         | Object::Event(_)
         | Object::Namespace(_)
+        | Object::NetworkPolicy(_)
         | Object::Node(_)
-        | Object::Secret(_)) => {
+        | Object::Secret(_)
+        | Object::Service(_)) => {
             app.backend.put_object(object, false, options).await.map(object_accepted)
         }
     };
@@ -202,9 +206,15 @@ async fn delete_one(
             let key = PodKey::new(object.namespace(), object.name());
             app.backend.delete_pod(&key, options).await.map(Object::Pod)
         }
-        Kind::ConfigMap | Kind::Event | Kind::Namespace | Kind::Node | Kind::Secret => {
-            app.backend.delete_object(&object.key(), options).await
-        }
+        Kind::ConfigMap
+        | Kind::Endpoints
+        | Kind::EndpointSlice
+        | Kind::Event
+        | Kind::Namespace
+        | Kind::NetworkPolicy
+        | Kind::Node
+        | Kind::Secret
+        | Kind::Service => app.backend.delete_object(&object.key(), options).await,
     }
 }
 
@@ -229,10 +239,14 @@ async fn update(
             app.backend.update_pod(pod, options).await.map(pod_accepted)
         }
         object @ (Object::ConfigMap(_)
+        | Object::Endpoints(_)
+        | Object::EndpointSlice(_)
         | Object::Event(_)
         | Object::Namespace(_)
+        | Object::NetworkPolicy(_)
         | Object::Node(_)
-        | Object::Secret(_)) => {
+        | Object::Secret(_)
+        | Object::Service(_)) => {
             app.backend.put_object(object, true, options).await.map(object_accepted)
         }
     }
@@ -277,7 +291,7 @@ fn identify(app: &App, target: &Target, object: &mut Object) -> Result<(), ApiEr
                 reason: "FieldValueRequired".to_owned(),
                 message: "Required value: name or generateName is required".to_owned(),
             };
-            return Err(ApiError::invalid(kind.as_str(), "", &[cause]));
+            return Err(ApiError::invalid(kind, "", &[cause]));
         };
         meta.name = Some(generate_name(prefix, id.as_bytes()));
     }

@@ -12,9 +12,13 @@ pub mod env;
 pub mod exit;
 pub mod loopback;
 pub mod names;
+pub mod network;
 pub mod pod;
+pub mod policy;
 pub mod probe;
 pub mod resources;
+pub mod selector;
+pub mod service;
 pub mod volume;
 
 pub use container::{
@@ -24,10 +28,20 @@ pub use container::{
 pub use env::{EnvFrom, EnvFromSource, EnvSource, EnvVar, FieldPath, ResourceField};
 pub use exit::Exit;
 pub use loopback::HostPort;
-pub use names::{ContainerName, ImageRef, PodKey, PodUid};
+pub use names::{ContainerName, ImageRef, NamespacedName, PodKey, PodUid};
+pub use network::{
+    AddressRange, DnsConfig, NODE_PORTS, POD_RANGE, PodNetwork, SERVICE_RANGE, host_number,
+    name_hash,
+};
 pub use pod::{HostAlias, Pod, QosClass, RestartPolicy, Source};
+pub use policy::{
+    Cidr, IpBlock, NamePattern, NamePorts, NameRule, NetworkPolicy, PolicyPeer, PolicyPort,
+    PolicyRule, PortMatch,
+};
 pub use probe::{Handler, HttpGet, HttpScheme, PortRef, Probe, ProbeKind};
 pub use resources::{PodResources, Resources};
+pub use selector::{LabelSelector, Labels, Operator, Requirement};
+pub use service::{Service, ServiceAddress, ServicePort};
 pub use volume::{
     HostPathType, KeyToPath, Mount, ProjectedSource, SubPath, Volume, VolumeMedium, VolumeSource,
 };

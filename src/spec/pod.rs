@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::{Container, ContainerKind, ContainerName, PodKey, PodResources, PodUid, Volume};
+use super::{
+    Container, ContainerKind, ContainerName, PodKey, PodNetwork, PodResources, PodUid, Volume,
+};
 
 /// A validated, defaulted pod. See `docs/manifest.md` for the fields it comes from.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,6 +34,7 @@ pub struct Pod {
     pub hostname: String,
     pub subdomain: Option<String>,
     pub host_aliases: Vec<HostAlias>,
+    pub network: PodNetwork,
     /// `spec.resources`, the pod-level limits.
     pub resources: PodResources,
     pub qos: QosClass,

@@ -7,7 +7,7 @@
 //! ```text
 //!  STATE/lock                              one daemon per state folder
 //!  STATE/pods/NAMESPACE.NAME.{a,b}         one record, two slots (see `slots`), each a sealed file (see `record`)
-//!  STATE/configmaps/…  STATE/secrets/…
+//!  STATE/configmaps/…  STATE/secrets/…  STATE/services/…  STATE/networkpolicies/…
 //!  STATE/runtime/UID.{a,b}                 restart counts and back-off of one pod
 //!  STATE/.corrupt/…                        files that could not be read, for a person to look at
 //! ```
@@ -50,11 +50,14 @@ pub enum ObjectKind {
     Pod,
     ConfigMap,
     Secret,
+    Service,
+    NetworkPolicy,
 }
 
 impl ObjectKind {
-    /// Every kind; ConfigMaps and Secrets first, since pods refer to them.
-    pub const ALL: [Self; 3] = [Self::ConfigMap, Self::Secret, Self::Pod];
+    /// Every kind; pods last, since they refer to the others, and policy is to be in force before any of them runs.
+    pub const ALL: [Self; 5] =
+        [Self::ConfigMap, Self::Secret, Self::Service, Self::NetworkPolicy, Self::Pod];
 
     /// Kubernetes' word for it.
     #[must_use]
@@ -63,6 +66,8 @@ impl ObjectKind {
             Self::Pod => "Pod",
             Self::ConfigMap => "ConfigMap",
             Self::Secret => "Secret",
+            Self::Service => "Service",
+            Self::NetworkPolicy => "NetworkPolicy",
         }
     }
 
@@ -71,6 +76,8 @@ impl ObjectKind {
             Self::Pod => "pods",
             Self::ConfigMap => "configmaps",
             Self::Secret => "secrets",
+            Self::Service => "services",
+            Self::NetworkPolicy => "networkpolicies",
         }
     }
 }

@@ -136,6 +136,7 @@ pub fn pod(containers: impl IntoIterator<Item = Container>) -> Pod {
         hostname: "p".to_owned(),
         subdomain: None,
         host_aliases: Vec::new(),
+        network: crate::spec::PodNetwork::default(),
         resources: PodResources::default(),
         qos: QosClass::BestEffort,
         readiness_gates: Vec::new(),

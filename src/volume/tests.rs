@@ -68,6 +68,7 @@ fn pod(volumes: Vec<(&str, VolumeSource)>) -> Pod {
         hostname: "web".to_owned(),
         subdomain: None,
         host_aliases: Vec::new(),
+        network: crate::spec::PodNetwork::default(),
         resources: PodResources::default(),
         qos: QosClass::BestEffort,
         readiness_gates: Vec::new(),

@@ -156,7 +156,7 @@ async fn mistakes_are_said_in_kubectls_words() {
     let daemon = Daemon::start();
     daemon.apply(WEB).await;
     let cases = [
-        ("get svc", "the server doesn't have a resource type \"svc\""),
+        ("get deploy", "the server doesn't have a resource type \"deploy\""),
         ("get pods web -A", "a resource cannot be retrieved by name across all namespaces"),
         ("get pods web -l a=b", "name cannot be provided when a selector is specified"),
         (
@@ -175,7 +175,10 @@ async fn mistakes_are_said_in_kubectls_words() {
             "delete pod web --force --grace-period=5",
             "--force and --grace-period greater than 0 cannot be specified together",
         ),
-        ("describe node gateway", "describe shows pods; for nodes use: podling get nodes -o yaml"),
+        (
+            "describe node gateway",
+            "describe shows pods, services and networkpolicies; for nodes use: podling get nodes -o yaml",
+        ),
     ];
     for (line, message) in cases {
         assert_eq!(daemon.fails(line).await, message, "{line}");
@@ -432,4 +435,65 @@ async fn one_object_is_watched_by_name_even_if_it_is_old() {
     let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
     assert!(text.lines().all(|line| line == "pod/web"), "{text}");
     watching.abort();
+}
+
+const NETWORK: &str = "
+apiVersion: v1
+kind: Service
+metadata: {name: web, labels: {a: b}}
+spec:
+  type: NodePort
+  clusterIP: 10.89.0.7
+  selector: {app: web}
+  ports: [{name: http, port: 80, targetPort: 8080, nodePort: 30080, protocol: TCP}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: guard}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress, Egress]
+  ingress:
+    - from: [{namespaceSelector: {}, podSelector: {matchLabels: {role: ui}}}, {ipBlock: {cidr: 10.0.0.0/8, except: [10.1.0.0/16]}}]
+      ports: [{port: 80, endPort: 90, protocol: TCP}, {port: dns, protocol: UDP}]
+    - {}
+";
+
+#[tokio::test]
+async fn services_and_policies_are_applied_shown_and_deleted() {
+    let daemon = Daemon::start();
+    let applied = "service/web created\nnetworkpolicy.networking.k8s.io/guard created\n";
+    assert_eq!(daemon.apply(NETWORK).await, applied);
+    assert_eq!(daemon.apply(NETWORK).await, applied.replace("created", "unchanged"));
+    let changed = NETWORK.replace("targetPort: 8080", "targetPort: 81").replace("    - {}\n", "");
+    assert_eq!(daemon.apply(&changed).await, applied.replace("created", "configured"));
+    let ports = daemon.prints("get svc web -o jsonpath={.spec.ports[*].targetPort}").await;
+    assert_eq!(ports, "81");
+    let services = daemon.prints("get services").await;
+    assert!(services.contains("NodePort   10.89.0.7    <none>        80:30080/TCP"), "{services}");
+    let policies = daemon.prints("get netpol").await;
+    assert!(policies.contains("guard   app=web"), "{policies}");
+    let page = daemon.prints("describe svc web").await;
+    for line in [
+        "Labels:            a=b\n",
+        "Selector:          app=web\n",
+        "IP:                10.89.0.7\n",
+        "Port:              http  80/TCP\n",
+        "TargetPort:        81/TCP\n",
+        "NodePort:          http  30080/TCP\n",
+        "Events:            <none>\n",
+    ] {
+        assert!(page.contains(line), "{line:?} in\n{page}");
+    }
+    daemon.apply(NETWORK).await;
+    let page = daemon.prints("describe netpol guard").await;
+    let rules = "  PodSelector: app=web\n  Allowing ingress traffic:\n    To Port: 80-90/TCP\n    To Port: dns/UDP\n    From:\n      \
+                 NamespaceSelector: <none>\n      PodSelector: role=ui\n    From:\n      IPBlock:\n        CIDR: 10.0.0.0/8\n        \
+                 Except: 10.1.0.0/16\n    ----------\n    To Port: <any> (traffic allowed to all ports)\n    \
+                 From: <any> (traffic not restricted by source)\n  Allowing egress traffic:\n    \
+                 <none> (Selected pods are isolated for egress connectivity)\n  Policy Types: Ingress, Egress\n";
+    assert!(page.contains(rules), "{page}");
+    let deleted = daemon.prints("delete netpol guard").await;
+    assert_eq!(deleted, "networkpolicy.networking.k8s.io \"guard\" deleted\n");
+    assert_eq!(daemon.prints("delete svc/web").await, "service \"web\" deleted\n");
 }

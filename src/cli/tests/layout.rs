@@ -143,13 +143,17 @@ fn kinds_go_by_many_names() {
     for word in ["po", "pod", "pods", "Pod", "PODS"] {
         assert_eq!(words(word, &["a"]), Ok((Kind::Pod, vec!["a".to_owned()])), "{word}");
     }
+    for word in ["netpol", "networkpolicy", "networkpolicies.networking.k8s.io"] {
+        assert_eq!(words(word, &[]), Ok((Kind::NetworkPolicy, vec![])), "{word}");
+    }
+    assert!(words("networkpolicies.k8s.io", &[]).is_err());
     assert_eq!(
         words("cm/a", &["cm/b"]),
         Ok((Kind::ConfigMap, vec!["a".to_owned(), "b".to_owned()]))
     );
     assert_eq!(
-        words("svc", &[]),
-        Err("the server doesn't have a resource type \"svc\"".to_owned())
+        words("deploy", &[]),
+        Err("the server doesn't have a resource type \"deploy\"".to_owned())
     );
     for (first, rest) in
         [("pod/a", &["b"][..]), ("pod/a", &["cm/b"]), ("pod", &["pod/a"]), ("pod/", &[])]

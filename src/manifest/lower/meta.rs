@@ -36,6 +36,16 @@ pub(super) fn check_metadata(
     annotations(metadata.annotations.as_ref(), check);
 }
 
+/// Refuses annotations of podling on a kind that has none: they would be ignored in silence.
+pub(super) fn no_annotations_of_ours(metadata: &ObjectMeta, check: &mut Check<'_>) {
+    let list = METADATA.field("annotations");
+    for key in metadata.annotations.iter().flatten().map(|(key, _)| key) {
+        if super::annotations::is_ours(key) {
+            check.forbidden(&list.key(key), "podling has no annotations for this kind of object");
+        }
+    }
+}
+
 fn labels(labels: Option<&BTreeMap<String, String>>, check: &mut Check<'_>) {
     let path = METADATA.field("labels");
     for (key, value) in labels.into_iter().flatten() {

@@ -14,8 +14,12 @@ mod container;
 mod data;
 mod env;
 mod meta;
+mod names;
+mod network;
+mod policy;
 mod probe;
 mod resources;
+mod service;
 mod volume;
 
 use std::collections::BTreeSet;
@@ -24,13 +28,16 @@ use std::path::Path as FilePath;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as corev1;
+use k8s_openapi::api::networking::v1 as networkingv1;
 use sha2::{Digest as _, Sha256};
 
 use super::error::{FieldError, FieldWarning};
 use super::object::{self, Object};
 use super::path::Path;
 use super::{default, qos, rules, support};
-use crate::spec::{HostAlias, Pod, PodKey, PodUid, Protocol, RestartPolicy, Source};
+use crate::spec::{
+    HostAlias, NetworkPolicy, Pod, PodKey, PodUid, Protocol, RestartPolicy, Service, Source,
+};
 use annotations::Annotations;
 use check::Check;
 pub(super) use check::Sink;
@@ -52,7 +59,7 @@ pub struct Lowered {
 /// All that is wrong with it.
 pub fn lower(pod: &corev1::Pod, source: &Source, uid: PodUid) -> Result<Lowered, Vec<FieldError>> {
     let mut check = Check::new(source);
-    support::check(pod, &mut check);
+    support::check(pod, support::POD, &mut check);
     let mut pod = pod.clone();
     default::pod(&mut pod);
     let lowered = lower_pod(&pod, uid, &mut check);
@@ -61,6 +68,38 @@ pub fn lower(pod: &corev1::Pod, source: &Source, uid: PodUid) -> Result<Lowered,
     } else {
         Err(check.errors)
     }
+}
+
+/// Validates a Service and turns it into ours. Defaults need not have been filled in.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn lower_service(
+    service: &corev1::Service,
+    source: &Source,
+) -> Result<(Service, Vec<FieldWarning>), Vec<FieldError>> {
+    let mut check = Check::new(source);
+    support::check(service, support::SERVICE, &mut check);
+    let mut service = service.clone();
+    default::service(&mut service);
+    let lowered = service::lower(&service, &mut check);
+    if check.errors.is_empty() { Ok((lowered, check.warnings)) } else { Err(check.errors) }
+}
+
+/// Validates a NetworkPolicy and turns it into ours. Defaults need not have been filled in.
+///
+/// # Errors
+/// All that is wrong with it.
+pub fn lower_policy(
+    policy: &networkingv1::NetworkPolicy,
+    source: &Source,
+) -> Result<(NetworkPolicy, Vec<FieldWarning>), Vec<FieldError>> {
+    let mut check = Check::new(source);
+    support::check(policy, support::NETWORK_POLICY, &mut check);
+    let mut policy = policy.clone();
+    default::network_policy(&mut policy);
+    let lowered = policy::lower(&policy, &mut check);
+    if check.errors.is_empty() { Ok((lowered, check.warnings)) } else { Err(check.errors) }
 }
 
 /// Validates an object of any kind without keeping the result.
@@ -73,6 +112,8 @@ pub fn validate(object: &Object, source: &Source) -> Result<Vec<FieldWarning>, V
         Object::Pod(pod) => return Ok(lower(pod, source, PodUid::new("unknown"))?.warnings),
         Object::ConfigMap(map) => data::config_map(map, &mut check),
         Object::Secret(secret) => data::secret(secret, &mut check),
+        Object::Service(service) => return Ok(lower_service(service, source)?.1),
+        Object::NetworkPolicy(policy) => return Ok(lower_policy(policy, source)?.1),
     }
     if check.errors.is_empty() { Ok(check.warnings) } else { Err(check.errors) }
 }
@@ -140,6 +181,7 @@ fn lower_pod(pod: &corev1::Pod, uid: PodUid, check: &mut Check<'_>) -> Pod {
         hostname: hostname(spec, name, check),
         subdomain: subdomain(spec, check),
         host_aliases: host_aliases(spec, check),
+        network: network::lower(spec, &annotations, check),
         resources: resources::pod(spec, check),
         qos: qos::class(spec),
         readiness_gates: readiness_gates(spec, check),
@@ -242,16 +284,6 @@ fn service_account(spec: &corev1::PodSpec, check: &mut Check<'_>) -> Option<Stri
 
 /// Words that have no effect here must be Kubernetes' all the same.
 fn inert_words(spec: &corev1::PodSpec, check: &mut Check<'_>) {
-    let dns = ["ClusterFirst", "ClusterFirstWithHostNet", "Default", "None"].map(|word| (word, ()));
-    let dns_path = SPEC.field("dnsPolicy");
-    check.choice(&dns_path, spec.dns_policy.as_deref(), &dns);
-    let config = spec.dns_config.as_ref();
-    let has_servers = config.and_then(|c| c.nameservers.as_ref()).is_some_and(|n| !n.is_empty());
-    if spec.dns_policy.as_deref() == Some("None") && !has_servers {
-        let path = SPEC.field("dnsConfig");
-        let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-        check.required(&path.field("nameservers"), detail);
-    }
     let preemption = ["PreemptLowerPriority", "Never"].map(|word| (word, ()));
     let path = SPEC.field("preemptionPolicy");
     check.choice(&path, spec.preemption_policy.as_deref(), &preemption);
@@ -314,5 +346,7 @@ fn protocol(path: &Path<'_>, word: Option<&str>, check: &mut Check<'_>) -> Proto
     }
 }
 
+#[cfg(test)]
+mod network_tests;
 #[cfg(test)]
 mod tests;

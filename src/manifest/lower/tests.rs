@@ -14,7 +14,10 @@ fn read(text: &str) -> corev1::Pod {
     assert!(parsed.errors.is_empty(), "{:?}\n{text}", parsed.errors);
     match parsed.documents.pop().unwrap().object {
         Object::Pod(pod) => *pod,
-        other @ (Object::ConfigMap(_) | Object::Secret(_)) => panic!("{other:?}"),
+        other @ (Object::ConfigMap(_)
+        | Object::Secret(_)
+        | Object::Service(_)
+        | Object::NetworkPolicy(_)) => panic!("{other:?}"),
     }
 }
 
@@ -149,8 +152,8 @@ fn words_without_effect_must_still_be_kubernetes_own() {
         (
             &format!("{C}, dnsPolicy: Cluster, preemptionPolicy: Always"),
             &[
-                "spec.dnsPolicy: Unsupported value: \"Cluster\": supported values: \"ClusterFirst\", \"ClusterFirstWithHostNet\", \"Default\", \"None\"",
                 "spec.preemptionPolicy: Unsupported value: \"Always\": supported values: \"Never\", \"PreemptLowerPriority\"",
+                "spec.dnsPolicy: Unsupported value: \"Cluster\": supported values: \"ClusterFirst\", \"ClusterFirstWithHostNet\", \"Default\", \"None\"",
             ],
         ),
         (
@@ -586,8 +589,7 @@ fn what_means_nothing_here_is_warned_about_once_and_what_holds_anyway_is_not() {
             "spec.containers[0].securityContext.privileged",
             "spec.containers[0].securityContext.runAsUser",
             "spec.containers[0].tty",
-            "spec.dnsConfig",
-            "spec.dnsPolicy",
+            "spec.dnsConfig.nameservers",
             "spec.nodeSelector",
             "spec.priorityClassName",
             "spec.schedulerName",

@@ -22,7 +22,10 @@ fn pod(text: &str) -> corev1::Pod {
     assert!(parsed.errors.is_empty(), "{:?}", errors(&parsed));
     match parsed.documents.pop().unwrap().object {
         Object::Pod(pod) => *pod,
-        other @ (Object::ConfigMap(_) | Object::Secret(_)) => panic!("{other:?}"),
+        other @ (Object::ConfigMap(_)
+        | Object::Secret(_)
+        | Object::Service(_)
+        | Object::NetworkPolicy(_)) => panic!("{other:?}"),
     }
 }
 
@@ -138,7 +141,7 @@ metadata: {name: good}
             "document 2 (Pod), line 15, column 1: apiVersion must be set",
             "document 3, line 18, column 1: did not find expected ',' or ']'",
             "document 4 (Deployment ns/d), line 19, column 1: no matches for kind \"Deployment\" in version \"apps/v1\": this version of \
-             podling runs Pod, ConfigMap and Secret (v1); workloads and Services come with later ones",
+             podling runs Pod, ConfigMap, Secret and Service (v1) and NetworkPolicy (networking.k8s.io/v1); workloads come with later ones",
             "document 5, line 23, column 3: a document must be a Kubernetes object, not a list",
         ]
     );

@@ -4,19 +4,19 @@ use super::Row;
 use super::Support::{In, Inert, Kept, Refused, Yes};
 
 /// A row; keeps the tables below one line each.
-const fn row(field: &'static str, support: super::Support) -> Row {
+pub(super) const fn row(field: &'static str, support: super::Support) -> Row {
     Row { field, support }
 }
 
-const fn yes(field: &'static str) -> Row {
+pub(super) const fn yes(field: &'static str) -> Row {
     row(field, Yes(""))
 }
 
-const fn inert(field: &'static str, why: &'static str) -> Row {
+pub(super) const fn inert(field: &'static str, why: &'static str) -> Row {
     row(field, Inert { quiet: &[], why })
 }
 
-const fn refused(field: &'static str, why: &'static str) -> Row {
+pub(super) const fn refused(field: &'static str, why: &'static str) -> Row {
     row(field, Refused { quiet: &[], why })
 }
 
@@ -34,7 +34,7 @@ pub const POD: &[Row] = &[
     inert("status", "the status is the node's to write; this one is dropped"),
 ];
 
-const METADATA: &[Row] = &[
+pub(super) const METADATA: &[Row] = &[
     row(
         "annotations",
         Yes("those of podling are listed above; any other under `podling.dev` is an error"),
@@ -65,20 +65,17 @@ const SPEC: &[Row] = &[
     inert("affinity", ONE_NODE),
     inert("automountServiceAccountToken", "there is no cluster to talk to: no token is mounted"),
     row("containers", In(CONTAINER)),
-    inert(
-        "dnsConfig",
-        "names are looked up in the pod, and beyond it where the network policy lets them; there is nothing to configure yet",
-    ),
+    row("dnsConfig", In(DNS_CONFIG)),
     row(
         "dnsPolicy",
-        Inert {
-            quiet: &["\"ClusterFirst\"", "\"Default\"", "\"ClusterFirstWithHostNet\""],
-            why: "names are looked up in the pod, and beyond it where the network policy lets them; there is nothing to configure yet",
-        },
+        Yes(
+            "`ClusterFirst`: names of pods and Services are known, others are looked up by the node where policy lets them; `Default` and `None`: only the \
+             latter",
+        ),
     ),
     row(
         "enableServiceLinks",
-        Kept("there are no Services yet, so there are no variables for them"),
+        Yes("variables for the Services of the namespace that there are when a container starts"),
     ),
     refused(
         "ephemeralContainers",
@@ -143,6 +140,15 @@ const SPEC: &[Row] = &[
     inert("topologySpreadConstraints", ONE_NODE),
     row("volumes", In(VOLUME)),
 ];
+
+const DNS_CONFIG: &[Row] = &[
+    inert("nameservers", "names outside are looked up by the node's own resolver, for every pod"),
+    row("options", In(DNS_OPTION)),
+    yes("searches"),
+];
+
+const DNS_OPTION: &[Row] =
+    &[row("name", Yes("`ndots`; others are accepted with a warning")), yes("value")];
 
 const HOST_ALIAS: &[Row] = &[yes("hostnames"), yes("ip")];
 

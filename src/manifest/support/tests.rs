@@ -3,9 +3,11 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use k8s_openapi::api::core::v1 as corev1;
+use k8s_openapi::api::networking::v1 as networkingv1;
 use serde::de::value::StrDeserializer;
 use serde::de::{self, DeserializeSeed, IntoDeserializer as _, MapAccess, SeqAccess, Visitor};
-use serde::{Deserialize as _, forward_to_deserialize_any};
+use serde::forward_to_deserialize_any;
 
 use super::*;
 
@@ -14,6 +16,8 @@ type Structure = (Vec<&'static str>, &'static [&'static str]);
 
 /// Claims to have every field of everything, and notes what it is asked for.
 struct Probe<'p> {
+    /// `apiVersion` and `kind` of the object.
+    of: (&'static str, &'static str),
     path: Vec<&'static str>,
     seen: &'p mut Vec<Structure>,
 }
@@ -41,8 +45,8 @@ impl<'de> de::Deserializer<'de> for Probe<'_> {
         // The one text whose form is checked while reading is a time; `kind` and `apiVersion` must
         // be the right ones.
         visitor.visit_str(match self.path.last() {
-            Some(&"apiVersion") => "v1",
-            Some(&"kind") => "Pod",
+            Some(&"apiVersion") => self.of.0,
+            Some(&"kind") => self.of.1,
             Some(_) | None => "2026-01-02T03:04:05Z",
         })
     }
@@ -124,21 +128,31 @@ impl<'de> MapAccess<'de> for Fields<'_> {
     ) -> Result<V::Value, Self::Error> {
         let mut path = self.probe.path.clone();
         path.push(self.fields[self.next - 1]);
-        seed.deserialize(Probe { path, seen: self.probe.seen })
+        seed.deserialize(Probe { of: self.probe.of, path, seen: self.probe.seen })
     }
 }
 
-/// Every structure within a pod that Kubernetes knows.
-fn structures() -> Vec<Structure> {
+/// Every structure within an object that Kubernetes knows.
+fn structures_of<T: serde::de::DeserializeOwned + k8s_openapi::Resource>() -> Vec<Structure> {
     let mut seen = Vec::new();
-    corev1::Pod::deserialize(Probe { path: Vec::new(), seen: &mut seen }).unwrap();
-    assert!(seen.len() > 150, "{}", seen.len());
+    let of = (T::API_VERSION, T::KIND);
+    T::deserialize(Probe { of, path: Vec::new(), seen: &mut seen }).unwrap();
     seen
 }
 
-fn find(path: &[&str]) -> Option<&'static Support> {
+/// The tables with the structures that each must cover.
+fn tables() -> Vec<(&'static [Row], Vec<Structure>)> {
+    let pod = structures_of::<corev1::Pod>();
+    assert!(pod.len() > 150, "{}", pod.len());
+    let service = structures_of::<corev1::Service>();
+    let policy = structures_of::<networkingv1::NetworkPolicy>();
+    assert!(service.len() > 5 && policy.len() > 8, "{} {}", service.len(), policy.len());
+    vec![(POD, pod), (SERVICE, service), (NETWORK_POLICY, policy)]
+}
+
+fn find(table: &'static [Row], path: &[&str]) -> Option<&'static Support> {
     let (first, rest) = path.split_first()?;
-    let mut row = POD.iter().find(|row| row.field == *first)?;
+    let mut row = table.iter().find(|row| row.field == *first)?;
     for field in rest {
         match &row.support {
             Support::In(rows) => row = rows.iter().find(|row| row.field == *field)?,
@@ -156,11 +170,13 @@ fn find(path: &[&str]) -> Option<&'static Support> {
 #[test]
 fn every_field_that_kubernetes_knows_has_a_row() {
     let mut missing = BTreeSet::new();
-    for (path, fields) in structures() {
-        for field in fields {
-            let path = [&path[..], &[*field]].concat();
-            if find(&path).is_none() {
-                missing.insert(path.join("."));
+    for (table, structures) in tables() {
+        for (path, fields) in structures {
+            for field in fields {
+                let path = [&path[..], &[*field]].concat();
+                if find(table, &path).is_none() {
+                    missing.insert(path.join("."));
+                }
             }
         }
     }
@@ -192,7 +208,9 @@ fn every_row_is_a_field_that_kubernetes_knows() {
         }
     }
     let mut bad = Vec::new();
-    walk(POD, &mut Vec::new(), &structures(), &mut bad);
+    for (table, structures) in tables() {
+        walk(table, &mut Vec::new(), &structures, &mut bad);
+    }
     assert_eq!(bad, Vec::<String>::new());
 }
 
@@ -212,7 +230,9 @@ fn quiet_values_are_json_and_reasons_are_sentences_without_a_full_stop() {
             }
         }
     }
-    walk(POD);
+    for (table, _) in tables() {
+        walk(table);
+    }
 }
 
 #[derive(Default)]
@@ -251,7 +271,9 @@ fn the_manual_holds_this_very_table() {
     const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/manifest.md");
     let manual = std::fs::read_to_string(PATH).unwrap();
     let renewed = splice(&manual, "annotations", &annotations_markdown());
-    let renewed = splice(&renewed, "fields", &markdown());
+    let renewed = splice(&renewed, "fields", &markdown(POD));
+    let renewed = splice(&renewed, "service", &markdown(SERVICE));
+    let renewed = splice(&renewed, "policy", &markdown(NETWORK_POLICY));
     if std::env::var_os("PODLING_UPDATE_DOCS").is_some() {
         std::fs::write(PATH, &renewed).unwrap();
     }

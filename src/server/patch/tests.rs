@@ -244,3 +244,24 @@ proptest! {
         prop_assert_eq!(&result["spec"]["nodeName"], "gw");
     }
 }
+
+#[test]
+fn the_same_field_is_merged_as_its_kind_has_it() {
+    let service = json!({"kind": "Service", "spec": {"ports": [
+        {"port": 80, "nodePort": 30080}, {"port": 53, "protocol": "UDP"},
+    ]}});
+    let patch = json!({"spec": {"ports": [{"port": 80, "targetPort": 8080}]}});
+    let merged = strategic(service.clone(), &patch);
+    let expected = json!([
+        {"port": 80, "nodePort": 30080, "targetPort": 8080}, {"port": 53, "protocol": "UDP"},
+    ]);
+    assert_eq!(merged["spec"]["ports"], expected);
+    let mut new = service.clone();
+    new["spec"]["ports"] = json!([{"port": 80, "nodePort": 30080}]);
+    let patch = three_way(Some(&service), &new);
+    assert_eq!(strategic(service, &patch), new, "{patch}");
+    let policy =
+        |ports: Value| json!({"kind": "NetworkPolicy", "spec": {"egress": [{"ports": ports}]}});
+    let (old, new) = (policy(json!([{"port": 80}, {"port": 81}])), policy(json!([{"port": 81}])));
+    assert_eq!(strategic(old.clone(), &three_way(Some(&old), &new)), new);
+}

@@ -2,6 +2,7 @@
 //!
 //! Owns: the columns and cells of each kind, as `pkg/printers/internalversion/printers.go` prints them. Pure: time is an argument.
 
+mod network;
 mod pod;
 
 #[cfg(test)]
@@ -15,6 +16,7 @@ use crate::board::{Kind, Object};
 use super::age;
 use super::wire::{Column, PartialObject, Row, Table, TableMeta};
 
+pub use network::{label_selector, port_text};
 pub use pod::{PodSummary, summary};
 
 /// What of the object travels with its row (`?includeObject=`).
@@ -64,6 +66,10 @@ fn row(object: &Object, options: TableOptions) -> Row {
         Object::Secret(o) => secret_cells(o, now),
         Object::Namespace(o) => namespace_cells(o, now),
         Object::Node(o) => node_cells(o, now),
+        Object::Service(o) => network::service(o, now),
+        Object::NetworkPolicy(o) => network::policy(o, now),
+        Object::Endpoints(o) => network::endpoints(o, now),
+        Object::EndpointSlice(o) => network::endpoint_slice(o, now),
     };
     let object = match options.include {
         IncludeObject::None => None,
@@ -106,6 +112,24 @@ fn columns_of(kind: Kind) -> Vec<Column> {
         ],
         Kind::ConfigMap => &[NAME, ("Data", "string", "", 0), AGE],
         Kind::Secret => &[NAME, ("Type", "string", "", 0), ("Data", "string", "", 0), AGE],
+        Kind::Service => &[
+            NAME,
+            ("Type", "string", "", 0),
+            ("Cluster-IP", "string", "", 0),
+            ("External-IP", "string", "", 0),
+            ("Port(s)", "string", "", 0),
+            AGE,
+            ("Selector", "string", "", 1),
+        ],
+        Kind::NetworkPolicy => &[NAME, ("Pod-Selector", "string", "", 0), AGE],
+        Kind::Endpoints => &[NAME, ("Endpoints", "string", "", 0), AGE],
+        Kind::EndpointSlice => &[
+            NAME,
+            ("AddressType", "string", "", 0),
+            ("Ports", "string", "", 0),
+            ("Endpoints", "string", "", 0),
+            AGE,
+        ],
         Kind::Namespace => &[NAME, ("Status", "string", "", 0), AGE],
         Kind::Node => &[
             NAME,

@@ -57,6 +57,11 @@ impl FakeBackend {
         self.board.remove_pod(&PodKey::new(namespace, name), None);
     }
 
+    /// Puts an object on the board that no client can write.
+    pub(crate) fn put_for_test(&self, object: impl Into<Object>) {
+        self.board.upsert(object);
+    }
+
     /// The log of a container, made when first asked for.
     pub(crate) fn log(&self, pod: &str, container: &str, previous: bool) -> Arc<FakeLog> {
         let key = (PodKey::new("default", pod), container.to_owned(), previous);

@@ -5,6 +5,7 @@
 pub(crate) mod fake;
 mod kubectl;
 mod logs;
+mod network;
 mod objects;
 mod socket;
 mod watch;
