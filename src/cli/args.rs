@@ -39,6 +39,10 @@ pub enum Command {
     Apply(ApplyArgs),
     /// Delete objects by name, selector or file
     Delete(DeleteArgs),
+    /// Show what pods, or the node, use now
+    Top(TopArgs),
+    /// Say what this machine is, what podling makes of it, and what each pod costs
+    Doctor(DoctorArgs),
     /// Print versions
     Version(VersionArgs),
     /// Print a completion script for a shell
@@ -311,6 +315,54 @@ pub struct DeleteArgs {
     /// No error for an object that does not exist
     #[arg(long)]
     pub ignore_not_found: bool,
+}
+
+/// What `top` may show; kubectl's words.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum TopWhat {
+    Pods,
+    #[value(hide = true)]
+    Pod,
+    #[value(hide = true)]
+    Po,
+    Node,
+    #[value(hide = true)]
+    Nodes,
+    #[value(hide = true)]
+    No,
+}
+
+#[derive(Debug, Args)]
+pub struct TopArgs {
+    #[command(flatten)]
+    pub target: Target,
+    /// Pods, or the node
+    #[arg(value_enum, value_name = "WHAT")]
+    pub what: TopWhat,
+    /// One pod
+    #[arg(value_name = "NAME")]
+    pub name: Option<String>,
+    /// One line for each container
+    #[arg(long)]
+    pub containers: bool,
+    /// Pods of all namespaces
+    #[arg(short = 'A', long)]
+    pub all_namespaces: bool,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
+    pub output: ReportFormat,
+}
+
+#[derive(Debug, Args)]
+pub struct DoctorArgs {
+    #[command(flatten)]
+    pub node: NodeArgs,
+    /// The daemon's socket, to ask what its pods cost
+    #[arg(long, env = "PODLING_SOCKET", value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// Output format
+    #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
+    pub output: ReportFormat,
 }
 
 #[derive(Debug, Args)]

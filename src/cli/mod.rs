@@ -12,6 +12,7 @@ mod client;
 mod columns;
 mod delete;
 mod describe;
+mod doctor;
 mod duration;
 mod get;
 mod image;
@@ -21,6 +22,7 @@ mod logs;
 mod manifests;
 mod node;
 mod table;
+mod top;
 mod version;
 mod yaml;
 
@@ -65,6 +67,8 @@ fn run(command: Command) -> ExitCode {
         | Command::Logs(_)
         | Command::Apply(_)
         | Command::Delete(_)
+        | Command::Top(_)
+        | Command::Doctor(_)
         | Command::Version(_)) => client_command(command, &mut out),
     };
     finish(outcome.and_then(|code| out.flush().map(|()| code)))
@@ -83,6 +87,8 @@ async fn ask(command: Command, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::run(&client(&args.target)?, &args, out).await,
         Command::Apply(args) => apply::run(&client(&args.target)?, &args, out).await,
         Command::Delete(args) => delete::run(&client(&args.target)?, &args, out).await,
+        Command::Top(args) => top::run(&client(&args.target)?, &args, out).await,
+        Command::Doctor(args) => doctor::run(&args, out).await,
         Command::Version(args) => version::run(&args, out).await,
         Command::Daemon(_)
         | Command::Play(_)

@@ -11,24 +11,28 @@ use prometheus_client::registry::Registry;
 use crate::board::logs::LogSource;
 use crate::board::{Board, Object, ObjectKey};
 use crate::daemon::metrics;
+use crate::pod::NodeContext;
+use crate::pod::usage::{ContainerUsage, PodUsage};
 use crate::reconciler::handle::{Deletion, Preconditions, Write, Written};
 use crate::reconciler::{NodeHandle, Refusal};
 use crate::server::backend::{
     Accepted, Backend, DeleteOptions, FieldCause, LogError, WriteError, WriteOptions,
 };
+use crate::server::usage::{ContainerUse, NodeUse, PodUse};
 use crate::spec::{ContainerName, PodKey};
 
 /// See the header.
 #[derive(Debug)]
 pub struct NodeBackend {
     node: NodeHandle,
+    context: Arc<NodeContext>,
     registry: Registry,
 }
 
 impl NodeBackend {
     #[must_use]
-    pub fn new(node: NodeHandle, registry: Registry) -> Self {
-        Self { node, registry }
+    pub fn new(node: NodeHandle, context: Arc<NodeContext>, registry: Registry) -> Self {
+        Self { node, context, registry }
     }
 }
 
@@ -76,6 +80,34 @@ impl Backend for NodeBackend {
 
     fn metrics(&self) -> String {
         metrics::text(&self.registry).unwrap_or_default()
+    }
+
+    fn pods_use(&self) -> Vec<PodUse> {
+        let container = |c: ContainerUsage| ContainerUse {
+            name: c.name.to_string(),
+            cpu_nanocores: c.cpu_nanocores,
+            memory_bytes: c.total.memory_bytes,
+            window: c.window,
+        };
+        let now = self.context.clock.now();
+        let pods = self.context.usage.read(now).into_iter();
+        let pod = |pod: PodUsage| PodUse {
+            namespace: pod.key.namespace.to_string(),
+            name: pod.key.name.to_string(),
+            containers: pod.containers.into_iter().filter(|c| c.running).map(container).collect(),
+        };
+        pods.map(pod).collect()
+    }
+
+    fn node_use(&self) -> Option<NodeUse> {
+        let pods = self.pods_use();
+        let containers = || pods.iter().flat_map(|pod| &pod.containers);
+        Some(NodeUse {
+            name: self.context.node.name.clone(),
+            cpu_nanocores: containers().map(|c| c.cpu_nanocores).sum(),
+            memory_bytes: containers().map(|c| c.memory_bytes).sum(),
+            window: containers().map(|c| c.window).max().unwrap_or_default(),
+        })
     }
 
     async fn create_pod(

@@ -11,6 +11,7 @@
 
 pub mod backend;
 pub mod config;
+pub mod doctor;
 pub mod metrics;
 pub mod node;
 mod node_object;
@@ -79,7 +80,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     watch_folder(&config, &handle, &stop);
     watch_memory(&config, &node, &handle, &stop);
     let registry = metrics::registry(&node, Some(&store));
-    let backend = NodeBackend::new(handle, registry);
+    let backend = NodeBackend::new(handle, Arc::clone(&node), registry);
     let app = App::new(Arc::new(backend), node.clock, stop.clone());
     let serve = listen::serve(listener, app, stop.clone());
     let mut server = Part::spawn("the API server failed", serve);

@@ -54,7 +54,7 @@ impl NodeParts {
         for fault in &damage {
             tracing::warn!("image store: {fault}");
         }
-        let memory = find_memory_dir(&memory_candidates(), &config.state_dir);
+        let memory = memory_dir(&config.state_dir);
         let volumes = VolumeRoot::open(&config.state_dir.join("volumes"), memory.as_deref())
             .context("cannot open the volumes' folder")?;
         let runtime = Runtime::new(runtime_config(config)).context("cannot start the engine")?;
@@ -117,6 +117,12 @@ fn private_dir(path: &Path) -> anyhow::Result<()> {
         path.display()
     );
     Ok(())
+}
+
+/// Where volumes that must not touch flash may lie: a memory file system that is ours.
+#[must_use]
+pub fn memory_dir(state_dir: &Path) -> Option<PathBuf> {
+    find_memory_dir(&memory_candidates(), state_dir)
 }
 
 fn memory_candidates() -> Vec<PathBuf> {

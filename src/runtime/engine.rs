@@ -28,6 +28,9 @@ const WASM_STACK_BYTES: usize =
 /// process. Only touched pages are ever backed by memory.
 const RUN_STACK_BYTES: usize = if cfg!(target_pointer_width = "64") { 2 << 20 } else { 1 << 20 };
 
+/// An address space, bytes, in which 64 MiB for each memory are no matter.
+const ROOMY: u64 = 32 << 30;
+
 /// Which code generator runs the guests.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Backend {
@@ -58,15 +61,19 @@ impl EngineSettings {
     ///
     /// With 4 GiB reserved for each memory the code needs no bounds checks (worth about 20 % on real programs), which
     /// takes an address space of 47 bits and nobody limiting it. Elsewhere 64 MiB, and 10 MiB on 32 bits, as
-    /// wasmtime itself has it there.
+    /// wasmtime itself has it there. Under a small `ulimit -v` 4 MiB: a handful of modules would have used it up with nothing in them.
+    /// A memory that outgrows its reservation moves, which costs a copy and nothing else.
     #[must_use]
     pub fn choose(machine: &Machine, backend: Backend, fuel: bool) -> Self {
         let wide = machine.address_bits >= 47
             && machine.address_space_limit.is_none()
             && !machine.strict_overcommit
             && machine.ram_bytes >= 1 << 30;
+        let narrow = machine.address_space_limit.is_some_and(|limit| limit < ROOMY);
         let (reservation, guard, growth) = if wide {
             (4 << 30, 32 << 20, 2 << 30)
+        } else if narrow {
+            (4 << 20, 64 << 10, 4 << 20)
         } else if machine.address_bits > 32 {
             (64 << 20, 64 << 10, 16 << 20)
         } else {
@@ -234,7 +241,8 @@ mod test {
         };
         assert_eq!(reserved(DESKTOP), 4096);
         assert_eq!(reserved(Machine { address_bits: 39, ..DESKTOP }), 64);
-        assert_eq!(reserved(Machine { address_space_limit: Some(512 << 20), ..DESKTOP }), 64);
+        assert_eq!(reserved(Machine { address_space_limit: Some(512 << 20), ..DESKTOP }), 4);
+        assert_eq!(reserved(Machine { address_space_limit: Some(64 << 30), ..DESKTOP }), 64);
         assert_eq!(reserved(Machine { strict_overcommit: true, ..DESKTOP }), 64);
         assert_eq!(reserved(Machine { ram_bytes: 512 << 20, ..DESKTOP }), 64);
         assert_eq!(reserved(Machine { address_bits: 32, ram_bytes: 128 << 20, ..DESKTOP }), 10);

@@ -17,6 +17,8 @@ use crate::board::logs::LogSource;
 use crate::board::{Board, Object, ObjectKey};
 use crate::spec::PodKey;
 
+use super::usage::{NodeUse, PodUse};
+
 /// The daemon, as the server sees it.
 #[async_trait]
 pub trait Backend: fmt::Debug + Send + Sync + 'static {
@@ -25,6 +27,16 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// What the rest of the daemon counts, in OpenMetrics' text form, its last line (`# EOF`) included; empty if nothing.
     fn metrics(&self) -> String {
         String::new()
+    }
+
+    /// What each pod uses now, in the order of their names.
+    fn pods_use(&self) -> Vec<PodUse> {
+        Vec::new()
+    }
+
+    /// What the node uses now; `None` where nobody measures.
+    fn node_use(&self) -> Option<NodeUse> {
+        None
     }
 
     /// Accepts a new pod: defaults, validates, makes it durable, puts it on the board. `pod` is as the client wrote it, with

@@ -29,6 +29,7 @@ mod read;
 mod request;
 pub mod status;
 pub mod table;
+pub mod usage;
 pub mod wire;
 mod write;
 

@@ -1,0 +1,173 @@
+//! `podling top pods|node`: what pods and the node use now, in kubectl's columns.
+
+use std::process::ExitCode;
+
+use serde_json::{Value, json};
+
+use crate::manifest::quantity::Quantity;
+
+use super::Out;
+use super::args::{ReportFormat, TopArgs, TopWhat};
+use super::client::{Client, ClientError};
+use super::columns::Columns;
+
+/// Where usage is asked for.
+const METRICS: &str = "/apis/metrics.k8s.io/v1beta1";
+
+/// What one container uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Row {
+    namespace: String,
+    pod: String,
+    container: String,
+    cpu_millis: u64,
+    memory_bytes: u64,
+}
+
+pub(super) async fn run(client: &Client, args: &TopArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
+    match args.what {
+        TopWhat::Pods | TopWhat::Pod | TopWhat::Po => {
+            let namespace = (!args.all_namespaces).then(|| args.target.namespace());
+            let mut rows = pods(client, namespace).await?;
+            if let Some(name) = &args.name {
+                rows.retain(|row| &row.pod == name);
+                anyhow::ensure!(!rows.is_empty(), "pod {name} uses nothing, or is not there");
+            }
+            match args.output {
+                ReportFormat::Json => out.line(&serde_json::to_string_pretty(&to_json(&rows))?)?,
+                ReportFormat::Text if rows.is_empty() => eprintln!("No resources found"),
+                ReportFormat::Text => out.line(&table(&rows, args.containers))?,
+            }
+        }
+        TopWhat::Nodes | TopWhat::Node | TopWhat::No => node(client, args, out).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What each container uses, in the order of the pods' names.
+///
+/// # Errors
+/// If no daemon answers.
+pub(super) async fn pods(client: &Client, namespace: Option<&str>) -> Result<Vec<Row>, ClientError> {
+    let path = match namespace {
+        Some(namespace) => format!("{METRICS}/namespaces/{namespace}/pods"),
+        None => format!("{METRICS}/pods"),
+    };
+    let list: Value = client.get(&path).await?;
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut rows = Vec::new();
+    for pod in items {
+        for container in pod["containers"].as_array().map(Vec::as_slice).unwrap_or_default() {
+            let (cpu_millis, memory_bytes) = amounts(&container["usage"]);
+            rows.push(Row {
+                namespace: text(&pod["metadata"]["namespace"]),
+                pod: text(&pod["metadata"]["name"]),
+                container: text(&container["name"]),
+                cpu_millis,
+                memory_bytes,
+            });
+        }
+    }
+    Ok(rows)
+}
+
+fn amounts(usage: &Value) -> (u64, u64) {
+    let read = |key: &str| usage[key].as_str().and_then(|text| Quantity::parse(text).ok());
+    let cpu = read("cpu").map_or(0, |q| q.millis_u64());
+    (cpu, read("memory").map_or(0, |q| q.units_u64()))
+}
+
+/// kubectl's table: one line a pod, or one a container.
+pub(super) fn table(rows: &[Row], containers: bool) -> String {
+    let mut summed: Vec<Row> = Vec::new();
+    for row in rows {
+        match summed.last_mut() {
+            Some(last) if !containers && last.pod == row.pod && last.namespace == row.namespace => {
+                last.cpu_millis += row.cpu_millis;
+                last.memory_bytes += row.memory_bytes;
+            }
+            Some(_) | None => summed.push(row.clone()),
+        }
+    }
+    let mut names = vec!["NAMESPACE", "POD"];
+    if containers {
+        names.push("NAME");
+    } else {
+        names[1] = "NAME";
+    }
+    names.extend(["CPU(cores)", "MEMORY(bytes)"]);
+    let cells = summed.iter().map(|row| {
+        let mut cells = vec![row.namespace.clone(), row.pod.clone()];
+        if containers {
+            cells.push(row.container.clone());
+        }
+        cells.extend([format!("{}m", row.cpu_millis), mebibytes(row.memory_bytes)]);
+        cells
+    });
+    aligned(&names, cells)
+}
+
+fn aligned(names: &[&str], cells: impl Iterator<Item = Vec<String>>) -> String {
+    let heading = names.iter().map(|name| (*name).to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(heading).chain(cells).collect();
+    Columns::default().set(&rows).trim_end().to_owned()
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{}Mi", bytes.div_ceil(1 << 20))
+}
+
+/// The rows for programs.
+pub(super) fn to_json(rows: &[Row]) -> Value {
+    let row = |row: &Row| {
+        json!({
+            "namespace": row.namespace, "pod": row.pod, "container": row.container,
+            "cpuMillis": row.cpu_millis, "memoryBytes": row.memory_bytes,
+        })
+    };
+    rows.iter().map(row).collect()
+}
+
+async fn node(client: &Client, args: &TopArgs, out: &mut Out) -> anyhow::Result<()> {
+    let usage: Value = client.get(&format!("{METRICS}/nodes")).await?;
+    let nodes: Value = client.get("/api/v1/nodes").await?;
+    let mut report = Vec::new();
+    for item in usage["items"].as_array().map(Vec::as_slice).unwrap_or_default() {
+        let name = item["metadata"]["name"].as_str().unwrap_or_default();
+        let (cpu, memory) = amounts(&item["usage"]);
+        let all = nodes["items"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let this = all.iter().find(|node| node["metadata"]["name"] == item["metadata"]["name"]);
+        let (has_cpu, has_memory) = this.map_or((0, 0), |n| amounts(&n["status"]["allocatable"]));
+        report.push((name.to_owned(), cpu, has_cpu, memory, has_memory));
+    }
+    let share = |used: u64, of: u64| used.saturating_mul(100).checked_div(of);
+    match args.output {
+        ReportFormat::Json => {
+            let nodes: Vec<Value> = report
+                .iter()
+                .map(|(name, cpu, has_cpu, memory, has_memory)| {
+                    json!({
+                        "node": name, "cpuMillis": cpu, "cpuAllocatableMillis": has_cpu,
+                        "memoryBytes": memory, "memoryAllocatableBytes": has_memory,
+                    })
+                })
+                .collect();
+            out.line(&serde_json::to_string_pretty(&nodes)?)
+        }
+        ReportFormat::Text => {
+            let percent =
+                |used, of| share(used, of).map_or("<unknown>".to_owned(), |p| format!("{p}%"));
+            let cells = report.iter().map(|(name, cpu, has_cpu, memory, has_memory)| {
+                vec![
+                    name.clone(),
+                    format!("{cpu}m"),
+                    percent(*cpu, *has_cpu),
+                    mebibytes(*memory),
+                    percent(*memory, *has_memory),
+                ]
+            });
+            out.line(&aligned(&["NAME", "CPU(cores)", "CPU(%)", "MEMORY(bytes)", "MEMORY(%)"], cells))
+        }
+    }
+}

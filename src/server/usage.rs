@@ -1,0 +1,219 @@
+//! `metrics.k8s.io`: what pods and the node use now, as `kubectl top` asks for it.
+//!
+//! Owns: the documents (`metrics.k8s.io/v1beta1`: PodMetrics, NodeMetrics) and their paths below the group. Is not: the measuring, which
+//! the backend does when it is asked; a rate is that since the last question, and at least a second's.
+
+use std::fmt;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::{Response, StatusCode};
+use serde_json::{Value, json};
+
+use super::{App, wire};
+use crate::board::wire_time;
+
+/// The group.
+pub(super) const GROUP: &str = "metrics.k8s.io";
+
+/// The only version that exists.
+pub(super) const VERSION: &str = "metrics.k8s.io/v1beta1";
+
+/// What one pod uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PodUse {
+    pub namespace: String,
+    pub name: String,
+    pub containers: Vec<ContainerUse>,
+}
+
+/// What one container uses.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerUse {
+    pub name: String,
+    /// Billionths of a core.
+    pub cpu_nanocores: u64,
+    /// Bytes held.
+    pub memory_bytes: u64,
+    /// What the rate was measured over.
+    pub window: Duration,
+}
+
+/// What the node uses: its pods, or the whole machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeUse {
+    pub name: String,
+    /// Billionths of a core.
+    pub cpu_nanocores: u64,
+    /// Bytes.
+    pub memory_bytes: u64,
+    pub window: Duration,
+}
+
+/// What a path below the group names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum UsageTarget {
+    /// `/apis/metrics.k8s.io/v1beta1`
+    Resources,
+    Pods { namespace: Option<String>, name: Option<String> },
+    Nodes { name: Option<String> },
+}
+
+impl UsageTarget {
+    /// Reads what follows `/apis/metrics.k8s.io/v1beta1`.
+    pub(super) fn parse(words: &[&str]) -> Option<Self> {
+        let own = |word: &str| Some(word.to_owned());
+        Some(match words {
+            [] => Self::Resources,
+            ["pods"] => Self::Pods { namespace: None, name: None },
+            ["namespaces", namespace, "pods"] => Self::Pods { namespace: own(namespace), name: None },
+            ["namespaces", namespace, "pods", name] => {
+                Self::Pods { namespace: own(namespace), name: own(name) }
+            }
+            ["nodes"] => Self::Nodes { name: None },
+            ["nodes", name] => Self::Nodes { name: own(name) },
+            _ => return None,
+        })
+    }
+}
+
+/// Answers; `None` if the one that is named is not there.
+pub(super) fn response(
+    app: &App,
+    target: &UsageTarget,
+    selects: &dyn Fn(&str, &str) -> bool,
+) -> Option<Response<Body>> {
+    let now = wire_time(app.clock.now().wall_ms());
+    let body = match target {
+        UsageTarget::Resources => resources(),
+        UsageTarget::Pods { namespace, name } => {
+            let meant = |pod: &PodUse| {
+                namespace.as_ref().is_none_or(|n| n == &pod.namespace)
+                    && name.as_ref().is_none_or(|n| n == &pod.name)
+                    && selects(&pod.namespace, &pod.name)
+            };
+            let pods = app.backend.pods_use().into_iter().filter(meant);
+            let mut items: Vec<Value> = pods.map(|pod| pod_metrics(&pod, &json!(now))).collect();
+            if name.is_some() { items.pop()? } else { list("PodMetricsList", items) }
+        }
+        UsageTarget::Nodes { name } => {
+            let nodes = app.backend.node_use().into_iter();
+            let meant = nodes.filter(|node| name.as_ref().is_none_or(|n| n == &node.name));
+            let mut items: Vec<Value> = meant.map(|node| node_metrics(&node, &json!(now))).collect();
+            if name.is_some() { items.pop()? } else { list("NodeMetricsList", items) }
+        }
+    };
+    Some(wire::json(StatusCode::OK, &body))
+}
+
+fn list(kind: &str, items: Vec<Value>) -> Value {
+    json!({"kind": kind, "apiVersion": VERSION, "metadata": {}, "items": items})
+}
+
+fn pod_metrics(pod: &PodUse, now: &Value) -> Value {
+    let window = pod.containers.iter().map(|c| c.window).max().unwrap_or_default();
+    let containers: Vec<Value> = pod
+        .containers
+        .iter()
+        .map(|c| json!({"name": c.name, "usage": usage(c.cpu_nanocores, c.memory_bytes)}))
+        .collect();
+    json!({
+        "kind": "PodMetrics",
+        "apiVersion": VERSION,
+        "metadata": {"name": pod.name, "namespace": pod.namespace, "creationTimestamp": now},
+        "timestamp": now,
+        "window": Seconds(window).to_string(),
+        "containers": containers,
+    })
+}
+
+fn node_metrics(node: &NodeUse, now: &Value) -> Value {
+    json!({
+        "kind": "NodeMetrics",
+        "apiVersion": VERSION,
+        "metadata": {"name": node.name, "creationTimestamp": now},
+        "timestamp": now,
+        "window": Seconds(node.window).to_string(),
+        "usage": usage(node.cpu_nanocores, node.memory_bytes),
+    })
+}
+
+fn usage(cpu_nanocores: u64, memory_bytes: u64) -> Value {
+    json!({"cpu": format!("{cpu_nanocores}n"), "memory": format!("{}Ki", memory_bytes.div_ceil(1024))})
+}
+
+/// A duration as Go writes it, to the millisecond.
+struct Seconds(Duration);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:03}s", self.0.as_secs(), self.0.subsec_millis())
+    }
+}
+
+fn resources() -> Value {
+    let resource = |name: &str, kind: &str, namespaced: bool| {
+        json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]})
+    };
+    json!({
+        "kind": "APIResourceList",
+        "apiVersion": "v1",
+        "groupVersion": VERSION,
+        "resources": [resource("nodes", "NodeMetrics", false), resource("pods", "PodMetrics", true)],
+    })
+}
+
+/// The group in the aggregated list.
+pub(super) fn aggregated_group() -> Value {
+    let resource = |name: &str, kind: &str, scope: &str| {
+        json!({
+            "resource": name,
+            "responseKind": {"group": GROUP, "version": "v1beta1", "kind": kind},
+            "scope": scope,
+            "singularResource": "",
+            "verbs": ["get", "list"],
+        })
+    };
+    json!({
+        "metadata": {"name": GROUP},
+        "versions": [{
+            "version": "v1beta1",
+            "freshness": "Current",
+            "resources": [
+                resource("nodes", "NodeMetrics", "Cluster"),
+                resource("pods", "PodMetrics", "Namespaced"),
+            ],
+        }],
+    })
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn paths_name_pods_and_nodes() {
+        let own = |word: &str| Some(word.to_owned());
+        let rows = [
+            (vec![], Some(UsageTarget::Resources)),
+            (vec!["nodes"], Some(UsageTarget::Nodes { name: None })),
+            (vec!["nodes", "gw"], Some(UsageTarget::Nodes { name: own("gw") })),
+            (vec!["pods"], Some(UsageTarget::Pods { namespace: None, name: None })),
+            (
+                vec!["namespaces", "a", "pods", "b"],
+                Some(UsageTarget::Pods { namespace: own("a"), name: own("b") }),
+            ),
+            (vec!["pods", "b"], None),
+            (vec!["namespaces", "a"], None),
+        ];
+        for (words, expected) in rows {
+            assert_eq!(UsageTarget::parse(&words), expected, "{words:?}");
+        }
+    }
+
+    #[test]
+    fn amounts_are_written_as_metrics_server_writes_them() {
+        assert_eq!(usage(1_500_000, 1025), json!({"cpu": "1500000n", "memory": "2Ki"}));
+        assert_eq!(Seconds(Duration::from_millis(12_345)).to_string(), "12.345s");
+    }
+}
