@@ -24,7 +24,11 @@ pub(super) struct Row {
     memory_bytes: u64,
 }
 
-pub(super) async fn run(client: &Client, args: &TopArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
+pub(super) async fn run(
+    client: &Client,
+    args: &TopArgs,
+    out: &mut Out,
+) -> anyhow::Result<ExitCode> {
     match args.what {
         TopWhat::Pods | TopWhat::Pod | TopWhat::Po => {
             let namespace = (!args.all_namespaces).then(|| args.target.namespace());
@@ -48,7 +52,10 @@ pub(super) async fn run(client: &Client, args: &TopArgs, out: &mut Out) -> anyho
 ///
 /// # Errors
 /// If no daemon answers.
-pub(super) async fn pods(client: &Client, namespace: Option<&str>) -> Result<Vec<Row>, ClientError> {
+pub(super) async fn pods(
+    client: &Client,
+    namespace: Option<&str>,
+) -> Result<Vec<Row>, ClientError> {
     let path = match namespace {
         Some(namespace) => format!("{METRICS}/namespaces/{namespace}/pods"),
         None => format!("{METRICS}/pods"),
@@ -167,7 +174,10 @@ async fn node(client: &Client, args: &TopArgs, out: &mut Out) -> anyhow::Result<
                     percent(*memory, *has_memory),
                 ]
             });
-            out.line(&aligned(&["NAME", "CPU(cores)", "CPU(%)", "MEMORY(bytes)", "MEMORY(%)"], cells))
+            out.line(&aligned(
+                &["NAME", "CPU(cores)", "CPU(%)", "MEMORY(bytes)", "MEMORY(%)"],
+                cells,
+            ))
         }
     }
 }

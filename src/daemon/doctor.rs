@@ -163,7 +163,9 @@ fn code(machine: &Machine, compiler: bool) -> Finding {
             Level::Note,
             "no code generator for this processor: computing is 10 to 45 times slower, input and output is not",
         ),
-        (false, _) => (Level::Note, "this build has no compiler: only modules compiled ahead of time run"),
+        (false, _) => {
+            (Level::Note, "this build has no compiler: only modules compiled ahead of time run")
+        }
     };
     Finding {
         what: "modules' code",
@@ -214,13 +216,24 @@ fn files(facts: &Facts) -> Finding {
 fn state(facts: &Facts) -> Finding {
     let (path, free) = &facts.state;
     let (level, found, hence) = match free {
-        None => (Level::Problem, "cannot be looked at".to_owned(), "nothing would survive a restart"),
-        Some(free) if *free < DISK_LOW => {
-            (Level::Problem, format!("{} MiB free", free >> 20), "make room: changes and downloads will be refused")
+        None => {
+            (Level::Problem, "cannot be looked at".to_owned(), "nothing would survive a restart")
         }
-        Some(free) => (Level::Ok, format!("{} MiB free", free >> 20), "records and modules are kept here"),
+        Some(free) if *free < DISK_LOW => (
+            Level::Problem,
+            format!("{} MiB free", free >> 20),
+            "make room: changes and downloads will be refused",
+        ),
+        Some(free) => {
+            (Level::Ok, format!("{} MiB free", free >> 20), "records and modules are kept here")
+        }
     };
-    Finding { what: "state", level, found: format!("{}: {found}", path.display()), hence: hence.to_owned() }
+    Finding {
+        what: "state",
+        level,
+        found: format!("{}: {found}", path.display()),
+        hence: hence.to_owned(),
+    }
 }
 
 fn secrets(facts: &Facts) -> Finding {
@@ -283,12 +296,19 @@ mod test {
             (Machine { strict_overcommit: true, ..base }, "overcommit is off", "64 MiB"),
             (Machine { address_bits: 39, ..base }, "few address bits", "64 MiB"),
             (Machine { ram_bytes: 256 << 20, ..base }, "little memory", "64 MiB"),
-            (Machine { address_bits: 32, ram_bytes: 128 << 20, ..base }, "few address bits", "10 MiB"),
+            (
+                Machine { address_bits: 32, ram_bytes: 128 << 20, ..base },
+                "few address bits",
+                "10 MiB",
+            ),
         ];
         for (machine, why, reserved) in rows {
             let finding = find(&Facts { machine, ..board() }, "linear memories");
             assert_eq!(finding.level, Level::Note, "{finding:?}");
-            assert!(finding.hence.contains(why) && finding.hence.starts_with(reserved), "{finding:?}");
+            assert!(
+                finding.hence.contains(why) && finding.hence.starts_with(reserved),
+                "{finding:?}"
+            );
         }
     }
 
@@ -305,6 +325,9 @@ mod test {
     #[test]
     fn what_is_missing_is_noted() {
         assert_eq!(find(&Facts { psi: false, ..board() }, "memory pressure").level, Level::Note);
-        assert_eq!(find(&Facts { memory_dir: None, ..board() }, "memory volumes").level, Level::Note);
+        assert_eq!(
+            find(&Facts { memory_dir: None, ..board() }, "memory volumes").level,
+            Level::Note
+        );
     }
 }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use crate::board::Kind;
 
-use super::wire;
+use super::{usage, wire};
 
 /// `apiVersion` of the core's objects.
 pub(super) const CORE: &str = "v1";
@@ -130,10 +130,12 @@ pub(super) fn groups(headers: &HeaderMap) -> Response<Body> {
     match aggregated(headers) {
         Some(kind) => {
             let groups = GROUPS.map(|(group, version)| aggregated_group(Some(group), version));
-            aggregated_response(kind, groups.to_vec())
+            let usage = usage::aggregated_group();
+            aggregated_response(kind, groups.into_iter().chain([usage]).collect())
         }
         None => {
-            let groups = GROUPS.map(|(group, version)| api_group(group, version)).to_vec();
+            let groups = GROUPS.into_iter().map(|(group, version)| api_group(group, version));
+            let groups = groups.chain([usage_api_group()]).collect();
             wire::json(StatusCode::OK, &APIGroupList { groups })
         }
     }
@@ -145,9 +147,20 @@ pub(super) fn group(group: &str) -> Response<Body> {
     wire::json(StatusCode::OK, &api_group(group, version))
 }
 
+/// `/apis/metrics.k8s.io`
+pub(super) fn usage_group() -> Response<Body> {
+    wire::json(StatusCode::OK, &usage_api_group())
+}
+
+fn usage_api_group() -> APIGroup {
+    api_group(usage::GROUP, usage::VERSION)
+}
+
+/// `version`: the group's `apiVersion`.
 fn api_group(group: &str, version: &str) -> APIGroup {
+    let short = version.rsplit('/').next().unwrap_or(version);
     let version =
-        GroupVersionForDiscovery { group_version: version.to_owned(), version: CORE.to_owned() };
+        GroupVersionForDiscovery { group_version: version.to_owned(), version: short.to_owned() };
     APIGroup {
         name: group.to_owned(),
         preferred_version: Some(version.clone()),

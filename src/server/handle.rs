@@ -9,7 +9,7 @@ use crate::board::Kind;
 
 use super::request::{Params, Route, Target, negotiate};
 use super::status::ApiError;
-use super::{App, discovery, follow, logs, metrics, openapi, read, wire, write};
+use super::{App, discovery, follow, logs, metrics, openapi, read, usage, wire, write};
 
 /// Answers a request. Never fails: a refusal is a response with a `Status`.
 pub async fn handle(app: Arc<App>, request: Request<Body>) -> Response<Body> {
@@ -34,6 +34,16 @@ async fn answer(app: &Arc<App>, request: Request<Body>) -> Result<Response<Body>
         Route::Version => app.version.response(),
         Route::Health => wire::text(StatusCode::OK, "ok"),
         Route::Metrics => metrics::response(app),
+        Route::Usage(target) => {
+            let params = Params::parse(request.uri())?;
+            let pods = Target { kind: Kind::Pod, namespace: None, name: None, subresource: None };
+            let listing = app.backend.board().list(&params.query(&pods)?);
+            let selected = |namespace: &str, name: &str| {
+                listing.items.iter().any(|o| o.namespace() == namespace && o.name() == name)
+            };
+            usage::response(app, &target, &selected).ok_or_else(ApiError::no_such_path)?
+        }
+        Route::UsageGroup => discovery::usage_group(),
         Route::ApiVersions => discovery::api_versions(request.headers()),
         Route::Groups => discovery::groups(request.headers()),
         Route::Group(group) => discovery::group(group),

@@ -11,6 +11,7 @@ use crate::board::{Kind, Query};
 use super::discovery::{self, CORE};
 use super::status::ApiError;
 use super::table::IncludeObject;
+use super::usage::{self, UsageTarget};
 
 /// What a path names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,6 +20,10 @@ pub(super) enum Route {
     /// `/healthz`, `/livez`, `/readyz`.
     Health,
     Metrics,
+    /// `/apis/metrics.k8s.io/v1beta1/…`
+    Usage(UsageTarget),
+    /// `/apis/metrics.k8s.io`
+    UsageGroup,
     /// `/api`
     ApiVersions,
     /// `/apis`
@@ -61,6 +66,10 @@ impl Route {
             ["api"] => Self::ApiVersions,
             ["apis"] => Self::Groups,
             ["api", "v1"] => Self::Resources(CORE),
+            ["apis", usage::GROUP] => Self::UsageGroup,
+            ["apis", usage::GROUP, "v1beta1", rest @ ..] => {
+                UsageTarget::parse(rest).map_or(Self::Unknown, Self::Usage)
+            }
             ["apis", group] => match discovery::version_of(group) {
                 Some((group, _)) => Self::Group(group),
                 None => Self::Unknown,

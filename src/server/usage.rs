@@ -55,8 +55,13 @@ pub struct NodeUse {
 pub(super) enum UsageTarget {
     /// `/apis/metrics.k8s.io/v1beta1`
     Resources,
-    Pods { namespace: Option<String>, name: Option<String> },
-    Nodes { name: Option<String> },
+    Pods {
+        namespace: Option<String>,
+        name: Option<String>,
+    },
+    Nodes {
+        name: Option<String>,
+    },
 }
 
 impl UsageTarget {
@@ -66,7 +71,9 @@ impl UsageTarget {
         Some(match words {
             [] => Self::Resources,
             ["pods"] => Self::Pods { namespace: None, name: None },
-            ["namespaces", namespace, "pods"] => Self::Pods { namespace: own(namespace), name: None },
+            ["namespaces", namespace, "pods"] => {
+                Self::Pods { namespace: own(namespace), name: None }
+            }
             ["namespaces", namespace, "pods", name] => {
                 Self::Pods { namespace: own(namespace), name: own(name) }
             }
@@ -99,7 +106,8 @@ pub(super) fn response(
         UsageTarget::Nodes { name } => {
             let nodes = app.backend.node_use().into_iter();
             let meant = nodes.filter(|node| name.as_ref().is_none_or(|n| n == &node.name));
-            let mut items: Vec<Value> = meant.map(|node| node_metrics(&node, &json!(now))).collect();
+            let mut items: Vec<Value> =
+                meant.map(|node| node_metrics(&node, &json!(now))).collect();
             if name.is_some() { items.pop()? } else { list("NodeMetricsList", items) }
         }
     };
@@ -152,9 +160,7 @@ impl fmt::Display for Seconds {
 }
 
 fn resources() -> Value {
-    let resource = |name: &str, kind: &str, namespaced: bool| {
-        json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]})
-    };
+    let resource = |name: &str, kind: &str, namespaced: bool| json!({"name": name, "singularName": "", "namespaced": namespaced, "kind": kind, "verbs": ["get", "list"]});
     json!({
         "kind": "APIResourceList",
         "apiVersion": "v1",

@@ -92,7 +92,7 @@ fn real_kubectl_talks_to_the_daemon() {
 }
 
 /// A loopback port in front of the socket, for clients that know no Unix sockets. Ends with the test's process.
-fn proxy(socket: std::path::PathBuf) -> std::net::SocketAddr {
+pub(super) fn proxy(socket: std::path::PathBuf) -> std::net::SocketAddr {
     let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {

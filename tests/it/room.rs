@@ -1,6 +1,7 @@
 //! Room on the node: who is let in, who has to go, and what is seen of what everyone uses.
 
-use super::support::{Node, http_get_socket, is_ready, wait_for};
+use super::api::proxy;
+use super::support::{Node, http_get_socket, is_ready, podling, program, text, wait_for};
 
 fn pod(name: &str, image: &str, args: &str, resources: &str) -> String {
     format!(
@@ -114,4 +115,77 @@ fn metrics_name_what_each_module_uses_as_cadvisor_does() {
     }
     assert!(text.contains("podling_store_written_bytes_total "), "{text}");
     assert!(text.ends_with("# EOF\n"), "{text}");
+}
+
+#[test]
+fn top_tells_what_pods_and_the_node_use_and_so_does_kubectls() {
+    let node = Node::start_with("capacity: {cpu: '2', memory: 1Gi}\n");
+    node.load("hog");
+    node.apply(&pod("busy", "hog", "['1', '8']", "{limits: {memory: 64Mi}}"));
+    node.wait_ready("busy");
+    let held = |table: &str| {
+        let row = table.lines().find(|line| line.contains("busy"))?;
+        row.split_whitespace().last()?.trim_end_matches("Mi").parse::<u64>().ok()
+    };
+    let table = wait_for("eight megabytes in the table", || {
+        let table = node.ok(&["top", "pods"]);
+        held(&table).is_some_and(|mib| mib >= 8).then_some(table)
+    });
+    assert!(table.starts_with("NAMESPACE"), "{table}");
+    let containers = node.ok(&["top", "pods", "--containers", "-A"]);
+    assert!(containers.contains("busy") && containers.contains(" c "), "{containers}");
+    let row = node.ok(&["top", "node"]);
+    assert!(row.lines().nth(1).unwrap().starts_with("gw-test"), "{row}");
+    let Some(kubectl) = program("kubectl") else { return };
+    let proxy = proxy(node.path("podling.sock"));
+    for args in [&["top", "pods"][..], &["top", "pods", "--containers"], &["top", "nodes"]] {
+        let mut command = std::process::Command::new(&kubectl);
+        command.env("HOME", node.path("home")).arg(format!("--server=http://{proxy}")).args(args);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "kubectl {args:?}: {}", text(&output.stderr));
+        let shown = text(&output.stdout);
+        assert!(shown.contains("CPU(cores)") && shown.lines().count() == 2, "{shown}");
+    }
+}
+
+#[test]
+fn the_doctor_tells_what_was_found_chosen_and_why() {
+    let node = Node::start();
+    node.load("hog");
+    node.apply(&pod("busy", "hog", "['1', '2']", "{}"));
+    node.wait_ready("busy");
+    let report = node.cli(&["doctor", "--state-dir", node.path("state").to_str().unwrap()]);
+    let report = text(&report.stdout);
+    for what in ["machine", "linear memories", "modules' code", "memory pressure", "busy"] {
+        assert!(report.contains(what), "{what}: {report}");
+    }
+    let mut json = podling();
+    json.args(["doctor", "-o", "json", "--socket", "/nonexistent/podling.sock"]);
+    let json: serde_json::Value = serde_json::from_slice(&json.output().unwrap().stdout).unwrap();
+    assert!(json["findings"].as_array().unwrap().len() >= 8, "{json}");
+    assert!(json["pods"].is_null(), "no daemon, no pods: {json}");
+}
+
+#[test]
+fn half_a_gigabyte_of_addresses_is_enough_for_the_classic_pod() {
+    let dir = tempfile::tempdir().unwrap();
+    let greenhouse = super::support::manifest("greenhouse.yaml");
+    let port = super::support::free_port();
+    let modules = concat!("file:", env!("CARGO_MANIFEST_DIR"), "/wasm-examples");
+    let text = greenhouse
+        .replace("hostPort: 8080", &format!("hostPort: {port}"))
+        .replace("file:../wasm-examples", modules);
+    std::fs::write(dir.path().join("pod.yaml"), text).unwrap();
+    let mut command = std::process::Command::new("sh");
+    command.args(["-c", "ulimit -v 524288; exec \"$0\" \"$@\""]);
+    command.arg(podling().get_program()).arg("play");
+    command.arg("--state-dir").arg(dir.path().join("state"));
+    command.arg("--cache-dir").arg(super::support::cache_dir()).arg(dir.path().join("pod.yaml"));
+    let mut play = super::support::Running::start(&mut command);
+    wait_for("readings", || {
+        let (code, body) = super::support::http_get(port, "/")?;
+        (code == 200 && body.contains("html")).then_some(())
+    });
+    play.signal(rustix::process::Signal::INT);
+    assert_eq!(play.exit_code(), 0, "{}", play.output());
 }
