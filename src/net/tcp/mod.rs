@@ -35,7 +35,7 @@ use super::registry::Ticket;
 use super::way::Way;
 use conn::EndSeed;
 use handshake::{ConnectError, Connecting, Handshake};
-use options::BufferSizes;
+use options::{BufferSizes, TcpOptions};
 use outbound::OutboundCall;
 
 /// Opens a connection to `to`, from `local` if the socket is bound. Looks for the listener before
@@ -101,6 +101,36 @@ fn begin(
     };
     member.counters.connects.add(1);
     Ok(connecting)
+}
+
+/// Opens a connection to a listener of this pod for a client elsewhere, whose address the listener
+/// sees. Takes no port.
+pub(crate) fn connect_for(
+    ticket: Ticket,
+    client: SocketAddr,
+    to: SocketAddr,
+) -> Result<Connecting, ConnectError> {
+    let member = Arc::clone(ticket.member());
+    let same_family = Family::of(client.ip()) == Family::of(to.ip());
+    if !same_family || !member.net.addresses.is_local(to.ip()) {
+        return Err(ConnectError::InvalidAddress(to));
+    }
+    let sizes = TcpOptions::default().sizes;
+    let seed = EndSeed {
+        address: client,
+        send_size: sizes.send,
+        receive_size: sizes.receive,
+        lease: None,
+        ticket: Some(ticket),
+        member: Arc::clone(&member),
+    };
+    let listener = lease::listener_at(&member.net, to).ok_or(ConnectError::Refused(to));
+    let connecting = listener.and_then(|listener| listener.admit(to, to, seed));
+    match &connecting {
+        Ok(_) => member.counters.connects.add(1),
+        Err(error) => member.counters.count_failure(*error),
+    }
+    connecting
 }
 
 /// Hands the connect over to whoever carries traffic to the outside.

@@ -123,6 +123,16 @@ impl Member {
         super::connect(ticket, None, Family::of(to.ip()), to, sizes)
     }
 
+    /// Connects to `to`, an address of this pod, for `client`, who is not in it: the listener sees the
+    /// client's address. Both must be of one family. For whoever publishes the pod's ports.
+    pub fn connect_for(
+        &self,
+        client: SocketAddr,
+        to: SocketAddr,
+    ) -> Result<Connecting, ConnectError> {
+        super::connect_for(self.0.open(Protocol::Tcp)?, client, to)
+    }
+
     /// Listens at `at`, with the default backlog.
     pub fn listen(&self, at: SocketAddr) -> Result<Listener, ListenError> {
         let mut socket = self.tcp_socket(Family::of(at.ip())).map_err(|_| BindError::Gone)?;
