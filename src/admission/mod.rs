@@ -13,8 +13,10 @@
 
 mod evict;
 mod fit;
+mod ports;
 mod pressure;
 
 pub use evict::{Candidate, Consumer, Victim, rank};
 pub use fit::{Capacity, Demand, Rejection, admit};
+pub use ports::admit_ports;
 pub use pressure::{Level, Pressure, Sample, Thresholds};

@@ -13,12 +13,19 @@ use crate::board::Board;
 use crate::clock::Clock;
 use crate::daemon::config::{Amounts, Config};
 use crate::image::ImageStore;
+use crate::outside::Gateway;
+use crate::outside::dialer::Kernel;
+use crate::outside::names::{NameServers, SystemNames};
 use crate::pod::context::PodAddresses;
 use crate::pod::environment::Allocatable;
+use crate::pod::networks::NetworkBook;
 use crate::pod::usage::UsageBook;
 use crate::pod::{Keeper, NodeContext, NodeFacts};
 use crate::runtime::{CompileMode, Runtime, RuntimeConfig};
 use crate::volume::{HostPathPolicy, VolumeRoot, find_memory_dir};
+
+/// Descriptors that this process plans with, however many more it may have.
+const DESCRIPTORS_MAX: u64 = 65_536;
 
 /// What a node is made of, before it has a memory.
 #[derive(Debug)]
@@ -29,6 +36,7 @@ pub struct NodeParts {
     volumes: VolumeRoot,
     host_paths: HostPathPolicy,
     node: NodeFacts,
+    gateway: Gateway,
 }
 
 impl NodeParts {
@@ -71,7 +79,9 @@ impl NodeParts {
             allocatable: less(total(config), config.reserved),
             pods_max: config.max_pods,
         };
-        Ok(Self { clock: Clock::start(), runtime, images, volumes, host_paths, node })
+        let clock = Clock::start();
+        let gateway = gateway(clock);
+        Ok(Self { clock, runtime, images, volumes, host_paths, node, gateway })
     }
 
     /// The context of the node's workers.
@@ -90,6 +100,8 @@ impl NodeParts {
             node: self.node,
             addresses: PodAddresses::default(),
             usage: UsageBook::default(),
+            gateway: self.gateway,
+            networks: NetworkBook::default(),
             keeper,
         })
     }
@@ -103,6 +115,17 @@ fn raise_descriptor_limit() {
     if let Err(error) = setrlimit(Resource::Nofile, limit) {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
+}
+
+/// The way out of the node, on the runtime this is called from.
+fn gateway(clock: Clock) -> Gateway {
+    use rustix::process::{Resource, getrlimit};
+    // Half of what this process may open: the rest is for the node's own files, volumes and sockets.
+    let all = getrlimit(Resource::Nofile).current.unwrap_or(DESCRIPTORS_MAX);
+    let descriptors = usize::try_from(all.min(DESCRIPTORS_MAX) / 2).unwrap_or(0);
+    let names = SystemNames::new(NameServers::default());
+    let control = tokio::runtime::Handle::current();
+    Gateway::new(Arc::new(Kernel), Arc::new(names), control, clock, descriptors)
 }
 
 /// Makes a directory that only this user may enter, or checks that it is one.

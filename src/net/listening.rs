@@ -67,9 +67,9 @@ mod tests {
         assert!(bell.with(|cx| waiting.as_mut().poll(cx)).is_pending());
         let other = server.listen(at("10.88.0.5:81")).unwrap();
         assert!(bell.with(|cx| waiting.as_mut().poll(cx)).is_pending());
-        let before = bell.rang();
+        bell.rang();
         let listener = server.listen(at("0.0.0.0:80")).unwrap();
-        assert!(bell.rang() > before);
+        assert!(bell.rang() > 0);
         assert!(bell.with(|cx| waiting.as_mut().poll(cx)).is_ready());
         drop((other, listener));
         let mut again = pin!(net.listening(at("10.88.0.5:80")));

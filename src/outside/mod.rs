@@ -23,7 +23,7 @@ pub mod flows;
 pub mod names;
 mod pod;
 pub mod pump;
-mod rate;
+pub mod rate;
 pub mod stats;
 mod tcp;
 pub mod test_net;

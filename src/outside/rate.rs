@@ -8,7 +8,7 @@ use crate::clock::Timestamp;
 
 /// Tokens come at a steady rate up to a burst; each use takes one.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Rate {
+pub struct Rate {
     /// Time that one token takes to come.
     step: Duration,
     /// The bucket is full when this much time's worth of tokens is in it.
@@ -20,13 +20,14 @@ pub(super) struct Rate {
 impl Rate {
     /// `per_second` uses on average, `burst` at once. A rate of zero never allows anything.
     #[must_use]
-    pub(super) fn new(per_second: u32, burst: u32) -> Self {
+    pub fn new(per_second: u32, burst: u32) -> Self {
         let step = Duration::from_secs(1).checked_div(per_second).unwrap_or(Duration::MAX);
         Self { step, full: step.saturating_mul(burst), taken_until: Duration::ZERO }
     }
 
     /// Takes one token, if there is one.
-    pub(super) fn take(&mut self, now: Timestamp) -> bool {
+    #[must_use]
+    pub fn take(&mut self, now: Timestamp) -> bool {
         let now = now.mono().saturating_add(self.full);
         // What has come beyond the burst is lost.
         let from = self.taken_until.max(now.saturating_sub(self.full));

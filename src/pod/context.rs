@@ -12,7 +12,9 @@ use crate::board::Board;
 use crate::clock::Clock;
 use crate::image::ImageStore;
 use crate::lifecycle::Restored;
+use crate::outside::Gateway;
 use crate::pod::environment::{Allocatable, Facts};
+use crate::pod::networks::NetworkBook;
 use crate::pod::usage::UsageBook;
 use crate::runtime::Runtime;
 use crate::spec::PodUid;
@@ -58,6 +60,10 @@ pub struct NodeContext {
     pub addresses: PodAddresses,
     /// What the modules use.
     pub usage: UsageBook,
+    /// The way out of the node.
+    pub gateway: Gateway,
+    /// The pods' networks.
+    pub networks: NetworkBook,
     pub keeper: Arc<dyn Keeper>,
 }
 

@@ -14,10 +14,9 @@
 mod tcp;
 mod udp;
 
-use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use tokio::net::{TcpListener, UdpSocket};
 use tokio_util::sync::CancellationToken;
@@ -26,72 +25,21 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::net::Member;
 use crate::outside::stats::Traffic;
-use crate::spec::{Pod, PodKey, Port, Protocol};
+use crate::spec::{Pod, Port, Protocol};
 
 /// Sockets in the pod that all its published ports may have together: connections and UDP clients of a handful of ports.
 pub const SOCKETS_MAX: usize = 2048;
 
-/// Why a port could not be published.
+/// Why a port could not be published. That pods do not want the same one is seen to before (`admission`); this is about other
+/// programs of the host, and pods that are just ending.
 #[derive(Debug, thiserror::Error)]
-pub enum PublishError {
-    /// In the words of Kubernetes' scheduler, and then whose it is.
-    #[error(
-        "1 node(s) didn't have free ports for the requested pod ports: port {port} of container {container} wants {address} \
-         ({protocol}), which pod {holder} has"
-    )]
-    Held { port: u16, container: String, address: SocketAddr, protocol: &'static str, holder: PodKey },
-    #[error("cannot publish port {port} of container {container} on {address} ({protocol})")]
-    Bind {
-        port: u16,
-        container: String,
-        address: SocketAddr,
-        protocol: &'static str,
-        source: io::Error,
-    },
-}
-
-/// Who has published what on this node: for telling a person, when the kernel says that a port is taken, by whom.
-#[derive(Clone, Debug, Default)]
-pub struct HostPorts(Arc<Mutex<BTreeMap<(Protocol, u16), Vec<(SocketAddr, PodKey)>>>>);
-
-impl HostPorts {
-    fn holder(&self, protocol: Protocol, wanted: SocketAddr) -> Option<PodKey> {
-        let table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let held = table.get(&(protocol, wanted.port()))?;
-        let overlaps = |held: &SocketAddr| {
-            let any = held.ip().is_unspecified() || wanted.ip().is_unspecified();
-            held.ip() == wanted.ip() || any
-        };
-        held.iter().find(|(address, _)| overlaps(address)).map(|(_, pod)| pod.clone())
-    }
-
-    fn note(&self, protocol: Protocol, address: SocketAddr, pod: &PodKey) -> Held {
-        let mut table = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        table.entry((protocol, address.port())).or_default().push((address, pod.clone()));
-        Held { ports: self.clone(), protocol, address }
-    }
-}
-
-/// An entry of [`HostPorts`], for as long as the port is held.
-#[derive(Debug)]
-struct Held {
-    ports: HostPorts,
-    protocol: Protocol,
+#[error("cannot publish port {port} of container {container} on {address} ({protocol})")]
+pub struct PublishError {
+    port: u16,
+    container: String,
     address: SocketAddr,
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        let mut table = self.ports.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let key = (self.protocol, self.address.port());
-        if let Some(held) = table.get_mut(&key) {
-            // The kernel gives an address to one holder only.
-            held.retain(|(address, _)| *address != self.address);
-            if held.is_empty() {
-                table.remove(&key);
-            }
-        }
-    }
+    protocol: &'static str,
+    source: io::Error,
 }
 
 #[derive(Debug)]
@@ -113,7 +61,7 @@ pub struct PublishedPort {
 /// Bound, not yet served.
 #[derive(Debug)]
 pub struct PublishedPorts {
-    bound: Vec<(Socket, Held, Arc<PublishedPort>)>,
+    bound: Vec<(Socket, Arc<PublishedPort>)>,
 }
 
 impl PublishedPorts {
@@ -121,32 +69,25 @@ impl PublishedPorts {
     ///
     /// # Errors
     /// With the first port that the host does not give.
-    pub async fn bind(pod: &Pod, host_ports: &HostPorts) -> Result<Self, PublishError> {
+    pub async fn bind(pod: &Pod) -> Result<Self, PublishError> {
         let mut bound = vec![];
         for container in pod.all_containers() {
             for port in &container.ports {
                 let Some(address) = published_address(port) else { continue };
-                let protocol = port.protocol;
-                let socket = open(protocol, address).await.map_err(|source| {
-                    let (port, container) = (port.container_port, container.name.to_string());
-                    let held = || host_ports.holder(protocol, address);
-                    let taken = source.kind() == io::ErrorKind::AddrInUse;
-                    let protocol = protocol_name(protocol);
-                    match taken.then(held).flatten() {
-                        Some(holder) => {
-                            PublishError::Held { port, container, address, protocol, holder }
-                        }
-                        None => PublishError::Bind { port, container, address, protocol, source },
-                    }
+                let socket = open(port.protocol, address).await.map_err(|source| PublishError {
+                    port: port.container_port,
+                    container: container.name.to_string(),
+                    address,
+                    protocol: protocol_name(port.protocol),
+                    source,
                 })?;
-                let held = host_ports.note(protocol, address, &pod.key);
                 let published = PublishedPort {
-                    protocol,
+                    protocol: port.protocol,
                     address,
                     container_port: port.container_port,
                     traffic: Traffic::default(),
                 };
-                bound.push((socket, held, Arc::new(published)));
+                bound.push((socket, Arc::new(published)));
             }
         }
         Ok(Self { bound })
@@ -155,7 +96,7 @@ impl PublishedPorts {
     /// The ports, to be looked at while they are served.
     #[must_use]
     pub fn ports(&self) -> Vec<Arc<PublishedPort>> {
-        self.bound.iter().map(|(_, _, port)| Arc::clone(port)).collect()
+        self.bound.iter().map(|(_, port)| Arc::clone(port)).collect()
     }
 
     /// Starts serving on behalf of `host`, a member of the pod's network, until `stop`. When the returned tasks have ended, the
@@ -168,7 +109,7 @@ impl PublishedPorts {
         stop: &CancellationToken,
     ) -> TaskTracker {
         let tasks = TaskTracker::new();
-        for (socket, held, port) in self.bound {
+        for (socket, port) in self.bound {
             let to = SocketAddr::new(pod_ip, port.container_port);
             let way = Way {
                 host: Arc::clone(host),
@@ -179,18 +120,8 @@ impl PublishedPorts {
                 tasks: tasks.clone(),
             };
             match socket {
-                Socket::Tcp(listener) => {
-                    tasks.spawn(async move {
-                        tcp::serve(listener, way).await;
-                        drop(held);
-                    });
-                }
-                Socket::Udp(socket) => {
-                    tasks.spawn(async move {
-                        udp::serve(Arc::new(socket), way).await;
-                        drop(held);
-                    });
-                }
+                Socket::Tcp(listener) => drop(tasks.spawn(tcp::serve(listener, way))),
+                Socket::Udp(socket) => drop(tasks.spawn(udp::serve(Arc::new(socket), way))),
             }
         }
         tasks.close();

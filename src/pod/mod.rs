@@ -20,6 +20,7 @@ pub mod host_port;
 pub mod http_probe;
 pub mod logs;
 pub mod net_io;
+pub mod networks;
 pub mod objects;
 pub mod prober;
 pub mod published;

@@ -13,10 +13,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::error::chain;
 use crate::net::{ConnectError, HostAlias, Member, MemberLimits, NetConfig, NoLedger, PodNet};
+use crate::outside::stats::Traffic;
+use crate::outside::{self, PodOutside};
 use crate::pod::context::NodeContext;
-use crate::pod::host_port::{PublishError, PublishedPorts};
+use crate::pod::host_port::{self, PublishError, PublishedPorts};
 use crate::pod::http_probe::Dial;
 use crate::pod::net_io::NetStream;
+use crate::pod::networks::{Listed, PodNetwork};
 use crate::pod::objects::VolumeData;
 use crate::runtime::{Network, PodAccount, PodLimits};
 use crate::spec::Pod;
@@ -58,8 +61,10 @@ pub struct Sandbox {
     pod: Arc<Pod>,
     address: Address,
     net: PodNet,
-    /// The daemon's own membership: probes and published ports.
+    /// The daemon's own membership: probes. Apart from that of published ports, whose crowd must not make a probe fail.
     daemon: Arc<Member>,
+    /// Published ports, and what is shown of the network.
+    listed: Listed,
     volumes: MountedVolumes,
     account: PodAccount,
     /// Ends the tasks of the published ports.
@@ -96,20 +101,33 @@ impl Sandbox {
         let daemon = Arc::new(daemon);
         let stop = CancellationToken::new();
         let ports = PublishedPorts::bind(&pod).await.map_err(SandboxError::Publish)?;
-        let ports = ports.serve(&daemon, ip.into(), &stop);
+        let limits =
+            MemberLimits { max_sockets: host_port::SOCKETS_MAX, ..MemberLimits::default() };
+        let outside = PodOutside::new(pod.key.clone(), Vec::new(), outside::PodLimits::default());
+        let listed = node.networks.list(PodNetwork {
+            key: pod.key.clone(),
+            uid: pod.uid.clone(),
+            net: net.clone(),
+            host: Arc::new(net.join("host", limits, Arc::new(NoLedger))),
+            published: ports.ports(),
+            outside: Arc::new(outside),
+            forwarded: Traffic::default(),
+        });
+        let ports = ports.serve(&listed.network().host, ip.into(), node.clock, &stop);
         let account = PodAccount::new(PodLimits {
             memory_bytes: pod.resources.memory_limit_bytes,
             cpu_millis: pod.resources.cpu_limit_millis,
             cpu_request_millis: pod.cpu_request_millis(),
         });
         let files = Semaphore::new(1);
-        Ok(Self { node, pod, address, net, daemon, volumes, account, stop, ports, files })
+        Ok(Self { node, pod, address, net, daemon, listed, volumes, account, stop, ports, files })
     }
 
     /// Takes everything down. With `keep_volumes` (the daemon ends, the pod does not) the files stay for its next life.
     pub async fn tear_down(&self, keep_volumes: bool) {
         self.stop.cancel();
         self.daemon.reset();
+        self.listed.network().outside.close();
         // The successor of this pod may publish the same ports at once.
         self.ports.wait().await;
         // It is never closed, so this waits for a refresh under way and nothing else.

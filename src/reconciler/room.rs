@@ -10,7 +10,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1 as corev1;
 use tracing::warn;
 
-use crate::admission::{Candidate, Demand, Level, Rejection, admit, rank};
+use crate::admission::{Candidate, Demand, Level, Rejection, admit, admit_ports, rank};
 use crate::board::EventDraft;
 use crate::lifecycle::{Restored, RestoredEnd, StopReason};
 use crate::reconciler::task::NodeTask;
@@ -24,7 +24,11 @@ impl NodeTask {
     pub(super) fn let_in(&mut self, pod: &Pod) -> Option<Restored> {
         let here = self.live_workers().map(|handle| Demand::of(handle.published.pod()));
         let fits = admit(Demand::of(pod), here, self.node.node.capacity());
-        let Rejection { reason, message } = self.under_pressure(pod).or_else(|| fits.err())?;
+        // A pod that is going gives its ports back, and its sandbox waits for them.
+        let stay = self.live_workers().filter(|handle| !handle.is_going());
+        let ports = admit_ports(pod, stay.map(|handle| handle.published.pod().as_ref()));
+        let refused = self.under_pressure(pod).or_else(|| fits.err()).or_else(|| ports.err());
+        let Rejection { reason, message } = refused?;
         self.record(pod, reason, &message);
         let message = format!("Pod was rejected: {message}");
         let ended = RestoredEnd { failed: true, reason: reason.to_owned(), message };

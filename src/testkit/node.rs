@@ -10,8 +10,12 @@ use tempfile::TempDir;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::image::ImageStore;
+use crate::outside::Gateway;
+use crate::outside::names::{NameServers, SystemNames};
+use crate::outside::test_net::TestNet;
 use crate::pod::context::PodAddresses;
 use crate::pod::environment::Allocatable;
+use crate::pod::networks::NetworkBook;
 use crate::pod::usage::UsageBook;
 use crate::pod::{Keeper, NodeContext, NodeFacts};
 use crate::runtime::{CompileMode, Runtime, RuntimeConfig};
@@ -58,6 +62,14 @@ impl TestNode {
             },
             addresses: PodAddresses::default(),
             usage: UsageBook::default(),
+            gateway: Gateway::new(
+                Arc::new(TestNet::default()),
+                Arc::new(SystemNames::new(NameServers::At(([127, 0, 0, 1], 9).into()))),
+                tokio::runtime::Handle::current(),
+                clock,
+                256,
+            ),
+            networks: NetworkBook::default(),
             keeper,
         };
         Self { dir, context: Arc::new(context) }

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use super::*;
-use crate::net::tests::{at, bound, join, pod, ready};
+use crate::net::tests::{at, bound, drain, join, pod, ready, send};
 use crate::net::{ReadError, WriteError};
 use crate::net::{SetBacklogError, ZeroOption};
 

@@ -28,7 +28,7 @@ const CONNECTIONS_MAX: usize = 256;
 
 /// Of these, connections that wait for a module to listen. One more is reset at once: so many clients are a queue that no module
 /// works off in time.
-const WAITING_MAX: usize = 128;
+pub(super) const WAITING_MAX: usize = 128;
 
 /// How long an arrived connection waits for a module that is not listening (it restarts, or has not begun), or that accepts
 /// nothing.

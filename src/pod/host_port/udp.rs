@@ -7,7 +7,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,14 +18,19 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use super::Way;
-use crate::net::{Family, ReceiveError};
+use crate::net::{Family, ReceiveError, SendError};
 use crate::outside::flows::{Flows, Idle};
+use crate::outside::rate::Rate;
 
 /// Clients of one published port that are remembered; the one quiet for longest makes room.
 const CLIENTS_MAX: usize = 256;
 
 /// A client that was quiet for so long is forgotten (RFC 4787 asks for at least two minutes).
 const IDLE: Duration = Duration::from_secs(120);
+
+/// New clients in a second, and at once. Each is a socket and a task; a flood with invented addresses must not keep the daemon
+/// from its work.
+const NEW_CLIENTS: (u32, u32) = (100, 256);
 
 /// Largest datagram.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
@@ -43,19 +48,28 @@ thread_local! {
 
 /// One client. Dropping it ends its task and closes its socket.
 #[derive(Debug)]
-pub(super) struct Client {
+struct Client {
     inside: crate::net::UdpSocket,
     _end: DropGuard,
 }
 
-pub(super) type Clients = Arc<Mutex<Flows<SocketAddr, Client>>>;
+/// All clients of a port.
+#[derive(Debug)]
+struct Table {
+    flows: Flows<SocketAddr, Client>,
+    new: Rate,
+}
 
-fn lock(clients: &Clients) -> MutexGuard<'_, Flows<SocketAddr, Client>> {
+type Clients = Arc<Mutex<Table>>;
+
+fn lock(clients: &Mutex<Table>) -> MutexGuard<'_, Table> {
     clients.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 pub(super) async fn serve(socket: Arc<UdpSocket>, way: Way) {
-    let clients = Arc::new(Mutex::new(Flows::new(CLIENTS_MAX)));
+    let (per_second, burst) = NEW_CLIENTS;
+    let table = Table { flows: Flows::new(CLIENTS_MAX), new: Rate::new(per_second, burst) };
+    let clients = Arc::new(Mutex::new(table));
     let stop = way.stop.clone();
     // What is in the table ends with it.
     stop.run_until_cancelled(receive_all(&socket, &way, &clients)).await;
@@ -93,22 +107,15 @@ fn receive(socket: &UdpSocket) -> io::Result<(SocketAddr, Bytes)> {
 }
 
 /// Passes a client's datagram on to the module.
-fn inwards(
-    socket: &Arc<UdpSocket>,
-    way: &Way,
-    clients: &Clients,
-    from: SocketAddr,
-    data: Bytes,
-) {
+fn inwards(socket: &Arc<UdpSocket>, way: &Way, clients: &Clients, from: SocketAddr, data: Bytes) {
     let (traffic, bytes) = (&way.port.traffic, data.len());
     let mut table = lock(clients);
     let now = way.clock.now();
-    if table.touch(&from, now).is_none() && !admit(socket, way, clients, &mut table, from) {
+    if table.flows.touch(&from, now).is_none() && !admit(socket, way, clients, &mut table, from) {
         traffic.datagrams_dropped.add(1);
         return;
     }
-    // A full or absent receiver drops the datagram, as UDP does; `net` counts it.
-    let sent = table.touch(&from, now).map(|client| client.inside.send(data, None));
+    let sent = table.flows.touch(&from, now).map(|client| send(&client.inside, data));
     match sent {
         Some(Ok(())) => {
             traffic.datagrams_in.add(1);
@@ -118,14 +125,26 @@ fn inwards(
     }
 }
 
+/// A full or absent receiver loses the datagram, as UDP does; `net` counts it. What is told is about an earlier one: the module
+/// was away then.
+fn send(inside: &crate::net::UdpSocket, data: Bytes) -> Result<(), SendError> {
+    match inside.send(data.clone(), None) {
+        Err(SendError::Refused) => inside.send(data, None),
+        sent => sent,
+    }
+}
+
 /// Lets a new client in.
 fn admit(
     socket: &Arc<UdpSocket>,
     way: &Way,
     clients: &Clients,
-    table: &mut Flows<SocketAddr, Client>,
+    table: &mut Table,
     from: SocketAddr,
 ) -> bool {
+    if !table.new.take(way.clock.now()) {
+        return false;
+    }
     let family = if way.to.is_ipv4() { Family::V4 } else { Family::V6 };
     let Ok(inside) = way.host.udp_socket(family) else { return false };
     if inside.connect(way.to).is_err() {
@@ -136,14 +155,14 @@ fn admit(
         inside: inside.clone(),
         outside: Arc::clone(socket),
         client: from,
-        serial: table.next_serial(),
+        serial: table.flows.next_serial(),
         clients: Arc::downgrade(clients),
         way: way.clone(),
     };
     let ended = end.clone();
-    way.tasks.spawn(async move { drop(ended.run_until_cancelled(answers.carry()).await) });
+    way.tasks.spawn(async move { ended.run_until_cancelled(answers.carry()).await });
     let client = Client { inside, _end: end.drop_guard() };
-    let (_, evicted) = table.insert(from, client, way.clock.now());
+    let (_, evicted) = table.flows.insert(from, client, way.clock.now());
     let traffic = &way.port.traffic;
     traffic.flows_open.rise(&traffic.flows_peak);
     if evicted.is_some() {
@@ -158,7 +177,7 @@ struct Answers {
     outside: Arc<UdpSocket>,
     client: SocketAddr,
     serial: u64,
-    clients: std::sync::Weak<Mutex<Flows<SocketAddr, Client>>>,
+    clients: Weak<Mutex<Table>>,
     way: Way,
 }
 
@@ -173,7 +192,7 @@ impl Answers {
         loop {
             let Some(clients) = self.clients.upgrade() else { return };
             let now = self.way.clock.now();
-            let idle = lock(&clients).expire(&self.client, self.serial, now, IDLE);
+            let idle = lock(&clients).flows.expire(&self.client, self.serial, now, IDLE);
             drop(clients);
             let Idle::Until(until) = idle else { return };
             tokio::select! {
@@ -196,7 +215,7 @@ impl Answers {
                 traffic.datagrams_out.add(1);
                 traffic.bytes_out.add(n);
                 if let Some(clients) = self.clients.upgrade() {
-                    lock(&clients).touch(&self.client, self.way.clock.now());
+                    lock(&clients).flows.touch(&self.client, self.way.clock.now());
                 }
             }
             // Lost, as datagrams may be: a link that is down now may be up for the next one.
@@ -204,6 +223,69 @@ impl Answers {
                 traffic.datagrams_dropped.add(1);
                 debug!(client = %self.client, %error, "an answer of a published port could not be sent");
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::clock::Clock;
+    use crate::net::{MemberLimits, NetConfig, NoLedger, PodNet};
+    use crate::outside::stats::Traffic;
+    use crate::pod::host_port::PublishedPort;
+    use crate::spec::Protocol;
+
+    /// A gateway whose link is down answers `EHOSTUNREACH` for a while; then it is up again.
+    #[tokio::test]
+    async fn an_answer_that_cannot_be_sent_is_lost_and_the_next_is_not() {
+        let net = PodNet::new(NetConfig::new(Ipv4Addr::new(10, 88, 0, 5)));
+        let to: SocketAddr = "10.88.0.5:53".parse().unwrap();
+        let host = net.join("m", MemberLimits::default(), Arc::new(NoLedger));
+        let module = host.udp_socket(Family::V4).unwrap();
+        module.bind(to).unwrap();
+        let inside = host.udp_socket(Family::V4).unwrap();
+        inside.connect(to).unwrap();
+        let flow = inside.local_address().unwrap();
+        // A socket on loopback cannot send anywhere else.
+        let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
+        let client: SocketAddr = "192.0.2.1:9".parse().unwrap();
+        assert!(outside.send_to(b"x", client).await.is_err());
+        let port = PublishedPort {
+            protocol: Protocol::Udp,
+            address: outside.local_addr().unwrap(),
+            container_port: 53,
+            traffic: Traffic::default(),
+        };
+        let way = Way {
+            host: Arc::new(host),
+            to,
+            port: Arc::new(port),
+            clock: Clock::start(),
+            stop: CancellationToken::new(),
+            tasks: tokio_util::task::TaskTracker::new(),
+        };
+        let mut flows = Flows::new(1);
+        let end = CancellationToken::new();
+        let kept = Client { inside: inside.clone(), _end: end.clone().drop_guard() };
+        let (serial, _) = flows.insert(client, kept, way.clock.now());
+        let clients = Arc::new(Mutex::new(Table { flows, new: Rate::new(1, 1) }));
+        way.port.traffic.flows_open.rise(&way.port.traffic.flows_peak);
+        let traffic = Arc::clone(&way.port);
+        let weak = Arc::downgrade(&clients);
+        let answers = Answers { inside, outside, client, serial, clients: weak, way };
+        tokio::spawn(answers.carry());
+        for lost in 1..=3 {
+            module.send(Bytes::from_static(b"answer"), Some(flow)).unwrap();
+            let taken = async {
+                while traffic.traffic.datagrams_dropped.get() < lost {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(60), taken).await.expect("taken");
         }
     }
 }

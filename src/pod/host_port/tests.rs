@@ -1,0 +1,232 @@
+//! Published ports in front of a network whose module is a test.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::future::poll_fn;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpStream, UdpSocket};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::{PublishedPort, PublishedPorts, SOCKETS_MAX};
+use crate::clock::Clock;
+use crate::net::{Family, Listener, Member, MemberLimits, NetConfig, NoLedger, PodNet};
+use crate::pod::net_io::NetStream;
+use crate::spec::{Port, Protocol};
+use crate::testkit::pods;
+
+struct World {
+    module: Member,
+    port: Arc<PublishedPort>,
+    address: SocketAddr,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+const POD_IP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 5);
+
+/// A pod that publishes its port 80.
+async fn publish(protocol: Protocol, ip: &str) -> World {
+    let ip: IpAddr = ip.parse().unwrap();
+    let probe = std::net::TcpListener::bind((ip, 0)).unwrap();
+    let address = probe.local_addr().unwrap();
+    drop(probe);
+    let mut container = pods::regular("c");
+    let (host_port, host_ip) = (Some(address.port()), Some(ip));
+    container.ports = vec![Port { name: None, container_port: 80, protocol, host_port, host_ip }];
+    let ports = PublishedPorts::bind(&pods::pod([container])).await.unwrap();
+    let net = PodNet::new(NetConfig::new(POD_IP));
+    let module = net.join("m", MemberLimits::default(), Arc::new(NoLedger));
+    let limits = MemberLimits { max_sockets: SOCKETS_MAX, ..MemberLimits::default() };
+    let host = Arc::new(net.join("host", limits, Arc::new(NoLedger)));
+    let port = Arc::clone(&ports.ports()[0]);
+    let stop = CancellationToken::new();
+    let tasks = ports.serve(&host, POD_IP.into(), Clock::start(), &stop);
+    World { module, port, address, stop, tasks }
+}
+
+impl World {
+    fn listen(&self) -> Listener {
+        self.module.listen("0.0.0.0:80".parse().unwrap()).unwrap()
+    }
+
+    async fn client(&self) -> TcpStream {
+        TcpStream::connect(self.address).await.unwrap()
+    }
+}
+
+async fn until(what: &str, mut condition: impl FnMut() -> bool) {
+    let wait = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), wait).await.expect(what);
+}
+
+#[tokio::test]
+async fn the_module_sees_the_client_and_both_may_close() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut listener = world.listen();
+    let mut client = world.client().await;
+    let mut module = NetStream::accept(&mut listener).await.unwrap();
+    assert_eq!(module.remote_address(), client.local_addr().unwrap());
+    client.write_all(b"question").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut question = Vec::new();
+    module.read_to_end(&mut question).await.unwrap();
+    module.write_all(b"answer").await.unwrap();
+    drop(module);
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).await.unwrap();
+    assert_eq!((&question[..], &answer[..]), (&b"question"[..], &b"answer"[..]));
+    until("the connection to be over", || world.port.traffic.connections_open.get() == 0).await;
+    let traffic = world.port.traffic.snapshot();
+    assert_eq!((traffic.bytes_in, traffic.bytes_out, traffic.connections), (8, 6, 1));
+}
+
+#[tokio::test]
+async fn a_client_of_the_other_family_gets_through() {
+    let world = publish(Protocol::Tcp, "::1").await;
+    let mut listener = world.listen();
+    let mut client = world.client().await;
+    let mut module = NetStream::accept(&mut listener).await.unwrap();
+    assert_eq!(module.remote_address().ip(), IpAddr::V4(POD_IP), "the host's own in the pod");
+    client.write_all(b"x").await.unwrap();
+    assert_eq!(module.read_u8().await.unwrap(), b'x');
+}
+
+#[tokio::test]
+async fn connections_wait_for_the_module_to_come_back() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut clients = Vec::new();
+    for n in 0..20 {
+        let mut client = world.client().await;
+        client.write_u8(n).await.unwrap();
+        clients.push(client);
+    }
+    until("them to wait", || world.port.traffic.queued.get() == 20).await;
+    let mut listener = world.listen();
+    let mut heard = Vec::new();
+    for _ in 0..20 {
+        let mut module = NetStream::accept(&mut listener).await.unwrap();
+        heard.push(module.read_u8().await.unwrap());
+    }
+    heard.sort_unstable();
+    assert_eq!(heard, (0..20).collect::<Vec<u8>>());
+    let traffic = world.port.traffic.snapshot();
+    assert_eq!((traffic.queued, traffic.queued_peak, traffic.connections_failed), (0, 20, 0));
+}
+
+#[tokio::test]
+async fn so_many_may_wait_and_one_more_is_reset_at_once() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut clients = Vec::new();
+    for _ in 0..super::tcp::WAITING_MAX {
+        clients.push(world.client().await);
+    }
+    let waiting = || world.port.traffic.queued.get() == super::tcp::WAITING_MAX as u64;
+    until("them to wait", waiting).await;
+    let error = world.client().await.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(world.port.traffic.connections_limited.get(), 1);
+    assert!(waiting(), "the others still wait");
+}
+
+#[tokio::test]
+async fn a_connection_that_waited_in_vain_is_reset() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut client = world.client().await;
+    until("it to wait", || world.port.traffic.queued.get() == 1).await;
+    // Nothing else is due, so that paused time jumps to the deadline.
+    tokio::time::pause();
+    let error = client.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    let traffic = world.port.traffic.snapshot();
+    assert_eq!((traffic.queued, traffic.connections_failed), (0, 1));
+}
+
+#[tokio::test]
+async fn a_pod_that_goes_resets_who_is_connected_and_frees_the_port() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut listener = world.listen();
+    let mut client = world.client().await;
+    let _module = NetStream::accept(&mut listener).await.unwrap();
+    until("the connection", || world.port.traffic.connections_open.get() == 1).await;
+    world.stop.cancel();
+    world.tasks.wait().await;
+    let error = client.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert!(std::net::TcpListener::bind(world.address).is_ok());
+}
+
+async fn udp_client(world: &World) -> UdpSocket {
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(world.address).await.unwrap();
+    client
+}
+
+/// Answers each datagram with itself.
+fn echo(world: &World) -> tokio::task::JoinHandle<()> {
+    let socket = world.module.udp_socket(Family::V4).unwrap();
+    socket.bind("0.0.0.0:80".parse().unwrap()).unwrap();
+    tokio::spawn(async move {
+        while let Ok(datagram) = poll_fn(|cx| socket.poll_receive(cx)).await {
+            socket.send(datagram.data, Some(datagram.from)).unwrap();
+        }
+    })
+}
+
+#[tokio::test]
+async fn each_udp_client_gets_its_own_answers() {
+    let world = publish(Protocol::Udp, "127.0.0.1").await;
+    let _echo = echo(&world);
+    let (one, two) = (udp_client(&world).await, udp_client(&world).await);
+    let mut buffer = [0; 64];
+    for round in 0_u8..5 {
+        one.send(&[1, round]).await.unwrap();
+        two.send(&[2, round]).await.unwrap();
+        for (client, name) in [(&one, 1), (&two, 2)] {
+            let n = client.recv(&mut buffer).await.unwrap();
+            assert_eq!(buffer[..n], [name, round]);
+        }
+    }
+    let traffic = world.port.traffic.snapshot();
+    assert_eq!((traffic.datagrams_in, traffic.datagrams_out, traffic.flows_open), (10, 10, 2));
+}
+
+#[tokio::test]
+async fn a_module_that_comes_back_gets_the_next_datagram() {
+    let world = publish(Protocol::Udp, "127.0.0.1").await;
+    let client = udp_client(&world).await;
+    // Nobody listens: lost.
+    client.send(b"lost").await.unwrap();
+    until("it to be taken", || world.port.traffic.datagrams_in.get() == 1).await;
+    let _echo = echo(&world);
+    client.send(b"heard").await.unwrap();
+    let mut buffer = [0; 64];
+    let n = client.recv(&mut buffer).await.unwrap();
+    assert_eq!(&buffer[..n], b"heard");
+}
+
+#[tokio::test]
+async fn a_flood_of_new_udp_clients_is_held_to_a_rate() {
+    let world = publish(Protocol::Udp, "127.0.0.1").await;
+    let mut clients = Vec::new();
+    for _ in 0..400 {
+        let client = udp_client(&world).await;
+        client.send(b"x").await.unwrap();
+        clients.push(client);
+    }
+    let traffic = || world.port.traffic.snapshot();
+    until("all to be taken", || traffic().datagrams_in + traffic().datagrams_dropped >= 400).await;
+    assert!(traffic().flows_open <= 256, "{:?}", traffic());
+    assert!(traffic().datagrams_dropped > 0, "{:?}", traffic());
+    world.stop.cancel();
+    world.tasks.wait().await;
+    assert_eq!(traffic().flows_open, 0);
+}
