@@ -58,7 +58,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "volume",
         ],
     ),
-    ("source", &["clock", "error", "limits", "manifest", "spec"]),
+    (
+        "source",
+        &["board", "clock", "error", "image", "limits", "manifest", "mqtt", "pod", "spec", "store"],
+    ),
     (
         "reconciler",
         &[
@@ -66,9 +69,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "board",
             "clock",
             "error",
+            "image",
             "lifecycle",
             "limits",
             "manifest",
+            "mqtt",
             "pod",
             "source",
             "spec",
@@ -93,6 +98,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
 /// The daemon wires everyone together and is known by the command line only.
 const EVERYTHING_BELOW_THE_DAEMON: &[&str] = &[
     "admission",
+    "artifact",
     "board",
     "clock",
     "error",
@@ -100,6 +106,7 @@ const EVERYTHING_BELOW_THE_DAEMON: &[&str] = &[
     "lifecycle",
     "limits",
     "manifest",
+    "mqtt",
     "net",
     "outside",
     "pod",
@@ -116,6 +123,7 @@ const EVERYTHING_BELOW_THE_DAEMON: &[&str] = &[
 /// `play` is a daemon for one manifest in the foreground.
 const EVERYTHING_BELOW_PLAY: &[&str] = &[
     "admission",
+    "artifact",
     "board",
     "clock",
     "daemon",
@@ -124,6 +132,7 @@ const EVERYTHING_BELOW_PLAY: &[&str] = &[
     "lifecycle",
     "limits",
     "manifest",
+    "mqtt",
     "net",
     "outside",
     "pod",

@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::artifact::{ArtifactSettings, SettingsError};
+use crate::daemon::mqtt::{MqttConfig, MqttError, MqttFile};
 use crate::limits::PODS_MAX;
 use crate::manifest::quantity::Quantity;
 
@@ -37,6 +39,10 @@ pub struct ConfigFile {
     pub max_pods: Option<usize>,
     /// Where `meminfo` and `pressure/memory` are read.
     pub proc_dir: Option<PathBuf>,
+    /// Pods over MQTT; absent: none.
+    pub mqtt: Option<MqttFile>,
+    /// Where artifacts may come from.
+    pub artifacts: ArtifactSettings,
 }
 
 /// An amount of each resource, in Kubernetes' quantities.
@@ -71,6 +77,10 @@ pub enum ConfigError {
     Quantity { setting: &'static str, text: String },
     #[error("maxPods of the configuration must be 1 to {PODS_MAX}, but is {0}")]
     MaxPods(usize),
+    #[error(transparent)]
+    Mqtt(#[from] MqttError),
+    #[error(transparent)]
+    Artifacts(#[from] SettingsError),
     #[error("no home folder is known; set HOME, or stateDir and cacheDir in the configuration")]
     NoHome,
 }
@@ -93,6 +103,8 @@ pub struct Config {
     pub reserved: Amounts,
     pub max_pods: usize,
     pub proc_dir: PathBuf,
+    pub mqtt: Option<MqttConfig>,
+    pub artifacts: ArtifactSettings,
 }
 
 impl ResourcesFile {
@@ -151,6 +163,9 @@ impl ConfigFile {
             reserved: self.reserved.overlaid_by(over.reserved),
             max_pods: over.max_pods.or(self.max_pods),
             proc_dir: over.proc_dir.or(self.proc_dir),
+            mqtt: over.mqtt.or(self.mqtt),
+            // The command line has no word for it.
+            artifacts: self.artifacts,
         }
     }
 
@@ -162,8 +177,12 @@ impl ConfigFile {
         let or_default = |set: Option<PathBuf>, default: &Option<PathBuf>| {
             set.or_else(|| default.clone()).ok_or(ConfigError::NoHome)
         };
+        let node_name = self.node_name.unwrap_or_else(|| places.host_name.clone());
+        self.artifacts.check()?;
         let config = Config {
-            node_name: self.node_name.unwrap_or_else(|| places.host_name.clone()),
+            mqtt: self.mqtt.map(|mqtt| mqtt.resolve(&node_name)).transpose()?,
+            artifacts: self.artifacts,
+            node_name,
             state_dir: or_default(self.state_dir, &places.state)?,
             cache_dir: or_default(self.cache_dir, &places.cache)?,
             manifest_dir: self.manifest_dir,

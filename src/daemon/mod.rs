@@ -3,8 +3,8 @@
 //! Owns: configuration, the order of start and stop, signals. Knows everyone; nobody but `cli` and `play` knows it.
 //!
 //! ```text
-//!  start: directories ─► store ─► runtime ─► node (restored) ─► folder read once ─► pods start ─► API ─► READY=1
-//!  stop:  API and folder ─► pods within their grace ─► records written ─► runtime
+//!  start: directories ─► store ─► runtime ─► node (restored, MQTT's too) ─► folder read once ─► pods start ─► API ─► READY=1 ─► MQTT
+//!  stop:  API, folder, MQTT ─► pods within their grace ─► records written ─► runtime
 //! ```
 //!
 //! Restored pods start before, and without, any network.
@@ -13,12 +13,14 @@ pub mod backend;
 pub mod config;
 pub mod doctor;
 pub mod metrics;
+pub mod mqtt;
 pub mod node;
 mod node_object;
 pub mod notify;
 mod pressure;
 pub mod signals;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,11 +29,12 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admission::Level;
 use crate::daemon::backend::NodeBackend;
 use crate::daemon::config::Config;
 use crate::daemon::node::NodeParts;
+use crate::daemon::node_object::NodeObject;
 use crate::daemon::signals::Signals;
+use crate::image::Digest;
 use crate::reconciler::records::RecordKeeper;
 use crate::reconciler::{NodeHandle, NodeTask, Offered, intake};
 use crate::server::{App, listen};
@@ -54,7 +57,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let parts = NodeParts::open(&config)?;
     // Before anything starts: a second daemon must fail here and not later.
     let listener = listen::bind(&config.socket).context("cannot serve the API")?;
-    let (store, loaded, damage) =
+    let (store, mut loaded, damage) =
         Store::open(&config.state_dir.join("store")).context("cannot open the node's state")?;
     for fault in &damage {
         warn!("damaged record: {fault}");
@@ -65,21 +68,25 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let (mut task, handle) =
         NodeTask::new(Arc::clone(&node), Some(Arc::clone(&store)), Some(Arc::clone(&keeper)));
     // What belongs to no pod may go only if all pods are known: one broken file must not cost its pod's data.
-    let restored_all = task.restore(loaded);
+    let remote =
+        mqtt::Remote::restore(&config, &mut task, &node, &store, std::mem::take(&mut loaded.mqtt));
+    let restored_all = task.restore(loaded) && remote.knows_its_pods();
     if first_folder(&mut task, &config).await && restored_all {
         task.forget_orphans();
         remove_orphans(&task, &node).await;
     }
-    collect_images(&node).await;
-    node.board.upsert(node_object::node(&node, &config.node_labels, Level::Calm));
+    collect_images(&node, remote.pinned()).await;
+    let object = NodeObject::show(&node, &config.node_labels);
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let records_stop = CancellationToken::new();
     let records = tokio::spawn(keeper.run(records_stop.clone()));
     let pods_stop = CancellationToken::new();
     let mut pods = Part::spawn("the node's task failed", task.run(pods_stop.clone()));
     watch_folder(&config, &handle, &stop);
-    watch_memory(&config, &node, &handle, &stop);
-    let registry = metrics::registry(&node, Some(&store));
+    watch_memory(&config, &node, &handle, &object, &stop);
+    let mut remote = remote.start(&config, &handle, &store, &node, &object, &stop);
+    let mut registry = metrics::registry(&node, Some(&store));
+    remote.register(&mut registry);
     let backend = NodeBackend::new(handle, Arc::clone(&node), registry);
     let app = App::new(Arc::new(backend), node.clock, stop.clone());
     let serve = listen::serve(listener, app, stop.clone());
@@ -99,6 +106,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let orderly = async {
         stop.cancel();
         let served = server.ended().await;
+        remote.ended().await;
         pods_stop.cancel();
         served.and(pods.ended().await)
     };
@@ -159,11 +167,12 @@ fn read_all(snapshot: &Snapshot, node_name: &str) -> Vec<Offered> {
     snapshot.iter().map(read).collect()
 }
 
-/// Modules that nothing names any more: earlier versions of `file:` images. Nothing runs yet, so none is in use.
-async fn collect_images(node: &Arc<crate::pod::NodeContext>) {
+/// Modules that nothing names any more: earlier versions of `file:` images. Nothing runs yet, so that only what came over MQTT, which has
+/// no name, is in use.
+async fn collect_images(node: &Arc<crate::pod::NodeContext>, needed: BTreeSet<Digest>) {
     let node = Arc::clone(node);
     let collected = tokio::task::spawn_blocking(move || {
-        if let Err(error) = node.images.collect(&|_| false) {
+        if let Err(error) = node.images.collect(&|digest| needed.contains(digest)) {
             warn!(cause = %crate::error::chain(&error), "unused modules stay");
         }
     });
@@ -185,13 +194,14 @@ fn watch_memory(
     config: &Config,
     node: &Arc<crate::pod::NodeContext>,
     handle: &NodeHandle,
+    object: &Arc<NodeObject>,
     stop: &CancellationToken,
 ) {
     let watch = pressure::Watch {
         proc_dir: config.proc_dir.clone(),
         node: Arc::clone(node),
         handle: handle.clone(),
-        labels: config.node_labels.clone(),
+        object: Arc::clone(object),
     };
     tokio::spawn(watch.run(stop.clone()));
 }

@@ -93,7 +93,7 @@ impl NodeParts {
         Arc::new(NodeContext {
             clock: self.clock,
             runtime: self.runtime,
-            images: self.images,
+            images: Arc::new(self.images),
             volumes: self.volumes,
             host_paths: self.host_paths,
             board: Board::new(first_version, now),

@@ -1,9 +1,10 @@
 //! The Node object: what `get nodes` and `describe node` show of this machine.
 //!
-//! Written at start and when memory gets short or is there again; a node of its own needs no heartbeat, since who can read it knows
+//! Written at start, when memory gets short or is there again, and when the link to the broker comes or goes; a node of its own needs no heartbeat, since who can read it knows
 //! that it is up.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -14,8 +15,59 @@ use crate::board::wire_time;
 use crate::pod::NodeContext;
 use crate::pod::environment::Allocatable;
 
+/// The node's object on the board. Who finds something out about the node says it here; the last word of each holds.
+#[derive(Debug)]
+pub(super) struct NodeObject {
+    context: Arc<NodeContext>,
+    labels: BTreeMap<String, String>,
+    said: Mutex<Said>,
+}
+
+#[derive(Debug)]
+struct Said {
+    level: Level,
+    /// The link to the broker; absent where MQTT is not configured.
+    mqtt: Option<NodeCondition>,
+}
+
+impl NodeObject {
+    /// Shows the node, calm.
+    pub(super) fn show(context: &Arc<NodeContext>, labels: &BTreeMap<String, String>) -> Arc<Self> {
+        let said = Mutex::new(Said { level: Level::Calm, mqtt: None });
+        let object = Self { context: Arc::clone(context), labels: labels.clone(), said };
+        object.say(|_, _| {});
+        Arc::new(object)
+    }
+
+    pub(super) fn set_level(&self, level: Level) {
+        self.say(|said, _| said.level = level);
+    }
+
+    /// Whether the node is connected to its broker, and why not.
+    pub(super) fn set_mqtt(&self, connected: bool, reason: &str, message: &str) {
+        self.say(|said, now| {
+            let mut new = condition("MqttConnected", connected, reason, message, now);
+            if let Some(old) = said.mqtt.take().filter(|old| old.status == new.status) {
+                new.last_transition_time = old.last_transition_time;
+            }
+            said.mqtt = Some(new);
+        });
+    }
+
+    fn say(&self, change: impl FnOnce(&mut Said, Time)) {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut said, wire_time(self.context.clock.now().wall_ms()));
+        let mut node = node(&self.context, &self.labels, said.level);
+        if let Some(conditions) = node.status.as_mut().and_then(|s| s.conditions.as_mut()) {
+            conditions.splice(0..0, said.mqtt.clone());
+        }
+        // Told while the lock is held: two changes reach the board in the order in which they were made.
+        self.context.board.upsert(node);
+    }
+}
+
 /// This node: Ready, and as short of memory as `level` says.
-pub(super) fn node(context: &NodeContext, labels: &BTreeMap<String, String>, level: Level) -> Node {
+fn node(context: &NodeContext, labels: &BTreeMap<String, String>, level: Level) -> Node {
     let facts = &context.node;
     let now = wire_time(context.clock.now().wall_ms());
     let uname = rustix::system::uname();

@@ -5,7 +5,6 @@
 //! A calm machine is looked at every ten seconds, as the kubelet does; one that is not, every second, for on 128 MB a module fills the
 //! rest faster than that. Reading the two files takes microseconds and wakes nobody else.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::admission::{Level, Pressure, Sample, Thresholds};
-use crate::daemon::node_object;
+use crate::daemon::node_object::NodeObject;
 use crate::pod::NodeContext;
 use crate::reconciler::NodeHandle;
 
@@ -31,7 +30,7 @@ pub(super) struct Watch {
     pub(super) proc_dir: PathBuf,
     pub(super) node: Arc<NodeContext>,
     pub(super) handle: NodeHandle,
-    pub(super) labels: BTreeMap<String, String>,
+    pub(super) object: Arc<NodeObject>,
 }
 
 impl Watch {
@@ -78,7 +77,7 @@ impl Watch {
             Level::Short => warn!(available_mib, "memory is short: pods are evicted"),
         }
         self.node.runtime.hold_compiles(level > Level::Calm);
-        self.node.board.upsert(node_object::node(&self.node, &self.labels, level));
+        self.object.set_level(level);
     }
 }
 

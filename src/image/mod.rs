@@ -385,6 +385,16 @@ impl ImageStore {
         Ok(removed)
     }
 
+    /// Every content that is here whole, whatever names it.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub fn contents(&self) -> io::Result<std::collections::BTreeSet<Digest>> {
+        let names = self.io.disk().list(&self.blobs)?;
+        Ok(names.iter().filter_map(|name| Digest::from_hex(name).ok()).collect())
+    }
+
     /// What this process needs of the store.
     #[must_use]
     pub fn pins(&self) -> &Pins {

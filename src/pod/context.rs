@@ -52,7 +52,7 @@ pub struct NodeFacts {
 pub struct NodeContext {
     pub clock: Clock,
     pub runtime: Runtime,
-    pub images: ImageStore,
+    pub images: Arc<ImageStore>,
     pub volumes: VolumeRoot,
     pub host_paths: HostPathPolicy,
     pub board: Board,

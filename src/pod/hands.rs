@@ -9,6 +9,7 @@
 use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::FutureExt;
 use k8s_openapi::api::core::v1 as corev1;
@@ -72,8 +73,8 @@ pub struct Hands {
     next_exec_serial: u32,
     /// A ConfigMap or Secret changed while the volumes were being set up.
     volumes_are_stale: bool,
-    /// The daemon ends, the pod does not: its files stay.
-    keep_volumes: bool,
+    /// The daemon ends and the pod does not, or it is replaced by itself: its files stay.
+    keep_volumes: Arc<AtomicBool>,
 }
 
 impl Hands {
@@ -83,6 +84,7 @@ impl Hands {
         pod: Arc<Pod>,
         logs: Arc<PodLogs>,
         reports: mpsc::Sender<Report>,
+        keep_volumes: Arc<AtomicBool>,
     ) -> Self {
         Self {
             node,
@@ -94,13 +96,13 @@ impl Hands {
             runs: BTreeMap::new(),
             next_exec_serial: FIRST_EXEC_SERIAL,
             volumes_are_stale: false,
-            keep_volumes: false,
+            keep_volumes,
         }
     }
 
     /// The pod only pauses with its daemon: tearing down leaves its files.
     pub fn keep_volumes(&mut self) {
-        self.keep_volumes = true;
+        self.keep_volumes.store(true, Ordering::Release);
     }
 
     /// The pod has come to its end and keeps only its files: others may publish its ports now.
@@ -211,7 +213,8 @@ impl Hands {
     fn tear_down_sandbox(&mut self) {
         let sandbox = self.sandbox.take();
         self.node.usage.pod_is_gone(&self.pod.uid);
-        let (node, pod, keep) = (Arc::clone(&self.node), Arc::clone(&self.pod), self.keep_volumes);
+        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
+        let keep = self.keep_volumes.load(Ordering::Acquire);
         self.spawn(async move {
             match sandbox {
                 Some(sandbox) => sandbox.tear_down(keep).await,

@@ -86,9 +86,11 @@ impl PublishedPod {
         })
     }
 
-    /// Shows new labels and annotations.
+    /// Shows new labels and annotations, and a newer generation.
     pub fn set_metadata(&self, meta: &ObjectMeta) -> Arc<corev1::Pod> {
         self.change(|shown| {
+            let generation = &mut shown.object.metadata.generation;
+            *generation = (*generation).max(meta.generation);
             shown.object.metadata.labels.clone_from(&meta.labels);
             shown.object.metadata.annotations.clone_from(&meta.annotations);
         })

@@ -134,7 +134,8 @@ async fn a_config_map_that_changes_while_its_volume_is_set_up_is_not_missed() {
         pod.volumes = vec![Volume { name: "v".into(), source }];
     }));
     let (reports, _kept) = mpsc::channel(8);
-    let mut hands = Hands::new(Arc::clone(node), Arc::clone(&pod), PodLogs::new(), reports);
+    let mut hands =
+        Hands::new(Arc::clone(node), Arc::clone(&pod), PodLogs::new(), reports, Arc::default());
     let sandbox = Sandbox::set_up(Arc::clone(node), pod).await.unwrap();
     node.board.upsert(map("new"));
     hands.refresh_volumes();

@@ -12,6 +12,7 @@
 //! A worker that was told to stop never starts anything again, and does not end before everything it started is gone.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::sync::{Notify, mpsc, watch};
@@ -45,9 +46,15 @@ pub struct WorkerHandle {
     pub published: Arc<PublishedPod>,
     order: watch::Sender<Option<StopOrder>>,
     refresh: Arc<Notify>,
+    keep_volumes: Arc<AtomicBool>,
 }
 
 impl WorkerHandle {
+    /// Whether the files of a pod that ends stay for its successor. Holds until its last run is over.
+    pub fn keep_volumes(&self, keep: bool) {
+        self.keep_volumes.store(keep, Ordering::Release);
+    }
+
     /// Tells the pod that a ConfigMap or Secret of its namespace changed: its volumes are brought up to date.
     pub fn refresh(&self) {
         self.refresh.notify_one();
@@ -130,6 +137,7 @@ impl Worker {
         let logs = PodLogs::new();
         let (order, orders) = watch::channel(None);
         let refresh = Arc::new(Notify::new());
+        let keep_volumes = Arc::new(AtomicBool::new(false));
         let handle = WorkerHandle {
             key: pod.key.clone(),
             uid: pod.uid.clone(),
@@ -137,6 +145,7 @@ impl Worker {
             published: Arc::clone(&published),
             order,
             refresh: Arc::clone(&refresh),
+            keep_volumes: Arc::clone(&keep_volumes),
         };
         let (reporter, reports) = mpsc::channel(POD_EVENTS_MAX);
         let (state, actions) = PodState::new(Arc::clone(&pod), restored, node.clock.now());
@@ -144,7 +153,7 @@ impl Worker {
             state,
             node: Arc::clone(node),
             published,
-            hands: Hands::new(Arc::clone(node), Arc::clone(&pod), logs, reporter),
+            hands: Hands::new(Arc::clone(node), Arc::clone(&pod), logs, reporter, keep_volumes),
             timers: Timers::default(),
             reports,
             order: orders,

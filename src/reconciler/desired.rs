@@ -28,9 +28,15 @@ struct Entry {
     current: Accepted,
     deleting: Option<Duration>,
     next: Option<Accepted>,
+    /// The one that waits is the same pod in another form: its volumes stay.
+    in_place: bool,
 }
 
 impl Entry {
+    fn new(current: Accepted) -> Self {
+        Self { current, deleting: None, next: None, in_place: false }
+    }
+
     fn owner(&self) -> Option<&Source> {
         match (&self.next, self.deleting) {
             (Some(next), _) => Some(&next.pod.source),
@@ -44,6 +50,12 @@ impl Entry {
 /// to another.
 fn same_owner(a: &Source, b: &Source) -> bool {
     matches!((a, b), (Source::Folder(_), Source::Folder(_))) || a == b
+}
+
+/// Whether two forms of a pod run the same: all but what is only shown.
+fn same_content(a: &Pod, b: &Pod) -> bool {
+    let bare = |pod: &Pod| Pod { labels: BTreeMap::new(), generation: 0, ..pod.clone() };
+    bare(a) == bare(b)
 }
 
 /// Another source owns that name.
@@ -82,7 +94,7 @@ impl Desired {
     pub fn offer(&mut self, pod: Accepted) -> Result<Offered, SourceConflict> {
         let key = pod.pod.key.clone();
         let Some(entry) = self.pods.get_mut(&key) else {
-            self.pods.insert(key, Entry { current: pod, deleting: None, next: None });
+            self.pods.insert(key, Entry::new(pod));
             return Ok(Offered::Added);
         };
         let owner = entry.next.as_ref().unwrap_or(&entry.current);
@@ -99,7 +111,48 @@ impl Desired {
             entry.deleting = Some(entry.current.pod.grace);
         }
         entry.next = Some(pod);
+        entry.in_place = false;
         Ok(Offered::Replaces)
+    }
+
+    /// Takes in a pod that keeps its UID when it changes: an intent's next generation. One that differs from what runs replaces
+    /// it, and has its volumes; labels and generation alone make no difference.
+    ///
+    /// # Errors
+    /// If another source owns the name.
+    pub fn offer_in_place(&mut self, pod: Accepted) -> Result<Offered, SourceConflict> {
+        let (key, uid) = (pod.pod.key.clone(), pod.pod.uid.clone());
+        let offered = self.offer(pod.clone())?;
+        let Some(entry) = self.pods.get_mut(&key).filter(|e| e.current.pod.uid == uid) else {
+            return Ok(offered);
+        };
+        match offered {
+            Offered::Unchanged if !same_content(&entry.current.pod, &pod.pod) => {
+                entry.deleting = Some(entry.current.pod.grace);
+                entry.next = Some(pod);
+            }
+            Offered::Replaces => {}
+            Offered::Added | Offered::Unchanged => return Ok(offered),
+        }
+        entry.in_place = true;
+        Ok(Offered::Replaces)
+    }
+
+    /// Ends a pod and begins it anew, as the same pod. False if there is none, or it is on its way out.
+    pub fn restart(&mut self, key: &PodKey) -> bool {
+        let Some(entry) = self.pods.get_mut(key).filter(|e| e.deleting.is_none()) else {
+            return false;
+        };
+        entry.deleting = Some(entry.current.pod.grace);
+        entry.next = Some(entry.current.clone());
+        entry.in_place = true;
+        true
+    }
+
+    /// Whether what runs under a name is ending for itself in another form.
+    #[must_use]
+    pub fn is_replaced_in_place(&self, key: &PodKey) -> bool {
+        self.pods.get(key).is_some_and(|entry| entry.in_place && entry.next.is_some())
     }
 
     /// Replaces the object of the same incarnation: labels or annotations changed.
@@ -139,8 +192,7 @@ impl Desired {
         let (old, next) = (entry.current.clone(), entry.next.clone());
         match &next {
             Some(next) => {
-                let entry = Entry { current: next.clone(), deleting: None, next: None };
-                self.pods.insert(key.clone(), entry);
+                self.pods.insert(key.clone(), Entry::new(next.clone()));
             }
             None => {
                 self.pods.remove(key);
@@ -252,6 +304,46 @@ mod test {
         let (_, next) = desired.removed(&key()).unwrap();
         assert!(next.is_some());
         assert_eq!(uid(&desired).as_deref(), Some("1"));
+    }
+
+    #[test]
+    fn a_pod_that_keeps_its_uid_is_replaced_only_by_what_runs_differently() {
+        let mut desired = Desired::default();
+        let of = |generation: i64, hostname: &str| {
+            let mut accepted = pod("1", Source::Mqtt);
+            let pod = Arc::make_mut(&mut accepted.pod);
+            (pod.generation, pod.hostname) = (generation, hostname.into());
+            accepted
+        };
+        assert_eq!(desired.offer_in_place(of(1, "a")), Ok(Offered::Added));
+        assert_eq!(desired.offer_in_place(of(2, "a")), Ok(Offered::Unchanged));
+        assert!(!desired.is_replaced_in_place(&key()));
+        assert_eq!(desired.offer_in_place(of(3, "b")), Ok(Offered::Replaces));
+        assert!(desired.is_replaced_in_place(&key()));
+        assert_eq!(desired.offer_in_place(of(4, "c")), Ok(Offered::Replaces), "the last one wins");
+        let (_, next) = desired.removed(&key()).unwrap();
+        assert_eq!(next.unwrap().pod.generation, 4);
+        assert!(!desired.is_replaced_in_place(&key()));
+    }
+
+    #[test]
+    fn a_deletion_during_a_replacement_takes_the_volumes_too() {
+        let mut desired = Desired::default();
+        desired.offer_in_place(pod("1", Source::Mqtt)).unwrap();
+        assert!(desired.restart(&key()));
+        assert!(desired.is_replaced_in_place(&key()));
+        assert!(!desired.restart(&key()), "one at a time");
+        desired.delete(&key(), &Source::Mqtt, None);
+        assert!(!desired.is_replaced_in_place(&key()));
+        assert!(desired.removed(&key()).unwrap().1.is_none());
+    }
+
+    #[test]
+    fn another_uid_is_another_pod() {
+        let mut desired = Desired::default();
+        desired.offer_in_place(pod("1", Source::Mqtt)).unwrap();
+        assert_eq!(desired.offer_in_place(pod("2", Source::Mqtt)), Ok(Offered::Replaces));
+        assert!(!desired.is_replaced_in_place(&key()));
     }
 
     #[test]

@@ -7,11 +7,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as corev1;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Notify, mpsc, oneshot};
 
 use crate::admission::Level;
 use crate::board::{Board, Object, ObjectKey};
 use crate::manifest::FieldError;
+use crate::mqtt::cause::{Reason, Refusal as RemoteRefusal};
+use crate::mqtt::intent::Release;
+use crate::mqtt::protocol::Admission;
 use crate::pod::logs::PodLogs;
 use crate::reconciler::desired::SourceConflict;
 use crate::reconciler::intake::Offered;
@@ -95,6 +98,14 @@ pub enum Request {
     DeletePod(PodKey, Deletion, Reply<Arc<corev1::Pod>>),
     PutObject(Object, bool, Write, Reply<Written<Object>>),
     DeleteObject(ObjectKey, Write, Reply<Object>),
+    /// Can this intent's pod run here?
+    Admit(Arc<Release>, oneshot::Sender<Result<Admission, RemoteRefusal>>),
+    /// Run it; whether its volumes begin anew.
+    ApplyRelease(Arc<Release>, bool, oneshot::Sender<Result<(), RemoteRefusal>>),
+    /// End the pod of that name that came over MQTT.
+    Withdraw(PodKey, oneshot::Sender<()>),
+    /// End a pod's modules and start them again.
+    Restart(PodKey, Reply<()>),
 }
 
 /// The front of the node's task. Cheap to clone.
@@ -103,6 +114,7 @@ pub struct NodeHandle {
     requests: mpsc::Sender<Request>,
     board: Board,
     logs: LogIndex,
+    freed: Arc<Notify>,
 }
 
 /// The logs of all pods by name. Written by the task, read by everyone; the lock is held for one look-up.
@@ -126,8 +138,55 @@ impl LogIndex {
 
 impl NodeHandle {
     #[must_use]
-    pub fn new(requests: mpsc::Sender<Request>, board: Board, logs: LogIndex) -> Self {
-        Self { requests, board, logs }
+    pub fn new(
+        requests: mpsc::Sender<Request>,
+        board: Board,
+        logs: LogIndex,
+        freed: Arc<Notify>,
+    ) -> Self {
+        Self { requests, board, logs, freed }
+    }
+
+    /// Waits until a name, or room for one more, may have come free. One waits at a time.
+    pub async fn name_came_free(&self) {
+        self.freed.notified().await;
+    }
+
+    /// Whether an intent's pod can run here. Changes nothing.
+    ///
+    /// # Errors
+    /// With everything that is wrong with it.
+    pub async fn admit(&self, release: Arc<Release>) -> Result<Admission, RemoteRefusal> {
+        self.ask_remote(|reply| Request::Admit(release, reply)).await
+    }
+
+    /// Runs an intent's pod in place of the one of that name. `recreate`: its volumes begin anew.
+    ///
+    /// # Errors
+    /// If it cannot run here (any more): nothing has changed.
+    pub async fn apply_release(
+        &self,
+        release: Arc<Release>,
+        recreate: bool,
+    ) -> Result<(), RemoteRefusal> {
+        self.ask_remote(|reply| Request::ApplyRelease(release, recreate, reply)).await
+    }
+
+    /// Ends the pod of that name, if it came over MQTT.
+    pub async fn withdraw(&self, key: PodKey) {
+        let (reply, answer) = oneshot::channel();
+        // A node that is gone has no pods.
+        if self.requests.send(Request::Withdraw(key, reply)).await.is_ok() {
+            drop(answer.await);
+        }
+    }
+
+    /// Ends a pod's modules and starts them again; its volumes stay.
+    ///
+    /// # Errors
+    /// If there is no such pod, or it is on its way out.
+    pub async fn restart(&self, key: PodKey) -> Result<(), Refusal> {
+        self.ask(|reply| Request::Restart(key, reply)).await
     }
 
     #[must_use]
@@ -215,6 +274,16 @@ impl NodeHandle {
     /// See [`Refusal`].
     pub async fn delete_object(&self, key: ObjectKey, how: Write) -> Result<Object, Refusal> {
         self.ask(|reply| Request::DeleteObject(key, how, reply)).await
+    }
+
+    async fn ask_remote<T>(
+        &self,
+        request: impl FnOnce(oneshot::Sender<Result<T, RemoteRefusal>>) -> Request,
+    ) -> Result<T, RemoteRefusal> {
+        let ending = || RemoteRefusal::new(Reason::Failed, Refusal::ShuttingDown.to_string());
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(request(reply)).await.map_err(|_| ending())?;
+        answer.await.unwrap_or_else(|_| Err(ending()))
     }
 
     async fn ask<T>(&self, request: impl FnOnce(Reply<T>) -> Request) -> Result<T, Refusal> {

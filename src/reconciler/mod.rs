@@ -17,6 +17,7 @@ pub mod handle;
 pub mod intake;
 pub mod plan;
 pub mod records;
+mod remote;
 mod restore;
 mod room;
 mod services;

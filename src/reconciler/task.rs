@@ -17,7 +17,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -58,6 +58,10 @@ pub struct NodeTask {
     pub(super) data_owners: BTreeMap<ObjectKey, Source>,
     /// The last good reading of each file: a file that has become bad keeps its pods.
     pub(super) last_good: BTreeMap<std::path::PathBuf, Vec<Offer>>,
+    /// ConfigMaps that came with a pod over MQTT, and which pod's they are.
+    pub(super) remote_data: BTreeMap<ObjectKey, PodKey>,
+    /// Told when a name or room came free.
+    freed: Arc<Notify>,
     /// What was said of each file, so that it is said once.
     pub(super) reported: BTreeMap<std::path::PathBuf, Vec<String>>,
     /// What of the folder is not used, and why: said once, and tried again when something is gone.
@@ -90,7 +94,8 @@ impl NodeTask {
     ) -> (Self, NodeHandle) {
         let (sender, requests) = mpsc::channel(REQUESTS_MAX);
         let logs = LogIndex::default();
-        let handle = NodeHandle::new(sender, node.board.clone(), logs.clone());
+        let freed = Arc::new(Notify::new());
+        let handle = NodeHandle::new(sender, node.board.clone(), logs.clone(), Arc::clone(&freed));
         let task = Self {
             node,
             store,
@@ -98,6 +103,8 @@ impl NodeTask {
             desired: Desired::default(),
             data_owners: BTreeMap::new(),
             last_good: BTreeMap::new(),
+            remote_data: BTreeMap::new(),
+            freed,
             reported: BTreeMap::new(),
             refused: BTreeSet::new(),
             workers: BTreeMap::new(),
@@ -152,6 +159,16 @@ impl NodeTask {
             Request::DeleteObject(key, how, reply) => {
                 drop(reply.send(self.delete_object(&key, how).await));
             }
+            Request::Admit(release, reply) => drop(reply.send(self.admit(&release))),
+            Request::ApplyRelease(release, recreate, reply) => {
+                drop(reply.send(self.apply_release(&release, recreate)));
+            }
+            Request::Withdraw(key, reply) => {
+                self.withdraw(&key);
+                // As above.
+                let _ = reply.send(());
+            }
+            Request::Restart(key, reply) => drop(reply.send(self.restart(&key))),
         }
     }
 
@@ -181,6 +198,7 @@ impl NodeTask {
                 if let Some(grace) = grace {
                     entry.handle.published.set_deleting(self.node.clock.now(), *grace);
                 }
+                entry.handle.keep_volumes(self.desired.is_replaced_in_place(&entry.handle.key));
                 entry.handle.stop(*grace, StopReason::Deleted);
             }
         }
@@ -198,8 +216,11 @@ impl NodeTask {
 
     /// A pod that was ending is gone: its object goes, its successor may come.
     fn remove(&mut self, key: &PodKey) {
+        let in_place = self.desired.is_replaced_in_place(key);
         let Some((old, next)) = self.desired.removed(key) else { return };
-        self.node.board.remove_pod(key, Some(&old.pod.uid));
+        if !in_place {
+            self.node.board.remove_pod(key, Some(&old.pod.uid));
+        }
         if let Some(keeper) = &self.keeper {
             keeper.forget(&old.pod.uid);
         }
@@ -210,8 +231,9 @@ impl NodeTask {
         info!(pod = %key, uid = %old.pod.uid, "pod is gone");
     }
 
-    /// The folder may have been refused the name, or the room, that is free now.
+    /// The folder, or the MQTT source, may have been refused the name, or the room, that is free now.
     pub(super) fn name_came_free(&mut self) {
+        self.freed.notify_one();
         if !self.refused.is_empty() {
             self.take_folder();
         }

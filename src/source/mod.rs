@@ -4,3 +4,4 @@
 //! (`reconciler::desired`). The local API is no source of snapshots: it asks the reconciler directly.
 
 pub mod folder;
+pub mod mqtt;

@@ -13,7 +13,8 @@ use crate::spec::{PodUid, Source};
 use super::record::Label;
 use super::slots::{self, Found, Metered, Slots};
 use super::{
-    Damage, Loaded, ObjectKind, Place, RUNTIME, RecordKey, Records, StoredObject, StoredRuntime,
+    Damage, Loaded, MQTT, ObjectKind, Place, RUNTIME, RecordKey, Records, StoredMqtt, StoredObject,
+    StoredRuntime,
 };
 
 /// One folder of records.
@@ -21,17 +22,19 @@ use super::{
 enum Folder {
     Objects(ObjectKind),
     Runtime,
+    Mqtt,
 }
 
 impl Folder {
     fn all() -> impl Iterator<Item = Self> {
-        ObjectKind::ALL.into_iter().map(Self::Objects).chain([Self::Runtime])
+        ObjectKind::ALL.into_iter().map(Self::Objects).chain([Self::Runtime, Self::Mqtt])
     }
 
     fn name(self) -> &'static str {
         match self {
             Self::Objects(kind) => kind.folder(),
             Self::Runtime => RUNTIME.0,
+            Self::Mqtt => MQTT.0,
         }
     }
 
@@ -39,6 +42,7 @@ impl Folder {
         match self {
             Self::Objects(kind) => kind.as_str(),
             Self::Runtime => RUNTIME.1,
+            Self::Mqtt => MQTT.1,
         }
     }
 }
@@ -49,6 +53,7 @@ impl Folder {
         match self {
             Self::Objects(kind) => RecordKey::object(kind, &label.namespace, &label.name),
             Self::Runtime => RecordKey::Runtime(PodUid::new(&label.name)),
+            Self::Mqtt => RecordKey::Mqtt(label.name.clone()),
         }
     }
 }
@@ -142,6 +147,10 @@ impl<'a> Opening<'a> {
                 .loaded
                 .runtime
                 .push(StoredRuntime { uid: PodUid::new(&copy.label.name), json: copy.payload }),
+            Folder::Mqtt => {
+                let (name, content) = (copy.label.name, copy.payload);
+                self.loaded.mqtt.push(StoredMqtt { name, content });
+            }
         }
     }
 }

@@ -9,6 +9,7 @@
 //!  STATE/pods/NAMESPACE.NAME.{a,b}         one record, two slots (see `slots`), each a sealed file (see `record`)
 //!  STATE/configmaps/…  STATE/secrets/…  STATE/services/…  STATE/networkpolicies/…
 //!  STATE/runtime/UID.{a,b}                 restart counts and back-off of one pod
+//!  STATE/mqtt/NAME.{a,b}                   what the MQTT source keeps: `node`, `trust`, `pod.NAMESPACE.NAME`
 //!  STATE/.corrupt/…                        files that could not be read, for a person to look at
 //! ```
 //!
@@ -102,11 +103,19 @@ pub struct StoredRuntime {
     pub json: Vec<u8>,
 }
 
+/// A record of the MQTT source.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredMqtt {
+    pub name: String,
+    pub content: Vec<u8>,
+}
+
 /// Everything that was on disk.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Loaded {
     pub objects: Vec<StoredObject>,
     pub runtime: Vec<StoredRuntime>,
+    pub mqtt: Vec<StoredMqtt>,
 }
 
 /// A file that could not be used.
@@ -289,6 +298,26 @@ impl Store {
         self.delete(RecordKey::Runtime(uid.clone()))
     }
 
+    /// Makes a record of the MQTT source durable, under a name that the source chose.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::commit_object`].
+    pub fn commit_mqtt(&self, name: &str, content: &[u8]) -> Result<Commit, CommitError> {
+        let key = RecordKey::Mqtt(name.to_owned());
+        let label = key.label(None);
+        self.commit(key, label, content)
+    }
+
+    /// Removes a record of the MQTT source, durably; works on a full disk.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::delete_object`].
+    pub fn delete_mqtt(&self, name: &str) -> Result<bool, DeleteError> {
+        self.delete(RecordKey::Mqtt(name.to_owned()))
+    }
+
     /// What was written since the start.
     #[must_use]
     pub fn written(&self) -> Written {
@@ -346,10 +375,14 @@ impl Store {
 enum RecordKey {
     Object { kind: ObjectKind, namespace: String, name: String },
     Runtime(PodUid),
+    Mqtt(String),
 }
 
 /// The folder and the label's `kind` of runtime records.
 const RUNTIME: (&str, &str) = ("runtime", "Runtime");
+
+/// The same of the MQTT source's.
+const MQTT: (&str, &str) = ("mqtt", "Mqtt");
 
 impl RecordKey {
     fn object(kind: ObjectKind, namespace: &str, name: &str) -> Self {
@@ -363,6 +396,7 @@ impl RecordKey {
                 Place { folder: kind.folder(), stem: file_name(&format!("{namespace}.{name}")) }
             }
             Self::Runtime(uid) => Place { folder: RUNTIME.0, stem: file_name(uid.as_str()) },
+            Self::Mqtt(name) => Place { folder: MQTT.0, stem: file_name(name) },
         }
     }
 
@@ -372,6 +406,7 @@ impl RecordKey {
                 (kind.as_str(), namespace.clone(), name.clone())
             }
             Self::Runtime(uid) => (RUNTIME.1, String::new(), uid.as_str().to_owned()),
+            Self::Mqtt(name) => (MQTT.1, String::new(), name.clone()),
         };
         Label { generation: 0, kind: kind.to_owned(), namespace, name, source }
     }
@@ -384,6 +419,7 @@ impl fmt::Display for RecordKey {
                 write!(f, "{} {namespace}/{name}", kind.as_str())
             }
             Self::Runtime(uid) => write!(f, "the restart counts of pod {uid}"),
+            Self::Mqtt(name) => write!(f, "the MQTT record {name}"),
         }
     }
 }

@@ -21,6 +21,8 @@ enum Op {
     Delete(ObjectKind, &'static str),
     Runtime(&'static str, &'static str),
     Forget(&'static str),
+    Mqtt(&'static str, &'static str),
+    DropMqtt(&'static str),
 }
 
 use ObjectKind::{ConfigMap, Pod, Secret};
@@ -40,6 +42,10 @@ const STORY: &[Op] = &[
     Op::Commit(Pod, "web", "{\"v\":4}"),
     Op::Runtime("uid-1", "{\"restarts\":2}"),
     Op::Forget("uid-1"),
+    Op::Mqtt("pod.default.web", "{\"want\":1}"),
+    Op::Mqtt("node", "{\"conn\":1}"),
+    Op::Mqtt("pod.default.web", "{\"want\":2}"),
+    Op::DropMqtt("pod.default.web"),
     Op::Commit(Pod, "web", "{\"v\":5}"),
 ];
 
@@ -50,6 +56,7 @@ impl Op {
                 format!("{} {name}", kind.as_str())
             }
             Self::Runtime(uid, _) | Self::Forget(uid) => format!("Runtime {uid}"),
+            Self::Mqtt(name, _) | Self::DropMqtt(name) => format!("Mqtt {name}"),
         }
     }
 
@@ -76,15 +83,22 @@ impl Op {
             Self::Forget(uid) => {
                 store.delete_runtime(&PodUid::new(uid)).map(drop).map_err(|error| error.to_string())
             }
+            Self::Mqtt(name, text) => store
+                .commit_mqtt(name, Self::content(text).as_bytes())
+                .map(drop)
+                .map_err(|error| error.to_string()),
+            Self::DropMqtt(name) => {
+                store.delete_mqtt(name).map(drop).map_err(|error| error.to_string())
+            }
         }
     }
 
     fn expect(self, view: &mut View) {
         match self {
-            Self::Commit(_, _, text) | Self::Runtime(_, text) => {
+            Self::Commit(_, _, text) | Self::Runtime(_, text) | Self::Mqtt(_, text) => {
                 view.insert(self.key(), Self::content(text));
             }
-            Self::Delete(..) | Self::Forget(_) => {
+            Self::Delete(..) | Self::Forget(_) | Self::DropMqtt(_) => {
                 view.remove(&self.key());
             }
         }
@@ -99,7 +113,9 @@ fn view(loaded: &Loaded) -> View {
         .map(|object| (format!("{} {}", object.kind.as_str(), object.name), text(&object.json)));
     let runtime =
         loaded.runtime.iter().map(|record| (format!("Runtime {}", record.uid), text(&record.json)));
-    objects.chain(runtime).collect()
+    let mqtt =
+        loaded.mqtt.iter().map(|record| (format!("Mqtt {}", record.name), text(&record.content)));
+    objects.chain(runtime).chain(mqtt).collect()
 }
 
 fn open(disk: &Unlucky) -> Result<(Store, View), String> {

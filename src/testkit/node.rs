@@ -49,7 +49,7 @@ impl TestNode {
         let context = NodeContext {
             clock,
             runtime: Runtime::new(config).unwrap(),
-            images,
+            images: Arc::new(images),
             volumes: VolumeRoot::open(&dir.path().join("volumes"), None).unwrap(),
             host_paths: HostPathPolicy { own: vec![], allow: vec![] },
             board: Board::new(1, clock.now()),

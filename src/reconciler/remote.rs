@@ -1,0 +1,319 @@
+//! Pods that arrive over MQTT: whether they can run here, and running them.
+//!
+//! Owns: reading an intent's manifest, which of its objects are whose, replacing a pod under the same UID. Not: whether to believe an
+//! intent, its durability, its rollout (`mqtt::protocol` decides, the source's task writes). So nothing here touches the store:
+//! at boot the protocol hands every accepted pod in again.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use tracing::info;
+
+use super::desired::{Accepted, Offered, SourceConflict};
+use super::files::NO_ROOM;
+use super::handle::NodeHandle;
+use super::intake::{Offer, offer, pod_offer};
+use super::task::NodeTask;
+use crate::board::{Board, Object as BoardObject, ObjectKey};
+use crate::image::Digest;
+use crate::limits::PODS_MAX;
+use crate::manifest::{self, FieldValidation, Object};
+use crate::mqtt::cause::{Cause, Reason, Refusal};
+use crate::mqtt::intent::{Artifact, Manifest, Release};
+use crate::mqtt::protocol::Admission;
+use crate::pod::logs::PodLogs;
+use crate::source::mqtt::{INTENT_ANNOTATION, Node};
+use crate::spec::{Container, ContainerName, ImageRef, Pod, PodKey, PodUid, Source};
+
+/// An intent's objects, ready to be taken.
+struct Remote {
+    pod: Accepted,
+    data: Vec<BoardObject>,
+    warnings: Vec<String>,
+}
+
+#[async_trait]
+impl Node for NodeHandle {
+    fn board(&self) -> &Board {
+        self.board()
+    }
+
+    async fn admit(&self, release: Arc<Release>) -> Result<Admission, Refusal> {
+        self.admit(release).await
+    }
+
+    async fn apply(&self, release: Arc<Release>, recreate: bool) -> Result<(), Refusal> {
+        self.apply_release(release, recreate).await
+    }
+
+    async fn withdraw(&self, key: PodKey) {
+        self.withdraw(key).await;
+    }
+
+    async fn restart(&self, key: PodKey) -> Result<(), Refusal> {
+        let missing =
+            |_| Refusal::new(Reason::NotFound, format!("there is no pod {key} that runs"));
+        self.restart(key.clone()).await.map_err(missing)
+    }
+
+    fn logs(&self, key: &PodKey) -> Option<Arc<PodLogs>> {
+        self.logs(key)
+    }
+
+    async fn exec(
+        &self,
+        _: PodKey,
+        _: Option<ContainerName>,
+        _: Vec<String>,
+    ) -> Result<(i32, String), Refusal> {
+        let message = "this version runs commands in pods for probes and hooks only";
+        Err(Refusal::new(Reason::NotSupported, message))
+    }
+
+    async fn name_came_free(&self) {
+        self.name_came_free().await;
+    }
+}
+
+impl NodeTask {
+    /// Whether an intent's pod can run here. Changes nothing.
+    pub(super) fn admit(&self, release: &Release) -> Result<Admission, Refusal> {
+        let remote = self.read_release(release)?;
+        self.check_names(release, &remote)?;
+        let here = |digest: &Digest| {
+            let (text, hex) = ("".into(), digest.hex().into());
+            let image = ImageRef::Digest { text, hex };
+            self.node.images.resolve(&image, self.node.clock.now()).is_ok()
+        };
+        let present = release.digests().into_iter().filter(here).collect();
+        Ok(Admission { warnings: remote.warnings, present })
+    }
+
+    /// Runs an intent's pod in place of the one of that name. `recreate`: its volumes begin anew.
+    ///
+    /// # Errors
+    /// If it cannot run here (any more): nothing has changed.
+    pub fn apply_release(&mut self, release: &Release, recreate: bool) -> Result<(), Refusal> {
+        let remote = self.read_release(release)?;
+        self.check_names(release, &remote)?;
+        self.take_remote_data(&release.key, remote.data);
+        let offered = if recreate {
+            self.desired.offer(remote.pod.clone())
+        } else {
+            self.desired.offer_in_place(remote.pod.clone())
+        };
+        let offered = offered.map_err(|conflict| conflicts(&conflict))?;
+        if offered == Offered::Unchanged {
+            self.show_again(remote.pod);
+        }
+        let version = release.revision.version;
+        info!(pod = %release.key, %version, ?offered, "intent applied");
+        Ok(())
+    }
+
+    /// Ends the pod of that name, if it came over MQTT, and removes what came with it.
+    pub(super) fn withdraw(&mut self, key: &PodKey) {
+        self.desired.delete(key, &Source::Mqtt, None);
+        self.take_remote_data(key, vec![]);
+    }
+
+    /// Ends a pod's modules and starts them again; its volumes stay.
+    pub(super) fn restart(&mut self, key: &PodKey) -> Result<(), super::Refusal> {
+        if self.desired.restart(key) { Ok(()) } else { Err(super::Refusal::NotFound) }
+    }
+
+    /// The same pod under a newer intent: what is shown of it changes, and nothing else.
+    fn show_again(&mut self, accepted: Accepted) {
+        if let Some(worker) = self.worker(&accepted.pod.uid) {
+            worker.published.set_metadata(&accepted.object.metadata);
+        }
+        self.desired.amend(accepted);
+    }
+
+    fn check_names(&self, release: &Release, remote: &Remote) -> Result<(), Refusal> {
+        let key = &release.key;
+        if let Some(owner) = self.desired.owner(key).filter(|owner| **owner != Source::Mqtt) {
+            return Err(conflicts(&SourceConflict {
+                key: key.clone(),
+                owner: owner.clone(),
+                refused: Source::Mqtt,
+            }));
+        }
+        if self.desired.len() >= PODS_MAX && self.desired.get(key).is_none() {
+            let text = format!("the node has {PODS_MAX} pods, and takes no more");
+            return Err(Refusal::new(Reason::TooManyPods, text));
+        }
+        for object in &remote.data {
+            let name = object.key();
+            let (kind, namespace) = (name.kind.as_str(), &name.namespace);
+            let owner = match (self.data_owners.get(&name), self.remote_data.get(&name)) {
+                (Some(owner), _) if *owner != Source::Mqtt => owner.to_string(),
+                (Some(_), Some(pod)) if pod != key => format!("the intent of pod {pod}"),
+                _ if self.has_no_room_for(&name) => {
+                    return Err(Refusal::new(Reason::TooManyPods, NO_ROOM));
+                }
+                _ => continue,
+            };
+            let text = format!("{kind} {namespace}/{} already comes from {owner}", name.name);
+            return Err(Refusal::new(Reason::SourceConflict, text));
+        }
+        Ok(())
+    }
+
+    /// Makes these the ConfigMaps that came with a pod, in place of those before.
+    fn take_remote_data(&mut self, pod: &PodKey, data: Vec<BoardObject>) {
+        let kept: BTreeSet<ObjectKey> = data.iter().map(BoardObject::key).collect();
+        let theirs = self.remote_data.iter().filter(|(_, owner)| *owner == pod);
+        let gone: Vec<ObjectKey> =
+            theirs.map(|(name, _)| name.clone()).filter(|name| !kept.contains(name)).collect();
+        for name in gone {
+            self.remote_data.remove(&name);
+            self.data_owners.remove(&name);
+            self.board().remove(&name, None);
+            self.data_changed(&name.namespace);
+        }
+        for object in data {
+            self.remote_data.insert(object.key(), pod.clone());
+            self.take_data(object, &Source::Mqtt);
+        }
+    }
+
+    fn read_release(&self, release: &Release) -> Result<Remote, Refusal> {
+        let Some(text) = release.intent.manifest.as_ref().map(Manifest::text) else {
+            return Err(Refusal::new(Reason::Malformed, "it has no manifest"));
+        };
+        let parsed = manifest::parse(text.as_bytes(), FieldValidation::Strict);
+        let mut causes: Vec<Cause> = parsed.errors.iter().map(Cause::from).collect();
+        let (mut pods, mut data, mut warnings) = (vec![], vec![], vec![]);
+        // Rejected ones are looked at as well: their author should see all that is wrong at once.
+        let usable = parsed.documents.into_iter().map(|d| d.object);
+        for mut object in usable.chain(parsed.rejected.into_iter().map(|d| d.object)) {
+            object
+                .metadata_mut()
+                .namespace
+                .get_or_insert_with(|| release.key.namespace.to_string());
+            if let Object::Pod(pod) = object {
+                pods.push(*pod);
+                continue;
+            }
+            match self.remote_object(object, release) {
+                Ok((object, warned)) => {
+                    data.push(object);
+                    warnings.extend(warned);
+                }
+                Err(wrong) => causes.extend(wrong),
+            }
+        }
+        let pod = match <[_; 1]>::try_from(pods) {
+            Ok([pod]) => self.remote_pod(pod, release).map_err(|wrong| causes.extend(wrong)).ok(),
+            Err(pods) => {
+                let message = format!("must hold exactly one Pod, and holds {}", pods.len());
+                causes.push(Cause::invalid("manifest", message));
+                None
+            }
+        };
+        match pod {
+            Some((pod, warned)) if causes.is_empty() => {
+                warnings.extend(warned);
+                Ok(Remote { pod, data, warnings })
+            }
+            Some(_) | None => Err(Refusal::of(Reason::Invalid, causes)),
+        }
+    }
+
+    fn remote_object(
+        &self,
+        object: Object,
+        release: &Release,
+    ) -> Result<(BoardObject, Vec<String>), Vec<Cause>> {
+        let kind = object.kind();
+        if object.namespace() != &*release.key.namespace {
+            let message = format!("{kind} {} must be in the pod's namespace", object.name());
+            return Err(vec![Cause::invalid("metadata.namespace", message)]);
+        }
+        // A Secret in clear would stand in the broker's files.
+        if !matches!(object, Object::ConfigMap(_)) {
+            let message = format!(
+                "{kind}: only a Pod and its ConfigMaps; Secrets arrive sealed, in `secrets`"
+            );
+            return Err(vec![Cause::new("FieldValueNotSupported", "kind", message)]);
+        }
+        let (offer, warnings) = offer(object, &Source::Mqtt, &self.node.node.name)
+            .map_err(|errors| errors.iter().map(Cause::from).collect::<Vec<_>>())?;
+        match offer {
+            Offer::Data(object) => Ok((object, warnings)),
+            Offer::Pod(_) => Err(vec![]),
+        }
+    }
+
+    fn remote_pod(
+        &self,
+        mut pod: k8s_openapi::api::core::v1::Pod,
+        release: &Release,
+    ) -> Result<(Accepted, Vec<String>), Vec<Cause>> {
+        let mut causes = vec![];
+        let meta = &mut pod.metadata;
+        for (field, found, wanted) in [
+            ("metadata.namespace", &meta.namespace, &release.key.namespace),
+            ("metadata.name", &meta.name, &release.key.name),
+        ] {
+            if found.as_deref() != Some(wanted) {
+                causes.push(Cause::invalid(field, format!("must be {wanted:?}, as in the intent")));
+            }
+        }
+        meta.generation = i64::try_from(release.revision.version.generation).ok();
+        manifest::default::pod(&mut pod);
+        let uid = PodUid::new(&release.intent.uid);
+        match pod_offer(pod, uid, &Source::Mqtt, &self.node.node.name) {
+            Ok((mut accepted, warnings)) => {
+                let mut lowered = (*accepted.pod).clone();
+                pin(&mut lowered, &release.intent.artifacts, &mut causes);
+                accepted.pod = Arc::new(lowered);
+                let annotations = Arc::make_mut(&mut accepted.object)
+                    .metadata
+                    .annotations
+                    .get_or_insert_default();
+                annotations
+                    .insert("kubernetes.io/config.source".into(), Source::Mqtt.as_str().into());
+                annotations.insert(INTENT_ANNOTATION.into(), release.revision.digest.hex());
+                if causes.is_empty() { Ok((accepted, warnings)) } else { Err(causes) }
+            }
+            Err(errors) => {
+                causes.extend(errors.iter().map(Cause::from));
+                Err(causes)
+            }
+        }
+    }
+}
+
+/// Makes each container run exactly the content that the intent names for its image.
+fn pin(pod: &mut Pod, artifacts: &[Artifact], causes: &mut Vec<Cause>) {
+    let lists = [("initContainers", &mut pod.init_containers), ("containers", &mut pod.containers)];
+    for (list, containers) in lists {
+        for (index, container) in containers.iter_mut().enumerate() {
+            if let Err(message) = pin_container(container, artifacts) {
+                let path = format!("spec.{list}[{index}].image");
+                causes.push(Cause::invalid(&path, message));
+            }
+        }
+    }
+}
+
+fn pin_container(container: &mut Container, artifacts: &[Artifact]) -> Result<(), String> {
+    let text = container.image.text();
+    if let Some(artifact) = artifacts.iter().find(|artifact| artifact.image == text) {
+        container.image = ImageRef::Digest { text: text.into(), hex: artifact.digest.hex().into() };
+        return Ok(());
+    }
+    match &container.image {
+        ImageRef::Digest { .. } => Ok(()),
+        ImageRef::Named { .. } | ImageRef::File { .. } => Err(format!(
+            "{text:?} is none of the intent's artifacts and has no digest: what it is could change"
+        )),
+    }
+}
+
+fn conflicts(conflict: &SourceConflict) -> Refusal {
+    Refusal::new(Reason::SourceConflict, conflict.to_string())
+}
