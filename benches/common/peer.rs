@@ -66,7 +66,7 @@ impl Peer {
     /// If the engine or the module cannot be had.
     #[allow(clippy::disallowed_methods, reason = "the peer is what podling is compared with")]
     pub fn new(module: &std::path::Path, threads: usize, code: Code) -> anyhow::Result<Self> {
-        let settings = EngineSettings::choose(&Machine::probe(), Backend::Auto, false);
+        let settings = EngineSettings::choose(&Machine::probe(), Backend::Auto);
         let engine = match code {
             Code::AsPodling => settings.compiler()?,
             Code::WithoutEpochs => Engine::new(&without_epochs(&settings)?)?,
@@ -153,6 +153,7 @@ fn without_epochs(settings: &EngineSettings) -> wasmtime::Result<Config> {
         .memory_reservation_for_growth(settings.growth)
         .relaxed_simd_deterministic(true)
         .wasm_memory64(false)
-        .wasm_component_model_async(true);
+        .concurrency_support(settings.tasks)
+        .wasm_component_model_async(settings.tasks);
     Ok(config)
 }

@@ -46,7 +46,7 @@ pub(crate) struct Profile {
 impl Profile {
     pub(crate) fn new(settings: EngineSettings) -> wasmtime::Result<Self> {
         let engine = settings.engine()?;
-        let linkers = Linkers::new(&engine)?;
+        let linkers = Linkers::new(&engine, settings.tasks)?;
         Ok(Self { mark: settings.mark(), settings, engine, linkers })
     }
 }
@@ -103,6 +103,8 @@ pub(crate) enum LoadError {
     Unusable(String),
     /// The file is fine, the module is not.
     Module(PrepareError),
+    /// The module uses tasks of the component model, and this engine has none.
+    NeedsTasks,
 }
 
 impl From<PrepareError> for LoadError {
@@ -164,14 +166,18 @@ fn core_command(profile: &Profile, module: &Module) -> Result<Command, PrepareEr
     })
 }
 
-fn component_work(profile: &Profile, component: &Component) -> Result<Work, PrepareError> {
+fn component_work(profile: &Profile, component: &Component) -> Result<Work, LoadError> {
     let ty = component.component_type();
-    let imports = ty.imports(&profile.engine).map(|(name, _)| name.to_owned());
-    let missing: Vec<_> = imports.filter(|name| !offers(name)).collect();
+    let imports: Vec<_> = ty.imports(&profile.engine).map(|(name, _)| name.to_owned()).collect();
+    let missing: Vec<_> = imports.iter().filter(|name| !offers(name)).cloned().collect();
     let exports: Vec<_> = ty.exports(&profile.engine).map(|(name, _)| name.to_owned()).collect();
     let world = world(&exports)?;
     if !missing.is_empty() {
-        return Err(PrepareError::MissingImports { imports: missing });
+        return Err(PrepareError::MissingImports { imports: missing }.into());
+    }
+    let new = |name: &String| name.contains("@0.3.");
+    if !profile.settings.tasks && (!matches!(world, World::Run2) || imports.iter().any(new)) {
+        return Err(LoadError::NeedsTasks);
     }
     let fits = |error: wasmtime::Error| refusal(Vec::new(), &error);
     let instance = profile.linkers.component.instantiate_pre(component).map_err(fits)?;
@@ -191,7 +197,7 @@ fn component_work(profile: &Profile, component: &Component) -> Result<Work, Prep
             http3::bindings::ServicePre::new(instance).map(|pre| Work::Handler(ProxyPre::P3(pre)))
         }
     }
-    .map_err(not_a_command)
+    .map_err(|error| not_a_command(error).into())
 }
 
 enum World {

@@ -37,6 +37,9 @@ const TIME_BASE: Duration = Duration::from_secs(60);
 /// … and for each megabyte on top: a fast core takes one second, a slow one six, and it runs at the lowest priority.
 const TIME_PER_MB: Duration = Duration::from_secs(30);
 
+/// Bytes of a module looked at at once.
+const SNIFF_BYTES: u64 = 64 << 10;
+
 /// What is kept of the child's words.
 const WORDS_MAX: u64 = 4096;
 
@@ -205,25 +208,58 @@ fn verdict(failure: Failure, module: &ModuleFile) -> PrepareError {
     }
 }
 
+/// What a module's file says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sniffed {
+    pub(crate) bytes: u64,
+    pub(crate) component: bool,
+    /// It seems to use tasks of the component model.
+    pub(crate) tasks: bool,
+}
+
 /// A look at the module's beginning, so that no process is started for what is plainly none. Returns its size.
-pub(crate) fn sniff(path: &Path) -> Result<u64, PrepareError> {
+pub(crate) fn sniff(path: &Path) -> Result<Sniffed, PrepareError> {
     let failed = |source| PrepareError::Read { path: path.to_owned(), source };
-    let file = std::fs::File::open(path).map_err(failed)?;
+    let mut file = std::fs::File::open(path).map_err(failed)?;
     let bytes = file.metadata().map_err(failed)?.len();
     if bytes > MODULE_BYTES_MAX {
         return Err(PrepareError::TooBig { bytes, limit: MODULE_BYTES_MAX });
     }
     let mut begin = Vec::new();
-    file.take(16).read_to_end(&mut begin).map_err(failed)?;
+    file.by_ref().take(16).read_to_end(&mut begin).map_err(failed)?;
     let magic = b"\0asm";
     if begin.starts_with(magic) && begin.len() >= 8 {
-        return Ok(bytes);
+        // The fifth byte tells them apart: core modules are version 1, components have a layer.
+        let component = begin[4..8] != [1, 0, 0, 0];
+        let tasks = component && knows_tasks(file).map_err(failed)?;
+        return Ok(Sniffed { bytes, component, tasks });
     }
     if !begin.is_empty() && (begin.starts_with(magic) || magic.starts_with(&begin)) {
         let message = format!("it has only {} bytes", begin.len());
         return Err(PrepareError::Truncated { message });
     }
     Err(PrepareError::NotWasm { begins: show(&begin) })
+}
+
+/// Whether a component uses tasks, from the names it contains: everything but a command of WASI 0.2 that says nothing of 0.3. A guess, which
+/// costs time where it is wrong; what the component exports decides in the end.
+fn knows_tasks(mut file: impl std::io::Read) -> std::io::Result<bool> {
+    const COMMAND: &[u8] = b"wasi:cli/run@0.2.";
+    const NEW: &[u8] = b"@0.3.";
+    let (mut window, mut is_command) = (Vec::new(), false);
+    loop {
+        // What is left of the last piece may hold the beginning of a name.
+        let kept = window.len().min(COMMAND.len() - 1);
+        window.drain(..window.len() - kept);
+        if file.by_ref().take(SNIFF_BYTES).read_to_end(&mut window)? == 0 {
+            return Ok(!is_command);
+        }
+        let has = |name: &[u8]| window.windows(name.len()).any(|piece| piece == name);
+        if has(NEW) {
+            return Ok(true);
+        }
+        is_command = is_command || has(COMMAND);
+    }
 }
 
 /// The first bytes of something, as a person recognises them.
@@ -267,6 +303,24 @@ mod test {
             sniffed(b"\0asm\x01\0"),
             "the WebAssembly module is cut off: it has only 6 bytes"
         );
+    }
+
+    #[test]
+    fn only_commands_of_the_old_kind_go_without_tasks() {
+        let far = " ".repeat(usize::try_from(SNIFF_BYTES).unwrap() - 20);
+        for (names, tasks) in [
+            ("wasi:cli/run@0.2.6", false),
+            ("wasi:cli/run@0.2.6 wasi:http/outgoing-handler@0.2.6", false),
+            ("wasi:cli/run@0.3.0", true),
+            ("wasi:cli/run@0.2.6 wasi:clocks/monotonic-clock@0.3.0", true),
+            ("wasi:http/incoming-handler@0.2.6", true),
+            ("", true),
+        ] {
+            for before in ["", &far] {
+                let found = knows_tasks(format!("{before}{names} and so on").as_bytes()).unwrap();
+                assert_eq!(found, tasks, "{} + {names}", before.len());
+            }
+        }
     }
 
     #[test]

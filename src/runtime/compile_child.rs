@@ -195,6 +195,7 @@ mod test {
                 guard: 2,
                 growth: 3,
                 fuel: true,
+                tasks: false,
             },
             sha256: "ab".into(),
             memory: 5,

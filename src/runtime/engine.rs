@@ -54,6 +54,9 @@ pub struct EngineSettings {
     pub growth: u64,
     /// Count instructions. Costs 10–30 %, so only modules with a fuel limit are compiled so.
     pub fuel: bool,
+    /// Tasks of the component model, which WASI 0.3 is made of. Makes each host call of a component a third dearer, so only those
+    /// that know of them are compiled so.
+    pub tasks: bool,
 }
 
 impl EngineSettings {
@@ -64,7 +67,7 @@ impl EngineSettings {
     /// wasmtime itself has it there. Under a small `ulimit -v` 4 MiB: a handful of modules would have used it up with nothing in them.
     /// A memory that outgrows its reservation moves, which costs a copy and nothing else.
     #[must_use]
-    pub fn choose(machine: &Machine, backend: Backend, fuel: bool) -> Self {
+    pub fn choose(machine: &Machine, backend: Backend) -> Self {
         let wide = machine.address_bits >= 47
             && machine.address_space_limit.is_none()
             && !machine.strict_overcommit
@@ -79,20 +82,16 @@ impl EngineSettings {
         } else {
             (10 << 20, 64 << 10, 1 << 20)
         };
-        Self { target: target(backend).to_owned(), reservation, guard, growth, fuel }
-    }
-
-    /// The same machine's settings with and without counting.
-    #[must_use]
-    pub fn with_fuel(&self, fuel: bool) -> Self {
-        Self { fuel, ..self.clone() }
+        let target = target(backend).to_owned();
+        Self { target, reservation, guard, growth, fuel: false, tasks: false }
     }
 
     /// One line that says everything; [`EngineSettings::parse`] reads it back.
     #[must_use]
     pub fn to_line(&self) -> String {
-        let Self { target, reservation, guard, growth, fuel } = self;
-        format!("{target},{reservation},{guard},{growth},{}", u8::from(*fuel))
+        let Self { target, reservation, guard, growth, fuel, tasks } = self;
+        let (fuel, tasks) = (u8::from(*fuel), u8::from(*tasks));
+        format!("{target},{reservation},{guard},{growth},{fuel},{tasks}")
     }
 
     /// Reads what [`EngineSettings::to_line`] wrote.
@@ -104,11 +103,8 @@ impl EngineSettings {
             reservation: parts.next()?.parse().ok()?,
             guard: parts.next()?.parse().ok()?,
             growth: parts.next()?.parse().ok()?,
-            fuel: match parts.next()? {
-                "0" => false,
-                "1" => true,
-                _ => return None,
-            },
+            fuel: flag(parts.next()?)?,
+            tasks: flag(parts.next()?)?,
         };
         parts.next().is_none().then_some(settings)
     }
@@ -173,7 +169,8 @@ impl EngineSettings {
             .relaxed_simd_deterministic(true)
             // No guest toolchain makes 64-bit memories for WASI yet, and they need bounds checks we do not measure.
             .wasm_memory64(false)
-            .wasm_component_model_async(true);
+            .concurrency_support(self.tasks)
+            .wasm_component_model_async(self.tasks);
         Ok(config)
     }
 }
@@ -182,13 +179,22 @@ impl fmt::Display for EngineSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} for {}, {} MiB reserved per memory with {} KiB of guard{}",
+            "{} for {}, {} MiB reserved per memory with {} KiB of guard{}{}",
             if self.is_pulley() { "interpreter" } else { "native code" },
             self.target,
             self.reservation >> 20,
             self.guard >> 10,
-            if self.fuel { ", counting fuel" } else { "" }
+            if self.fuel { ", counting fuel" } else { "" },
+            if self.tasks { ", with tasks" } else { "" }
         )
+    }
+}
+
+fn flag(text: &str) -> Option<bool> {
+    match text {
+        "0" => Some(false),
+        "1" => Some(true),
+        _ => None,
     }
 }
 
@@ -236,9 +242,8 @@ mod test {
 
     #[test]
     fn memories_are_reserved_whole_only_where_there_is_room() {
-        let reserved = |machine: Machine| {
-            EngineSettings::choose(&machine, Backend::Auto, false).reservation >> 20
-        };
+        let reserved =
+            |machine: Machine| EngineSettings::choose(&machine, Backend::Auto).reservation >> 20;
         assert_eq!(reserved(DESKTOP), 4096);
         assert_eq!(reserved(Machine { address_bits: 39, ..DESKTOP }), 64);
         assert_eq!(reserved(Machine { address_space_limit: Some(512 << 20), ..DESKTOP }), 4);
@@ -250,21 +255,27 @@ mod test {
 
     #[test]
     fn settings_survive_the_way_to_the_compile_child() {
-        let settings = EngineSettings::choose(&DESKTOP, Backend::Pulley, true);
-        assert_eq!(EngineSettings::parse(&settings.to_line()), Some(settings.clone()));
-        for broken in ["", "pulley64", "pulley64,1,2,3", "pulley64,1,2,3,2", "pulley64,1,2,3,0,9"] {
+        let plain = EngineSettings::choose(&DESKTOP, Backend::Pulley);
+        for (fuel, tasks) in [(false, false), (true, false), (false, true)] {
+            let settings = EngineSettings { fuel, tasks, ..plain.clone() };
+            assert_eq!(EngineSettings::parse(&settings.to_line()), Some(settings));
+        }
+        for broken in
+            ["", "pulley64", "pulley64,1,2,3,0", "pulley64,1,2,3,2,0", "pulley64,1,2,3,0,1,9"]
+        {
             assert_eq!(EngineSettings::parse(broken), None, "{broken}");
         }
     }
 
     #[test]
     fn every_setting_is_part_of_the_mark() {
-        let base = EngineSettings::choose(&DESKTOP, Backend::Auto, false);
+        let base = EngineSettings::choose(&DESKTOP, Backend::Auto);
         let others = [
-            base.with_fuel(true),
+            EngineSettings { fuel: true, ..base.clone() },
+            EngineSettings { tasks: true, ..base.clone() },
             EngineSettings { guard: base.guard + 1, ..base.clone() },
             EngineSettings { reservation: 1, ..base.clone() },
-            EngineSettings::choose(&DESKTOP, Backend::Pulley, false),
+            EngineSettings::choose(&DESKTOP, Backend::Pulley),
         ];
         for other in &others {
             assert_ne!(other.mark(), base.mark(), "{other}");
@@ -276,8 +287,9 @@ mod test {
     fn every_profile_makes_an_engine_here() {
         for machine in [DESKTOP, Machine { address_bits: 39, ..DESKTOP }] {
             for backend in [Backend::Auto, Backend::Pulley] {
-                for fuel in [false, true] {
-                    let settings = EngineSettings::choose(&machine, backend, fuel);
+                for (fuel, tasks) in [(false, false), (true, false), (false, true), (true, true)] {
+                    let settings = EngineSettings::choose(&machine, backend);
+                    let settings = EngineSettings { fuel, tasks, ..settings };
                     settings.engine().unwrap();
                     #[cfg(feature = "compiler")]
                     settings.compiler().unwrap();

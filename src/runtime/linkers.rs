@@ -100,20 +100,25 @@ pub(crate) struct Linkers {
 }
 
 impl Linkers {
-    /// Links everything for `engine`.
+    /// Links everything for `engine`; WASI 0.3 only where it has `tasks`.
     ///
     /// # Errors
     /// wasmtime's, if something is linked twice.
-    pub(crate) fn new(engine: &Engine) -> wasmtime::Result<Self> {
+    pub(crate) fn new(engine: &Engine, tasks: bool) -> wasmtime::Result<Self> {
         let mut component = component::Linker::new(engine);
-        for (_, link) in WASI_0_2.iter().chain(WASI_0_3) {
+        for (_, link) in WASI_0_2 {
             link(&mut component)?;
         }
         sockets::add_to_linker_p2(&mut component)?;
-        sockets::add_to_linker_p3(&mut component)?;
         http::add_to_linker_p2(&mut component)?;
-        http::add_to_linker_p3(&mut component)?;
         lifecycle::add_to_linker(&mut component)?;
+        if tasks {
+            for (_, link) in WASI_0_3 {
+                link(&mut component)?;
+            }
+            sockets::add_to_linker_p3(&mut component)?;
+            http::add_to_linker_p3(&mut component)?;
+        }
 
         let mut core = wasmtime::Linker::new(engine);
         p1::add_to_linker_async(&mut core, Guest::wasi_p1)?;
@@ -195,6 +200,7 @@ mod test {
 
     #[test]
     fn everything_links_once() {
-        Linkers::new(&Engine::default()).unwrap();
+        Linkers::new(&Engine::default(), true).unwrap();
+        Linkers::new(&Engine::default(), false).unwrap();
     }
 }

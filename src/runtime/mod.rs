@@ -28,6 +28,7 @@ mod linkers;
 mod machine;
 mod meter;
 mod prepare;
+mod profiles;
 mod run;
 mod sched;
 mod serve;

@@ -19,9 +19,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use tokio::sync::Semaphore;
 
-use super::artifact::{Artifact, LoadError, Loaded, Profile, load};
+use super::artifact::{Artifact, LoadError, Loaded, load};
 use super::cache::{Cache, hex};
-use super::compile::{Compiler, sniff};
+use super::compile::{Compiler, Turn, sniff};
+use super::profiles::{Needs, Profiles};
 use super::{CacheError, ModuleFile, PrepareError};
 
 /// Artifacts kept although nothing runs them: the next restart then starts at once. Their code is mapped from a file, so
@@ -39,8 +40,7 @@ type Key = ([u8; 32], bool);
 
 /// All prepared modules.
 pub(crate) struct Library {
-    plain: Arc<Profile>,
-    fuel: Arc<Profile>,
+    profiles: Profiles,
     cache: Arc<Cache>,
     compiler: Compiler,
     loads: Semaphore,
@@ -57,7 +57,7 @@ struct Shelf {
 impl std::fmt::Debug for Library {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Library")
-            .field("settings", &self.plain.settings)
+            .field("profiles", &self.profiles)
             .field("cache", &self.cache)
             .field("compiler", &self.compiler)
             .finish_non_exhaustive()
@@ -65,10 +65,9 @@ impl std::fmt::Debug for Library {
 }
 
 impl Library {
-    pub(crate) fn new(plain: Profile, fuel: Profile, cache: Cache, compiler: Compiler) -> Self {
+    pub(crate) fn new(profiles: Profiles, cache: Cache, compiler: Compiler) -> Self {
         Self {
-            plain: Arc::new(plain),
-            fuel: Arc::new(fuel),
+            profiles,
             cache: Arc::new(cache),
             compiler,
             loads: Semaphore::new(LOADS_AT_ONCE),
@@ -78,10 +77,6 @@ impl Library {
 
     pub(crate) fn hold_compiles(&self, hold: bool) {
         self.compiler.hold(hold);
-    }
-
-    fn profile(&self, fuel: bool) -> &Arc<Profile> {
-        if fuel { &self.fuel } else { &self.plain }
     }
 
     pub(crate) async fn prepare(
@@ -97,15 +92,18 @@ impl Library {
         if let Some(known) = self.known(&key)? {
             return Ok(known);
         }
-        if let Some(artifact) = self.on_disk(&module, fuel).await? {
-            return Ok(artifact);
+        for tasks in [false, true] {
+            if let Some(artifact) = self.on_disk(&module, Needs { fuel, tasks }).await? {
+                return Ok(artifact);
+            }
         }
         drop(load);
         let path = module.path.clone();
         let sniffed = blocking(move || sniff(&path)).await?;
-        let size = sniffed.map_err(|error| self.refuse(key, error))?;
+        let sniffed = sniffed.map_err(|error| self.refuse(key, error))?;
+        let needs = Needs { fuel, tasks: sniffed.tasks };
         if !cfg!(feature = "compiler") {
-            let mark = self.profile(fuel).mark.clone();
+            let mark = self.profiles.mark(needs);
             return Err(PrepareError::NoCompiler { digest: hex(&module.sha256), mark });
         }
         let turn = self.compiler.turn().await?;
@@ -113,21 +111,44 @@ impl Library {
         if let Some(known) = self.known(&key)? {
             return Ok(known);
         }
-        let temporary = self.cache.temporary()?;
-        let settings = &self.profile(fuel).settings;
-        let compiled = self.compiler.compile(settings, &module, size, temporary.path(), &turn);
-        compiled.await.map_err(|error| self.refuse(key, error))?;
+        let mut made = self.make(&module, needs, sniffed.bytes, &turn).await;
+        if let Err(error) = &made
+            && error.is_modules_fault()
+            && sniffed.component
+            && !needs.tasks
+        {
+            // It does not look like it, and uses tasks after all; if that was not it, the second verdict is the same.
+            made = self.make(&module, Needs { fuel, tasks: true }, sniffed.bytes, &turn).await;
+        }
+        made.map_err(|error| self.refuse(key, error))
+    }
 
+    /// Compiles, keeps and loads.
+    async fn make(
+        &self,
+        module: &ModuleFile,
+        needs: Needs,
+        size: u64,
+        turn: &Turn<'_>,
+    ) -> Result<Artifact, PrepareError> {
+        let temporary = self.cache.temporary()?;
+        let settings = self.profiles.settings(needs);
+        self.compiler.compile(&settings, module, size, temporary.path(), turn).await?;
         let (cache, shelf) = (Arc::clone(&self.cache), Arc::clone(&self.shelf));
-        let (digest, mark) = (hex(&module.sha256), self.profile(fuel).mark.clone());
+        let (digest, mark) = (hex(&module.sha256), settings.mark());
         let in_use = move |digest: &str, mark: &str| lock(&shelf).in_use(digest, mark);
         let file = blocking(move || cache.keep(&temporary, &digest, &mark, &in_use)).await??;
-        match self.load(&module, fuel, file).await? {
+        match self.load(module, needs, file).await? {
             Ok(artifact) => Ok(artifact),
-            Err(LoadError::Module(error)) => Err(self.refuse(key, error)),
+            Err(LoadError::Module(error)) => Err(error),
+            Err(LoadError::NeedsTasks) => {
+                self.cache.discard(&hex(&module.sha256), &settings.mark());
+                let message = "it uses tasks of the component model".to_owned();
+                Err(PrepareError::Incompatible { message })
+            }
             Err(LoadError::Unusable(message)) => {
                 // The compile command is another version of this program.
-                self.cache.discard(&hex(&module.sha256), &self.profile(fuel).mark);
+                self.cache.discard(&hex(&module.sha256), &settings.mark());
                 Err(PrepareError::ChildFailed { status: "unusable output".into(), message })
             }
         }
@@ -150,18 +171,19 @@ impl Library {
     async fn on_disk(
         &self,
         module: &ModuleFile,
-        fuel: bool,
+        needs: Needs,
     ) -> Result<Option<Artifact>, PrepareError> {
         let (cache, digest) = (Arc::clone(&self.cache), hex(&module.sha256));
-        let mark = self.profile(fuel).mark.clone();
+        let mark = self.profiles.mark(needs);
         let found: Result<_, CacheError> = blocking(move || cache.find(&digest, &mark)).await?;
         let Some(file) = found? else { return Ok(None) };
-        match self.load(module, fuel, file).await? {
+        match self.load(module, needs, file).await? {
             Ok(artifact) => Ok(Some(artifact)),
-            Err(LoadError::Module(error)) => Err(self.refuse((module.sha256, fuel), error)),
+            Err(LoadError::Module(error)) => Err(self.refuse((module.sha256, needs.fuel), error)),
+            Err(LoadError::NeedsTasks) => Ok(None),
             Err(LoadError::Unusable(why)) => {
                 tracing::warn!(module = hex(&module.sha256), why, "discarded a compiled module");
-                self.cache.discard(&hex(&module.sha256), &self.profile(fuel).mark);
+                self.cache.discard(&hex(&module.sha256), &self.profiles.mark(needs));
                 Ok(None)
             }
         }
@@ -170,12 +192,12 @@ impl Library {
     async fn load(
         &self,
         module: &ModuleFile,
-        fuel: bool,
+        needs: Needs,
         file: File,
     ) -> Result<Result<Artifact, LoadError>, PrepareError> {
-        let (profile, sha256) = (Arc::clone(self.profile(fuel)), module.sha256);
+        let (profile, sha256) = (self.profiles.get(needs)?, module.sha256);
         let loaded = blocking(move || load(&profile, sha256, &file)).await?;
-        Ok(loaded.map(|artifact| lock(&self.shelf).put((sha256, fuel), artifact)))
+        Ok(loaded.map(|artifact| lock(&self.shelf).put((sha256, needs.fuel), artifact)))
     }
 
     /// Remembers a module that is no good; hands the error on.

@@ -18,13 +18,14 @@ use futures_util::FutureExt as _;
 use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 
-use super::artifact::{Profile, Work};
+use super::artifact::Work;
 use super::cache::Cache;
 use super::compile::Compiler;
 use super::guest::{Guest, GuestPlan, join};
 use super::instance::{self, Fuel};
 use super::meter::{Metered, Outcome};
 use super::prepare::Library;
+use super::profiles::Profiles;
 use super::run::{Account, End, RunControl, RunExit, RunHandle, Shared};
 use super::sched::{Epochs, Scheduler, Spawner};
 use super::serve;
@@ -94,16 +95,14 @@ impl Live {
 impl Inner {
     pub(crate) fn new(config: RuntimeConfig) -> Result<Self, RuntimeStartError> {
         let machine = Machine::probe();
-        let settings = EngineSettings::choose(&machine, config.backend, false);
-        let profile = |fuel| {
-            let settings = settings.with_fuel(fuel);
-            let text = settings.to_string();
-            Profile::new(settings).map_err(|error| RuntimeStartError::Engine {
-                settings: text,
+        let settings = EngineSettings::choose(&machine, config.backend);
+        let epochs = Epochs::default();
+        let profiles = Profiles::new(settings.clone(), epochs.clone()).map_err(|error| {
+            RuntimeStartError::Engine {
+                settings: settings.to_string(),
                 source: error.into_boxed_dyn_error(),
-            })
-        };
-        let (plain, fuel) = (profile(false)?, profile(true)?);
+            }
+        })?;
         let cache = Cache::open(&config.cache_dir, config.cache_bytes_max)?;
         let guest_threads = config.guest_threads.unwrap_or(machine.cores.max(2)).max(1);
         let threads = |source| RuntimeStartError::Threads { source };
@@ -115,12 +114,11 @@ impl Inner {
             .enable_all()
             .build()
             .map_err(threads)?;
-        let epochs = Epochs::new(&[&plain.engine, &fuel.engine]);
         let scheduler = Scheduler::start(guest_threads, io.handle(), epochs).map_err(threads)?;
         let compiler = cfg!(feature = "compiler");
         Ok(Self {
             report: EngineReport { machine, settings, guest_threads, compiler },
-            library: Library::new(plain, fuel, cache, Compiler::new(config.compile)),
+            library: Library::new(profiles, cache, Compiler::new(config.compile)),
             guests: scheduler.spawner(),
             live: Arc::new(Live { runs: Mutex::default(), count: watch::Sender::new(0) }),
             closed: AtomicBool::new(false),

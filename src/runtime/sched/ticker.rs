@@ -13,7 +13,7 @@
 //! list. One of them sees the other.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, Weak};
 use std::thread::{JoinHandle, Thread};
 use std::time::Duration;
 
@@ -40,19 +40,21 @@ pub(crate) struct Epochs(Arc<Turns>);
 
 #[derive(Default)]
 struct Turns {
-    engines: Vec<EngineWeak>,
+    /// As many as there are ways to compile (`profiles.rs`).
+    engines: RwLock<Vec<EngineWeak>>,
     count: AtomicU64,
 }
 
 impl Epochs {
-    pub(crate) fn new(engines: &[&Engine]) -> Self {
-        let engines = engines.iter().map(|engine| engine.weak()).collect();
-        Self(Arc::new(Turns { engines, count: AtomicU64::new(0) }))
+    /// From now on `engine` turns too.
+    pub(crate) fn add(&self, engine: &Engine) {
+        self.0.engines.write().unwrap_or_else(PoisonError::into_inner).push(engine.weak());
     }
 
     /// Makes every guest that runs look up.
     pub(crate) fn turn(&self) {
-        for engine in &self.0.engines {
+        let engines = self.0.engines.read().unwrap_or_else(PoisonError::into_inner);
+        for engine in engines.iter() {
             if let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();
             }

@@ -25,6 +25,28 @@ async fn clones_of_a_module_share_its_code() {
 }
 
 #[tokio::test]
+async fn a_command_of_the_old_kind_may_use_tasks_nevertheless() {
+    let artifact = prepare_text(
+        r#"(component
+             (type $t (future u8))
+             (core func $new (canon future.new $t))
+             (core module $m (import "" "new" (func $new (result i64)))
+               (func (export "run") (result i32) (drop (call $new)) i32.const 0))
+             (core instance $i (instantiate $m (with "" (instance (export "new" (func $new))))))
+             (func $f (result (result)) (canon lift (core func $i "run")))
+             (instance $run (export "run" (func $f)))
+             (export "wasi:cli/run@0.2.0" (instance $run)))"#,
+        false,
+    );
+    let artifact = artifact.await.unwrap();
+    assert!(artifact.0.profile.settings.tasks);
+    assert_eq!(artifact.kind(), ModuleKind::ComponentP2);
+    assert_eq!(Trial::new(artifact, &[]).finish().await.0, Exit::Code(0));
+    assert!(!prepare("hello", false).await.0.profile.settings.tasks);
+    assert!(prepare("handler", false).await.0.profile.settings.tasks);
+}
+
+#[tokio::test]
 async fn bad_modules_are_refused_in_words() {
     let refusal = async |bytes: &[u8]| {
         let error = prepare_bytes(bytes, false).await.unwrap_err();
