@@ -128,7 +128,7 @@ fn machine(facts: &Facts) -> Finding {
 }
 
 fn memories(machine: &Machine) -> Finding {
-    let settings = EngineSettings::choose(machine, Backend::Auto, false);
+    let settings = EngineSettings::choose(machine, Backend::Auto);
     let why = if settings.reservation >= 4 << 30 {
         "4 GiB of addresses for each memory: no bounds checks"
     } else if machine.address_space_limit.is_some() {
@@ -155,7 +155,7 @@ fn memories(machine: &Machine) -> Finding {
 }
 
 fn code(machine: &Machine, compiler: bool) -> Finding {
-    let settings = EngineSettings::choose(machine, Backend::Auto, false);
+    let settings = EngineSettings::choose(machine, Backend::Auto);
     let how = if settings.is_pulley() { "interpreted (Pulley)" } else { "native (Cranelift)" };
     let (level, hence) = match (compiler, settings.is_pulley()) {
         (true, false) => (Level::Ok, "modules are compiled here, once, by a child of low priority"),
