@@ -260,6 +260,11 @@ impl MemberState {
         ok
     }
 
+    /// Pays for `bytes` until the answer is dropped.
+    pub(crate) fn hold(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+        self.charge(bytes).then(|| Held { member: Arc::clone(self), bytes })
+    }
+
     /// The pod's share and the ledger's, after the member's own was taken.
     fn charge_pod(&self, bytes: usize) -> bool {
         if take_within(&self.net.buffered, bytes, self.net.limits.max_buffered) {
@@ -298,6 +303,19 @@ impl MemberState {
         for entry in entries {
             entry.abort();
         }
+    }
+}
+
+/// Bytes paid for.
+#[derive(Debug)]
+pub(crate) struct Held {
+    member: Arc<MemberState>,
+    bytes: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.member.release(self.bytes);
     }
 }
 

@@ -25,6 +25,7 @@
 
 mod addr;
 mod egress;
+pub mod faults;
 mod lease;
 mod listening;
 mod member;
@@ -65,6 +66,7 @@ pub use udp::{
 };
 
 use addr::PodAddresses;
+use faults::{Faults, Pair};
 use member::MemberState;
 use names::Names;
 use port::PortTable;
@@ -101,6 +103,8 @@ pub struct NetConfig {
     pub limits: NetLimits,
     /// Who decides about traffic that leaves the pod.
     pub egress: Arc<dyn Egress>,
+    /// Faults to order, for tests; else none.
+    pub faults: Option<Faults>,
 }
 
 impl NetConfig {
@@ -113,6 +117,7 @@ impl NetConfig {
             aliases: Vec::new(),
             limits: NetLimits::default(),
             egress: Arc::new(DenyAll),
+            faults: None,
         }
     }
 }
@@ -128,6 +133,7 @@ pub(crate) struct Net {
     names: Names,
     limits: NetLimits,
     egress: Arc<dyn Egress>,
+    faults: Option<Faults>,
     tcp_ports: Mutex<PortTable<Weak<ListenerCore>>>,
     // Every datagram looks here for its receiver, so that readers do not shut each other out.
     udp_ports: RwLock<PortTable<Weak<UdpCore>>>,
@@ -153,6 +159,7 @@ impl PodNet {
             names: Names::new(&config.host_names, config.pod_ip, &config.aliases),
             limits: config.limits,
             egress: config.egress,
+            faults: config.faults,
             tcp_ports: Mutex::new(PortTable::new()),
             udp_ports: RwLock::new(PortTable::new()),
             sockets: AtomicUsize::new(0),
@@ -235,6 +242,14 @@ impl PodNet {
 
     fn members(&self) -> Vec<Arc<MemberState>> {
         lock(&self.0.members).iter().filter_map(Weak::upgrade).collect()
+    }
+}
+
+impl Net {
+    /// Between whom faults lie on the way from here to `to`.
+    fn pair_with(&self, to: IpAddr) -> Pair {
+        let own = IpAddr::V4(self.addresses.pod_ip);
+        Pair::new(own, if self.addresses.is_local(to) { own } else { to })
     }
 }
 

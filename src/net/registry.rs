@@ -88,7 +88,7 @@ impl Entry {
             }
             Entry::Connecting(handshake) => {
                 if let Some(handshake) = handshake.upgrade() {
-                    handshake.abandon();
+                    handshake.abandon(None);
                 }
             }
             Entry::Connected(end) => {

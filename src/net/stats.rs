@@ -37,6 +37,8 @@ counters! {
     connects,
     /// TCP connections this member accepted.
     accepts,
+    /// Connections to this member's listeners that were refused or reset before it accepted them.
+    arrivals_refused,
     /// Connects of this member that nobody answered.
     connects_refused,
     /// Connects of this member that found no way, no port, or no answer in time.
@@ -59,6 +61,10 @@ counters! {
     sockets_peak,
     /// Most bytes buffered at once on this member's account.
     buffered_peak,
+    /// Most connections that waited at once to be accepted, at any one listener.
+    backlog_peak,
+    /// Most bytes that waited at once in any one datagram socket.
+    datagram_queue_peak,
 }
 
 impl Counters {
@@ -85,6 +91,7 @@ impl CounterSnapshot {
         self.tcp_bytes_received += other.tcp_bytes_received;
         self.connects += other.connects;
         self.accepts += other.accepts;
+        self.arrivals_refused += other.arrivals_refused;
         self.connects_refused += other.connects_refused;
         self.connects_failed += other.connects_failed;
         self.denied += other.denied;
@@ -96,6 +103,8 @@ impl CounterSnapshot {
         self.memory_refused += other.memory_refused;
         self.sockets_peak = self.sockets_peak.max(other.sockets_peak);
         self.buffered_peak = self.buffered_peak.max(other.buffered_peak);
+        self.backlog_peak = self.backlog_peak.max(other.backlog_peak);
+        self.datagram_queue_peak = self.datagram_queue_peak.max(other.datagram_queue_peak);
     }
 }
 

@@ -1,8 +1,9 @@
 //! A TCP connection: two pipes between two ends.
 //!
-//! Owns: what happens to both directions when one side closes, in the order POSIX gives it.
-//! Is not: how a connection comes about (`listener`, `handshake`), how it is used (`halves`), or a
-//! guest's socket object (`socket`).
+//! Owns: what happens to both directions when one side closes, in the order POSIX gives it, and who
+//! pays for what a side leaves behind.
+//! Is not: how a connection comes about (`listener`, `handshake`, `outbound`), how it is used
+//! (`halves`), or a guest's socket object (`socket`).
 //!
 //! ```text
 //!        End (client)                                End (server)
@@ -11,6 +12,9 @@
 //! ```
 //! A dropped `WriteHalf` is a FIN. A dropped `ReadHalf` throws away what comes. When both are gone,
 //! the peer's writes fail; and if bytes were never read, its reads end in a reset, as Linux has it.
+//! Money: a writer pays for its bytes under way. When its end is gone, the reader pays for those it
+//! has not read: it alone decides how long they stay. If it cannot, they are lost, and it is told
+//! by a reset.
 //! Each pipe has its own lock; an end never holds two. Wakers are woken with no lock held.
 
 use std::net::SocketAddr;
@@ -20,6 +24,7 @@ use std::task::Waker;
 
 use super::pipe::Pipe;
 use crate::net::addr::Protocol;
+use crate::net::faults::{Link, News};
 use crate::net::lease::Lease;
 use crate::net::lock;
 use crate::net::member::MemberState;
@@ -28,7 +33,7 @@ use crate::net::stats::{SocketInfo, SocketState};
 
 /// Which end opened the connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Side {
+pub(crate) enum Side {
     Client = 0,
     Server = 1,
 }
@@ -42,12 +47,19 @@ impl Side {
     }
 }
 
+/// What both ends share.
 #[derive(Debug)]
-struct Conn {
+pub(crate) struct Conn {
     /// Indexed by the side that writes.
     pipes: [Mutex<Pipe>; 2],
+    /// On whose account each side writes. The far side of a connection to the outside has the
+    /// member that asked for it.
+    members: [Arc<MemberState>; 2],
     addresses: [SocketAddr; 2],
     seen: Seen,
+    shut: [AtomicU8; 2],
+    /// Where the network has faults to order.
+    link: Option<Arc<Link>>,
 }
 
 /// What the client sees of the other side.
@@ -79,12 +91,8 @@ pub(crate) struct EndSeed {
 pub(crate) struct End {
     conn: Arc<Conn>,
     side: Side,
-    /// On whose account it writes. The far end of a connection to the outside has the member that
-    /// asked for it.
-    pub(crate) member: Arc<MemberState>,
     lease: Option<Arc<Lease>>,
     ticket: OnceLock<Ticket>,
-    shut: AtomicU8,
 }
 
 const SHUT_READ: u8 = 1;
@@ -96,31 +104,91 @@ pub(crate) fn pair(client: EndSeed, server: EndSeed, seen: Seen) -> (Arc<End>, A
     let pipe = |from: &EndSeed, to: &EndSeed| {
         Mutex::new(Pipe::new(Arc::clone(&from.member), from.send_size, to.receive_size))
     };
+    let net = &client.member.net;
+    let faults = net.faults.as_ref();
+    let link = faults.map(|faults| faults.link(net.pair_with(server.address.ip())));
     let conn = Arc::new(Conn {
         pipes: [pipe(&client, &server), pipe(&server, &client)],
+        members: [client.member, server.member],
         addresses: [client.address, server.address],
         seen,
+        shut: [AtomicU8::new(0), AtomicU8::new(0)],
+        link,
     });
-    let end = |conn, side, seed: EndSeed| {
-        Arc::new(End {
-            conn,
-            side,
-            member: seed.member,
-            lease: seed.lease,
-            ticket: seed.ticket.map_or_else(OnceLock::new, OnceLock::from),
-            shut: AtomicU8::new(0),
-        })
+    if let Some(link) = &conn.link {
+        link.join(&conn);
+    }
+    let end = |conn, side, lease, ticket: Option<Ticket>| {
+        let ticket = ticket.map_or_else(OnceLock::new, OnceLock::from);
+        Arc::new(End { conn, side, lease, ticket })
     };
-    (end(Arc::clone(&conn), Side::Client, client), end(conn, Side::Server, server))
+    (
+        end(Arc::clone(&conn), Side::Client, client.lease, client.ticket),
+        end(conn, Side::Server, server.lease, server.ticket),
+    )
+}
+
+impl Conn {
+    pub(crate) fn pipe_from(&self, side: Side) -> &Mutex<Pipe> {
+        &self.pipes[side as usize]
+    }
+
+    fn member(&self, side: Side) -> &Arc<MemberState> {
+        &self.members[side as usize]
+    }
+
+    /// Tells the other side what became of `side`.
+    pub(crate) fn tell(&self, side: Side, news: News) {
+        match news {
+            News::Bytes(n) => {
+                let waker = lock(self.pipe_from(side)).arrive(n);
+                wake_all([waker, None]);
+            }
+            News::End => {
+                let woken = lock(self.pipe_from(side)).finish();
+                wake_all(woken);
+            }
+            News::Closed => {
+                let (writer, lost) = lock(self.pipe_from(side.other())).break_off();
+                wake_all([writer, None]);
+                if lost {
+                    self.reset_by(side);
+                }
+            }
+            News::Died => {
+                self.reset_by(side);
+                let woken = lock(self.pipe_from(side.other())).cut();
+                wake_all(woken);
+            }
+        }
+    }
+
+    /// The other side's reads end in a reset, after what was written to it.
+    fn reset_by(&self, side: Side) {
+        let woken = lock(self.pipe_from(side)).cut();
+        wake_all(woken);
+        let other = side.other();
+        let outside = other == Side::Server && matches!(self.seen, Seen::Outside { .. });
+        if !outside && self.shut[other as usize].load(Ordering::Acquire) != SHUT_BOTH {
+            self.member(other).counters.resets.add(1);
+        }
+    }
+
+    /// The network itself breaks the connection: both sides see a reset.
+    pub(crate) fn sever(&self) {
+        for side in [Side::Client, Side::Server] {
+            self.reset_by(side);
+        }
+    }
 }
 
 impl End {
     pub(crate) fn outgoing(&self) -> &Mutex<Pipe> {
-        &self.conn.pipes[self.side as usize]
+        self.conn.pipe_from(self.side)
     }
 
     pub(crate) fn incoming(&self) -> &Mutex<Pipe> {
-        &self.conn.pipes[self.side.other() as usize]
+        self.conn.pipe_from(self.side.other())
     }
 
     pub(crate) fn local_address(&self) -> SocketAddr {
@@ -134,38 +202,32 @@ impl End {
         }
     }
 
+    /// The faults that may befall what is sent here.
+    pub(crate) fn link(&self) -> Option<(&Link, Side)> {
+        self.conn.link.as_deref().map(|link| (link, self.side))
+    }
+
+    pub(crate) fn conn(&self) -> &Conn {
+        &self.conn
+    }
+
     /// Whether this is the end that the host holds of a connection to the outside.
     fn is_outside(&self) -> bool {
         self.side == Side::Server && matches!(self.conn.seen, Seen::Outside { .. })
-    }
-
-    /// The host's address of a connection to the outside.
-    fn via(&self) -> Option<SocketAddr> {
-        match self.conn.seen {
-            Seen::Outside { via } => Some(via),
-            Seen::As(_) => None,
-        }
     }
 
     /// Counts what was written here.
     pub(crate) fn count_sent(&self, n: usize) {
         // What the host writes for the outside the member sees when it reads it.
         if !self.is_outside() {
-            self.member.counters.tcp_bytes_sent.add(n);
+            self.conn.member(self.side).counters.tcp_bytes_sent.add(n);
         }
     }
 
     /// Counts what was read here.
     pub(crate) fn count_received(&self, n: usize) {
         if !self.is_outside() {
-            self.member.counters.tcp_bytes_received.add(n);
-        }
-    }
-
-    /// Counts a read that met a reset.
-    pub(crate) fn count_reset(&self) {
-        if !self.is_outside() {
-            self.member.counters.resets.add(1);
+            self.conn.member(self.side).counters.tcp_bytes_received.add(n);
         }
     }
 
@@ -187,10 +249,21 @@ impl End {
         }
     }
 
+    /// Tells the other side, or leaves it to the faults that lie between.
+    fn tell(&self, news: News) {
+        match self.link() {
+            Some((link, side)) => link.tell(&self.conn, side, news),
+            None => self.conn.tell(self.side, news),
+        }
+    }
+
     /// No more from us; the peer reads what is left, then the end.
     pub(crate) fn shut_write(&self) {
-        let woken = lock(self.outgoing()).finish();
-        wake_all(woken);
+        if self.link().is_some() {
+            let writer = lock(self.outgoing()).close();
+            wake_all([writer, None]);
+        }
+        self.tell(News::End);
         self.note_shut(SHUT_WRITE);
     }
 
@@ -202,32 +275,35 @@ impl End {
     }
 
     fn note_shut(&self, which: u8) {
-        let before = self.shut.fetch_or(which, Ordering::AcqRel);
-        if before == SHUT_BOTH || before | which != SHUT_BOTH {
-            return;
-        }
-        let (writer, lost) = lock(self.incoming()).break_off();
-        wake_all([writer, None]);
-        if lost {
-            let woken = lock(self.outgoing()).cut();
-            wake_all(woken);
+        let before = self.conn.shut[self.side as usize].fetch_or(which, Ordering::AcqRel);
+        if before != SHUT_BOTH && before | which == SHUT_BOTH {
+            self.tell(News::Closed);
         }
     }
 
     /// The side died: both directions end in a reset, after what was written; its port is free.
     pub(crate) fn abort(&self) {
-        if self.shut.swap(SHUT_BOTH, Ordering::AcqRel) != SHUT_BOTH {
-            let mut incoming = lock(self.incoming());
-            let [reader, writer] = incoming.deafen();
-            let [_, _] = incoming.cut();
-            drop(incoming);
-            wake_all([reader, writer]);
-            let woken = lock(self.outgoing()).cut();
+        let before = self.conn.shut[self.side as usize].swap(SHUT_BOTH, Ordering::AcqRel);
+        if before != SHUT_BOTH {
+            let woken = lock(self.incoming()).deafen();
             wake_all(woken);
+            if self.link().is_some() {
+                let writer = lock(self.outgoing()).close();
+                wake_all([writer, None]);
+            }
+            self.tell(News::Died);
         }
+        self.leave_to_reader();
         if let Some(lease) = &self.lease {
             lease.release();
         }
+    }
+
+    /// From here on the reader pays for what it has not read.
+    fn leave_to_reader(&self) {
+        let heir = self.conn.member(self.side.other());
+        let Some(woken) = lock(self.outgoing()).hand_over(heir) else { return };
+        wake_all(woken);
     }
 
     pub(crate) fn set_send_size(&self, size: usize) {
@@ -261,10 +337,19 @@ impl End {
             },
             local: Some(self.local_address()),
             remote: Some(self.remote_address()),
-            via: self.via(),
+            via: match self.conn.seen {
+                Seen::Outside { via } => Some(via),
+                Seen::As(_) => None,
+            },
             receive_queue: unread as u64,
             send_queue: unsent as u64,
         }
+    }
+}
+
+impl Drop for End {
+    fn drop(&mut self) {
+        self.leave_to_reader();
     }
 }
 

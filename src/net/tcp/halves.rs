@@ -56,13 +56,11 @@ impl ReadHalf {
     /// Ready once a read has something to say: bytes, the end, or an error.
     pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut pipe = lock(self.0.incoming());
-        match pipe.inflow() {
-            Ok(Inflow::Nothing) => {
-                pipe.wait_readable(cx.waker());
-                Poll::Pending
-            }
-            Ok(Inflow::Bytes | Inflow::End) | Err(ReadError::Reset) => Poll::Ready(()),
+        if pipe.inflow() == Inflow::Nothing {
+            pipe.wait_readable(cx.waker());
+            return Poll::Pending;
         }
+        Poll::Ready(())
     }
 
     fn take<T: Taken>(
@@ -72,18 +70,17 @@ impl ReadHalf {
     ) -> Poll<Result<T, ReadError>> {
         let mut pipe = lock(self.0.incoming());
         match pipe.inflow() {
-            Ok(Inflow::Bytes) => {}
-            Ok(Inflow::End) => return Poll::Ready(Ok(T::default())),
-            Ok(Inflow::Nothing) => {
+            Inflow::Bytes => {}
+            Inflow::End => return Poll::Ready(Ok(T::default())),
+            Inflow::Nothing => {
                 if let Some(cx) = cx {
                     pipe.wait_readable(cx.waker());
                 }
                 return Poll::Pending;
             }
-            Err(error) => {
-                drop(pipe);
-                self.0.count_reset();
-                return Poll::Ready(Err(error));
+            Inflow::Reset => {
+                pipe.tell_reader();
+                return Poll::Ready(Err(ReadError::Reset));
             }
         }
         let (taken, waker) = pop(&mut pipe);
@@ -128,7 +125,7 @@ impl WriteHalf {
 
     /// How many bytes a write would take now. `Pending` means none, and registers nobody.
     pub fn try_writable(&mut self) -> Poll<Result<usize, WriteError>> {
-        match lock(self.0.outgoing()).room() {
+        match lock(self.0.outgoing()).ask_room() {
             Ok(0) => Poll::Pending,
             other => Poll::Ready(other),
         }
@@ -137,7 +134,7 @@ impl WriteHalf {
     /// The same, and wakes `cx` once half of the capacity is free.
     pub fn poll_writable(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, WriteError>> {
         let mut pipe = lock(self.0.outgoing());
-        match pipe.room() {
+        match pipe.ask_room() {
             Ok(0) => {
                 pipe.wait_writable(cx.waker());
                 Poll::Pending
@@ -155,6 +152,16 @@ impl WriteHalf {
         }
         pipe.wait_writable(cx.waker());
         Poll::Pending
+    }
+
+    /// Ready once a write has something to say: room, or an error, which it does not take away.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut pipe = lock(self.0.outgoing());
+        if pipe.room() == Ok(0) {
+            pipe.wait_writable(cx.waker());
+            return Poll::Pending;
+        }
+        Poll::Ready(())
     }
 
     /// Moves bytes off the front of `data` into the connection, without copying large ones, and
@@ -195,6 +202,8 @@ impl WriteHalf {
         empty: bool,
         push: impl FnOnce(&mut Pipe) -> Result<usize, WriteError>,
     ) -> Poll<Result<usize, WriteError>> {
+        // Held until the bytes' place behind earlier ones is settled.
+        let mut way = self.0.link().map(|(link, side)| link.way(side));
         let mut pipe = lock(self.0.outgoing());
         let n = push(&mut pipe)?;
         if n == 0 {
@@ -206,10 +215,21 @@ impl WriteHalf {
             }
             return Poll::Pending;
         }
-        let waker = pipe.wake_reader();
+        let mut severed = false;
+        let late = way.as_mut().is_some_and(|way| way.carry(n, &mut severed));
+        let waker = if late {
+            pipe.withhold(n);
+            None
+        } else {
+            pipe.wake_reader()
+        };
         drop(pipe);
+        drop(way);
         wake(waker);
         self.0.count_sent(n);
+        if severed {
+            self.0.conn().sever();
+        }
         Poll::Ready(Ok(n))
     }
 }

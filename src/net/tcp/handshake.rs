@@ -61,8 +61,6 @@ pub enum ConnectError {
 /// What the connecting side leaves with the listener.
 #[derive(Debug)]
 pub(crate) struct Handshake {
-    /// Where it waits; `None` is the outside.
-    queue: Option<Queue>,
     from: SocketAddr,
     to: SocketAddr,
     slot: Mutex<Slot>,
@@ -73,14 +71,14 @@ pub(crate) struct Handshake {
 pub(crate) struct Queue {
     pub(crate) place: u64,
     pub(crate) listener: Weak<ListenerCore>,
-    /// The address that the server sees as its own.
-    pub(crate) real: SocketAddr,
 }
 
 #[derive(Debug)]
 enum Slot {
     Waiting {
         seed: EndSeed,
+        /// Where it waits; `None` is the outside, or the way there.
+        queue: Option<Queue>,
         waker: Option<Waker>,
         /// Woken when the connecting side gives up.
         caller: Option<Waker>,
@@ -90,12 +88,11 @@ enum Slot {
 }
 
 impl Handshake {
-    pub(crate) fn new(queue: Option<Queue>, to: SocketAddr, seed: EndSeed) -> Self {
+    pub(crate) fn new(to: SocketAddr, seed: EndSeed) -> Self {
         Self {
-            queue,
             from: seed.address,
             to,
-            slot: Mutex::new(Slot::Waiting { seed, waker: None, caller: None }),
+            slot: Mutex::new(Slot::Waiting { seed, queue: None, waker: None, caller: None }),
         }
     }
 
@@ -104,9 +101,15 @@ impl Handshake {
         self.from
     }
 
-    /// The address at which the listener is asked.
-    pub(crate) fn real(&self) -> SocketAddr {
-        self.queue.as_ref().map_or(self.to, |queue| queue.real)
+    /// It has come to a listener, and waits there. `false` if nobody waits any more.
+    pub(crate) fn queue_up(&self, at: Queue) -> bool {
+        match &mut *lock(&self.slot) {
+            Slot::Waiting { queue, .. } => {
+                *queue = Some(at);
+                true
+            }
+            Slot::Done(_) | Slot::Over => false,
+        }
     }
 
     /// The address the connecting side named.
@@ -125,7 +128,7 @@ impl Handshake {
             Slot::Done(_) | Slot::Over => true,
         };
         if !alive {
-            self.abandon();
+            self.abandon(None);
         }
     }
 
@@ -147,6 +150,14 @@ impl Handshake {
 
     /// The listener is gone, or the outside said no.
     pub(crate) fn fail(&self, error: ConnectError) {
+        if let Some(waker) = self.settle(error) {
+            waker.wake();
+        }
+    }
+
+    /// The same; returns whom to wake.
+    #[must_use]
+    pub(crate) fn settle(&self, error: ConnectError) -> Option<Waker> {
         let mut slot = lock(&self.slot);
         let before = std::mem::replace(&mut *slot, Slot::Over);
         match before {
@@ -154,24 +165,27 @@ impl Handshake {
                 *slot = Slot::Done(Err(error));
                 drop(slot);
                 seed.member.counters.count_failure(error);
-                drop(seed);
-                if let Some(waker) = waker {
-                    waker.wake();
-                }
+                waker
             }
-            other @ (Slot::Done(_) | Slot::Over) => *slot = other,
+            other @ (Slot::Done(_) | Slot::Over) => {
+                *slot = other;
+                None
+            }
         }
     }
 
-    /// The connecting side gives up, or is gone.
-    pub(crate) fn abandon(&self) {
+    /// The connecting side gives up (`why`, if that is a failure to count), or is gone.
+    pub(crate) fn abandon(&self, why: Option<ConnectError>) {
         let before = std::mem::replace(&mut *lock(&self.slot), Slot::Over);
         match before {
-            Slot::Waiting { seed, waker, caller } => {
-                if let Some(queue) = &self.queue
+            Slot::Waiting { seed, queue, waker, caller } => {
+                if let Some(queue) = queue
                     && let Some(listener) = queue.listener.upgrade()
                 {
                     listener.forget(queue.place);
+                }
+                if let Some(why) = why {
+                    seed.member.counters.count_failure(why);
                 }
                 drop(seed);
                 for waker in waker.into_iter().chain(caller) {
@@ -228,6 +242,15 @@ impl Connecting {
         Self(Stage::Waiting(handshake))
     }
 
+    /// The address it comes from.
+    pub(crate) fn local_address(&self) -> Option<SocketAddr> {
+        match &self.0 {
+            Stage::Ready(end) => Some(end.local_address()),
+            Stage::Waiting(handshake) => Some(handshake.from()),
+            Stage::Over => None,
+        }
+    }
+
     /// The end, once there is one. Registers `cx` if given.
     pub(crate) fn take_end(
         &mut self,
@@ -239,11 +262,11 @@ impl Connecting {
             Stage::Waiting(handshake) => {
                 let mut slot = lock(&handshake.slot);
                 match std::mem::replace(&mut *slot, Slot::Over) {
-                    Slot::Waiting { seed, mut waker, caller } => {
+                    Slot::Waiting { seed, queue, mut waker, caller } => {
                         if let Some(cx) = cx {
                             remember(&mut waker, cx.waker());
                         }
-                        *slot = Slot::Waiting { seed, waker, caller };
+                        *slot = Slot::Waiting { seed, queue, waker, caller };
                         drop(slot);
                         self.0 = Stage::Waiting(handshake);
                         Poll::Pending
@@ -287,16 +310,17 @@ impl Connecting {
         match self.try_finish() {
             Poll::Ready(result) => result,
             Poll::Pending => {
-                self.abandon();
-                Err(ConnectError::TimedOut(to))
+                let timed_out = ConnectError::TimedOut(to);
+                self.abandon(Some(timed_out));
+                Err(timed_out)
             }
         }
     }
 
-    fn abandon(&mut self) {
+    fn abandon(&mut self, why: Option<ConnectError>) {
         match std::mem::replace(&mut self.0, Stage::Over) {
             Stage::Ready(end) => end.abort(),
-            Stage::Waiting(handshake) => handshake.abandon(),
+            Stage::Waiting(handshake) => handshake.abandon(why),
             Stage::Over => {}
         }
     }
@@ -312,6 +336,6 @@ impl Future for Connecting {
 
 impl Drop for Connecting {
     fn drop(&mut self) {
-        self.abandon();
+        self.abandon(None);
     }
 }

@@ -8,8 +8,9 @@
 //!       └───► waiting, in order ──┘ (moves up at each accept; whoever gives up leaves at once)
 //! close: queued connections are reset, waiting ones refused
 //! ```
-//! Limits: the queue by the backlog ([`MAX_BACKLOG`]); those waiting by the socket limits of the
-//! members they are of.
+//! Limits: the queue by the backlog ([`MAX_BACKLOG`]), and each connection in it is paid for by the
+//! listener's member, so that one who connects, closes and connects again cannot fill the host's
+//! memory for nothing; those waiting by the socket limits of the members they are of.
 //! Lock order: a listener's state, then a handshake's slot.
 
 use std::collections::{BTreeMap, VecDeque};
@@ -26,7 +27,7 @@ use super::socket::TcpSocket;
 use crate::net::addr::{Family, Protocol};
 use crate::net::lease::Lease;
 use crate::net::lock;
-use crate::net::member::{MemberState, OpenError};
+use crate::net::member::{Held, MemberState, OpenError, SOCKET_COST};
 use crate::net::registry::{Entry, Ticket};
 use crate::net::stats::{SocketInfo, SocketState};
 
@@ -57,14 +58,35 @@ pub(crate) struct ListenerCore {
 
 #[derive(Debug)]
 struct State {
-    queue: VecDeque<Arc<End>>,
-    waiting: BTreeMap<u64, Arc<Handshake>>,
+    queue: VecDeque<Queued>,
+    waiting: BTreeMap<u64, Waiter>,
     next_place: u64,
     backlog: usize,
     /// What accepted sockets start with.
     options: TcpOptions,
     closed: bool,
     acceptor: Option<Waker>,
+}
+
+/// A connection nobody has accepted yet.
+#[derive(Debug)]
+struct Queued {
+    end: Arc<End>,
+    _paid: Held,
+}
+
+/// A connect that waits for room in the queue.
+#[derive(Debug)]
+struct Waiter {
+    handshake: Arc<Handshake>,
+    /// The address at which it came here.
+    real: SocketAddr,
+}
+
+impl State {
+    fn has_room(&self) -> bool {
+        self.queue.len() < self.backlog && self.waiting.is_empty()
+    }
 }
 
 impl ListenerCore {
@@ -105,28 +127,59 @@ impl ListenerCore {
         seed: EndSeed,
     ) -> Result<Connecting, ConnectError> {
         let mut state = lock(&self.state);
-        if state.closed {
+        if !state.closed && !state.has_room() {
+            let handshake = Arc::new(Handshake::new(to, seed));
+            self.queue_up(&mut state, Arc::clone(&handshake), real);
+            drop(state);
+            handshake.attach();
+            return Ok(Connecting::waiting(handshake));
+        }
+        let paid = if state.closed { None } else { self.member.hold(SOCKET_COST) };
+        let Some(paid) = paid else {
             drop(state);
             drop(seed);
+            self.member.counters.arrivals_refused.add(1);
             return Err(ConnectError::Refused(to));
-        }
-        if state.queue.len() < state.backlog && state.waiting.is_empty() {
-            let (client, server) = self.pair(&state, to, real, seed);
-            state.queue.push_back(server);
-            let acceptor = state.acceptor.take();
-            drop(state);
-            wake(acceptor);
-            client.attach();
-            return Ok(Connecting::ready(client));
-        }
-        let place = state.next_place;
-        state.next_place += 1;
-        let queue = Queue { place, listener: Arc::downgrade(self), real };
-        let handshake = Arc::new(Handshake::new(Some(queue), to, seed));
-        state.waiting.insert(place, Arc::clone(&handshake));
+        };
+        let (client, server) = self.pair(&state, to, real, seed);
+        let acceptor = self.push(&mut state, server, paid);
         drop(state);
-        handshake.attach();
-        Ok(Connecting::waiting(handshake))
+        wake(acceptor);
+        client.attach();
+        Ok(Connecting::ready(client))
+    }
+
+    /// The same for a connect that was late, and waits already.
+    pub(crate) fn admit_late(self: &Arc<Self>, handshake: &Arc<Handshake>, real: SocketAddr) {
+        let mut state = lock(&self.state);
+        if state.closed {
+            drop(state);
+            handshake.fail(ConnectError::Refused(handshake.to()));
+            return;
+        }
+        let first = state.has_room();
+        self.queue_up(&mut state, Arc::clone(handshake), real);
+        let mut woken = if first { self.move_up(&mut state) } else { Vec::new() };
+        if !state.queue.is_empty() {
+            woken.extend(state.acceptor.take());
+        }
+        drop(state);
+        wake(woken);
+    }
+
+    fn queue_up(self: &Arc<Self>, state: &mut State, handshake: Arc<Handshake>, real: SocketAddr) {
+        let place = state.next_place;
+        if handshake.queue_up(Queue { place, listener: Arc::downgrade(self) }) {
+            state.next_place += 1;
+            state.waiting.insert(place, Waiter { handshake, real });
+        }
+    }
+
+    /// Puts a connection into the queue. Returns whom to wake.
+    fn push(&self, state: &mut State, end: Arc<End>, paid: Held) -> Option<Waker> {
+        state.queue.push_back(Queued { end, _paid: paid });
+        self.member.counters.backlog_peak.peak(state.queue.len());
+        state.acceptor.take()
     }
 
     fn pair(
@@ -152,57 +205,63 @@ impl ListenerCore {
         &self,
         cx: Option<&mut Context<'_>>,
     ) -> Poll<Result<(Arc<End>, TcpOptions), AcceptError>> {
-        {
-            let mut state = lock(&self.state);
+        let mut state = lock(&self.state);
+        let Some(next) = state.queue.pop_front() else {
             if state.closed {
                 return Poll::Ready(Err(AcceptError::Closed));
             }
-            if state.queue.is_empty() {
-                if let Some(cx) = cx {
-                    remember(&mut state.acceptor, cx.waker());
-                }
-                return Poll::Pending;
+            if let Some(cx) = cx {
+                remember(&mut state.acceptor, cx.waker());
             }
-        }
-        // Before the queue is touched: at its limit of sockets, the module finds the connection
-        // again later.
-        let ticket = self.member.open(Protocol::Tcp)?;
-        let mut state = lock(&self.state);
-        let Some(end) = state.queue.pop_front() else {
-            // Closed meanwhile: there is one acceptor, so nobody else can have taken it.
-            return Poll::Ready(Err(AcceptError::Closed));
+            return Poll::Pending;
         };
-        let connector = self.move_up(&mut state);
+        let ticket = match self.member.open(Protocol::Tcp) {
+            Ok(ticket) => ticket,
+            Err(error) => {
+                // At its limit of sockets; the module finds the connection again later.
+                state.queue.push_front(next);
+                return Poll::Ready(Err(error.into()));
+            }
+        };
+        let connectors = self.move_up(&mut state);
         let options = state.options;
         drop(state);
-        wake(connector);
-        end.set_ticket(ticket);
+        wake(connectors);
+        next.end.set_ticket(ticket);
         self.member.counters.accepts.add(1);
-        Poll::Ready(Ok((end, options)))
+        Poll::Ready(Ok((next.end, options)))
     }
 
-    /// Lets the first of those who wait into the queue, if there is room. Returns whom to wake.
-    fn move_up(&self, state: &mut State) -> Option<Waker> {
-        while state.queue.len() < state.backlog {
-            let (_, handshake) = state.waiting.pop_first()?;
+    /// Lets those who wait into the queue, as far as there is room. Returns whom to wake.
+    #[must_use]
+    fn move_up(&self, state: &mut State) -> Vec<Waker> {
+        let mut woken = Vec::new();
+        while state.queue.len() < state.backlog
+            && let Some((_, Waiter { handshake, real })) = state.waiting.pop_first()
+        {
+            let Some(paid) = self.member.hold(SOCKET_COST) else {
+                self.member.counters.arrivals_refused.add(1);
+                woken.extend(handshake.settle(ConnectError::Refused(handshake.to())));
+                continue;
+            };
             let mut server = None;
             let completed = handshake.complete(|seed| {
-                let (client, ours) = self.pair(state, handshake.to(), handshake.real(), seed);
+                let (client, ours) = self.pair(state, handshake.to(), real, seed);
                 server = Some(ours);
                 client
             });
             if let (Some(connector), Some(server)) = (completed, server) {
-                state.queue.push_back(server);
-                return connector;
+                woken.extend(connector);
+                state.queue.push_back(Queued { end: server, _paid: paid });
             }
         }
-        None
+        woken
     }
 
     /// Whoever waits at `place` has given up.
     pub(crate) fn forget(&self, place: u64) {
-        let handshake = lock(&self.state).waiting.remove(&place);
-        drop(handshake);
+        let waiter = lock(&self.state).waiting.remove(&place);
+        drop(waiter);
     }
 
     /// Stops answering: frees the port, resets what is queued, refuses what waits.
@@ -214,10 +273,11 @@ impl ListenerCore {
             let queue = std::mem::take(&mut state.queue);
             (queue, std::mem::take(&mut state.waiting), state.acceptor.take())
         };
-        for end in queue {
-            end.abort();
+        self.member.counters.arrivals_refused.add(queue.len() + waiting.len());
+        for queued in queue {
+            queued.end.abort();
         }
-        for handshake in waiting.into_values() {
+        for Waiter { handshake, .. } in waiting.into_values() {
             handshake.fail(ConnectError::Refused(handshake.to()));
         }
         wake(acceptor);
@@ -238,10 +298,8 @@ impl ListenerCore {
     }
 }
 
-fn wake(waker: Option<Waker>) {
-    if let Some(waker) = waker {
-        waker.wake();
-    }
+fn wake(wakers: impl IntoIterator<Item = Waker>) {
+    wakers.into_iter().for_each(Waker::wake);
 }
 
 /// A listening port. One acceptor: the last waker given is the one woken. Dropping it closes the
@@ -326,28 +384,23 @@ impl Listener {
     /// waiting either.
     pub fn turn_away(&mut self) {
         let mut state = lock(&self.core().state);
-        let end = state.queue.pop_front();
-        let connector = self.core().move_up(&mut state);
+        let next = state.queue.pop_front();
+        let connectors = self.core().move_up(&mut state);
         drop(state);
-        wake(connector);
-        if let Some(end) = end {
-            end.abort();
+        wake(connectors);
+        if let Some(next) = next {
+            self.core().member.counters.arrivals_refused.add(1);
+            next.end.abort();
         }
     }
 
     /// Changes the length of the queue. What is queued stays; whoever now has room comes in.
     pub fn set_backlog(&mut self, backlog: usize) {
-        let mut connectors = Vec::new();
-        {
-            let mut state = lock(&self.core().state);
-            state.backlog = backlog.clamp(1, MAX_BACKLOG);
-            while state.queue.len() < state.backlog && !state.waiting.is_empty() {
-                connectors.push(self.core().move_up(&mut state));
-            }
-        }
-        for connector in connectors {
-            wake(connector);
-        }
+        let mut state = lock(&self.core().state);
+        state.backlog = backlog.clamp(1, MAX_BACKLOG);
+        let connectors = self.core().move_up(&mut state);
+        drop(state);
+        wake(connectors);
     }
 
     /// What connections made from now on start with.

@@ -26,8 +26,10 @@ pub(crate) mod socket_options;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use super::Net;
 use super::addr::{self, Family, Protocol};
 use super::egress::Ask;
+use super::faults::{Faults, NoRoom};
 use super::lease::{self, Lease};
 use super::member::MemberState;
 use super::port::Claim;
@@ -35,6 +37,7 @@ use super::registry::Ticket;
 use super::way::Way;
 use conn::EndSeed;
 use handshake::{ConnectError, Connecting, Handshake};
+use listener::ListenerCore;
 use options::{BufferSizes, TcpOptions};
 use outbound::OutboundCall;
 
@@ -69,15 +72,13 @@ fn begin(
     let net = &member.net;
     let bound = local.as_ref().map(|lease| lease.address());
     let from = net.addresses.source(bound, to).ok_or(ConnectError::InvalidAddress(to))?;
-    let way = net.way(&member.name, Protocol::Tcp, from, to);
-    let listener = match &way {
-        Way::Here => lease::listener_at(net, to),
-        Way::Pod { net, to } => lease::listener_at(&net.0, *to),
-        Way::Outside => None,
+    let way = match net.way(&member.name, Protocol::Tcp, from, to) {
         Way::Denied => return Err(ConnectError::Denied(to)),
         Way::Unreachable => return Err(ConnectError::Unreachable(to)),
+        way @ (Way::Here | Way::Pod { .. } | Way::Outside) => way,
     };
-    if listener.is_none() && !matches!(way, Way::Outside) {
+    let listener = listener(net, &way, to);
+    if listener.is_none() && !matches!(way, Way::Outside) && net.faults.is_none() {
         return Err(ConnectError::Refused(to));
     }
     let lease = match local {
@@ -95,9 +96,11 @@ fn begin(
         ticket: Some(ticket),
         member: Arc::clone(&member),
     };
-    let connecting = match listener {
-        Some(listener) => listener.admit(to, way.address(to), seed)?,
-        None => call_outside(&member, to, seed),
+    let connecting = match (&net.faults, listener, &way) {
+        (None, Some(listener), _) => listener.admit(to, way.address(to), seed)?,
+        (None, None, Way::Outside) => call_outside(&member, to, seed),
+        (None, None, _) => return Err(ConnectError::Refused(to)),
+        (Some(faults), ..) => arrive_by(faults, &member, way, to, seed),
     };
     member.counters.connects.add(1);
     Ok(connecting)
@@ -133,12 +136,54 @@ pub(crate) fn connect_for(
     connecting
 }
 
+/// The listener at the end of the way, if it ends inside.
+fn listener(net: &Net, way: &Way, to: SocketAddr) -> Option<Arc<ListenerCore>> {
+    match way {
+        Way::Here => lease::listener_at(net, to),
+        Way::Pod { net, to } => lease::listener_at(&net.0, *to),
+        Way::Outside | Way::Denied | Way::Unreachable => None,
+    }
+}
+
 /// Hands the connect over to whoever carries traffic to the outside.
 fn call_outside(member: &MemberState, to: SocketAddr, seed: EndSeed) -> Connecting {
-    let from = seed.address;
-    let handshake = Arc::new(Handshake::new(None, to, seed));
+    let handshake = Arc::new(Handshake::new(to, seed));
     handshake.attach();
+    ask_outside(member, &handshake);
+    Connecting::waiting(handshake)
+}
+
+fn ask_outside(member: &MemberState, handshake: &Arc<Handshake>) {
+    let (from, to) = (handshake.from(), handshake.to());
     let ask = Ask { member: &member.name, protocol: Protocol::Tcp, from, to };
-    member.net.egress.connect(&ask, OutboundCall::new(Arc::clone(&handshake)));
+    member.net.egress.connect(&ask, OutboundCall::new(Arc::clone(handshake)));
+}
+
+/// Sends the connect on a way on which it may be late: whom it meets is known when it comes.
+fn arrive_by(
+    faults: &Faults,
+    member: &Arc<MemberState>,
+    way: Way,
+    to: SocketAddr,
+    seed: EndSeed,
+) -> Connecting {
+    let handshake = Arc::new(Handshake::new(to, seed));
+    handshake.attach();
+    let real = way.address(to);
+    let pair = member.net.pair_with(real.ip());
+    let (late, sender) = (Arc::downgrade(&handshake), Arc::downgrade(member));
+    let arrive = move || {
+        let (Some(handshake), Some(member)) = (late.upgrade(), sender.upgrade()) else { return };
+        match (listener(&member.net, &way, to), &way) {
+            (Some(listener), _) => listener.admit_late(&handshake, real),
+            (None, Way::Outside) => ask_outside(&member, &handshake),
+            (None, _) => handshake.fail(ConnectError::Refused(to)),
+        }
+    };
+    match faults.connect(pair, arrive) {
+        Ok(Some(arrive)) => arrive(),
+        Ok(None) => {}
+        Err(NoRoom) => handshake.fail(ConnectError::Unreachable(to)),
+    }
     Connecting::waiting(handshake)
 }

@@ -7,15 +7,16 @@
 //! one-byte writes cost no thousand allocations.
 //!
 //! ```text
-//! write ─► [ chunk │ chunk │ … │ growing tail ] ─► read        buffered ≤ capacity, to the byte
+//! write ─► [ growing tail │ chunk │ … │ front ] ─► read      buffered ≤ capacity, to the byte
 //!            full ──► the writer waits until half of it is read, so that it wakes to real room
 //! fin:    the writer is done; the reader gets the rest, then end of stream
-//! reset:  one side died; the reader gets the rest, then a reset; writes fail
+//! reset:  one side died; the reader gets the rest, then a reset, once; a write fails with it, once
 //! deaf:   the reader wants no more; what is written is thrown away while its other half lives
 //! broken: the reader's whole side is gone; writes fail
 //! ```
-//! Memory: bytes are paid for by the writer's member, in steps of [`CHARGE_STEP`], and given back
-//! as they are read.
+//! Memory: bytes are paid for by the writer's member (and after its death by the reader's), in
+//! steps of [`CHARGE_STEP`], and given back as they are read. At rest nothing is held but this
+//! struct and at most [`CHUNKS_KEPT`] places for chunks.
 //! Limits: `capacity`, the sum of the writer's send and the reader's receive buffer size.
 
 use std::collections::VecDeque;
@@ -36,11 +37,15 @@ const TAIL_MAX: usize = 64 * 1024;
 /// Memory is paid for in steps of this size, and given back when more than one step is unused:
 /// small messages back and forth then never touch the ledger.
 const CHARGE_STEP: usize = 4096;
+/// Places for chunks that an empty pipe keeps (32 bytes each): a program that writes a few blocks
+/// at a time then does not allocate for the queue itself.
+const CHUNKS_KEPT: usize = 4;
 
 /// Why a read failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// The other side died, or closed with our bytes unread. (ECONNRESET)
+    /// The other side died, or closed with our bytes unread. Told once; the end of the stream
+    /// follows. (ECONNRESET)
     #[error("connection reset by the other side")]
     Reset,
 }
@@ -54,7 +59,7 @@ pub enum WriteError {
     /// The other side closed the connection for good. (EPIPE)
     #[error("connection closed by the other side")]
     Broken,
-    /// The other side died. (ECONNRESET)
+    /// The other side died. Told once; [`WriteError::Broken`] follows. (ECONNRESET)
     #[error("connection reset by the other side")]
     Reset,
     /// The module's memory is used up, and nothing it waits for would free any. (ENOBUFS)
@@ -63,7 +68,7 @@ pub enum WriteError {
 }
 
 /// What the reader finds.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Inflow {
     /// Bytes to be had.
     Bytes,
@@ -71,20 +76,30 @@ pub(crate) enum Inflow {
     Nothing,
     /// Nothing any more.
     End,
+    /// The same, by a reset that the reader has not been told of.
+    Reset,
 }
 
 #[derive(Debug)]
 pub(crate) struct Pipe {
+    front: Bytes,
     chunks: VecDeque<Bytes>,
     tail: BytesMut,
     buffered: usize,
+    /// Of these, how many have not reached the reader (`faults`); always the last.
+    withheld: usize,
     send_size: usize,
     receive_size: usize,
     charged: usize,
     payer: Arc<MemberState>,
     full: bool,
+    /// Nothing more is written.
+    closed: bool,
+    /// The reader knows.
     fin: bool,
     reset: bool,
+    reader_told: bool,
+    writer_told: bool,
     deaf: bool,
     broken: bool,
     lost: bool,
@@ -96,16 +111,21 @@ impl Pipe {
     /// An empty pipe whose bytes `payer` pays for. Allocates nothing.
     pub(crate) fn new(payer: Arc<MemberState>, send_size: usize, receive_size: usize) -> Self {
         Self {
+            front: Bytes::new(),
             chunks: VecDeque::new(),
             tail: BytesMut::new(),
             buffered: 0,
+            withheld: 0,
             send_size,
             receive_size,
             charged: 0,
             payer,
             full: false,
+            closed: false,
             fin: false,
             reset: false,
+            reader_told: false,
+            writer_told: false,
             deaf: false,
             broken: false,
             lost: false,
@@ -123,7 +143,7 @@ impl Pipe {
     }
 
     pub(crate) fn is_finished(&self) -> bool {
-        self.fin || self.reset
+        self.closed || self.reset
     }
 
     pub(crate) fn is_broken(&self) -> bool {
@@ -151,11 +171,11 @@ impl Pipe {
 
     /// How many bytes a write may bring now; 0 means wait.
     pub(crate) fn room(&self) -> Result<usize, WriteError> {
-        if self.reset {
+        if self.reset && !self.writer_told {
             Err(WriteError::Reset)
-        } else if self.fin {
+        } else if self.closed {
             Err(WriteError::Closed)
-        } else if self.broken {
+        } else if self.broken || self.reset {
             Err(WriteError::Broken)
         } else if self.deaf {
             Ok(self.capacity())
@@ -166,10 +186,17 @@ impl Pipe {
         }
     }
 
+    /// The same, and counts a reset as told.
+    pub(crate) fn ask_room(&mut self) -> Result<usize, WriteError> {
+        let room = self.room();
+        self.writer_told |= self.reset;
+        room
+    }
+
     /// Takes up to `wanted` bytes' worth of room: how many may be stored (or dropped, if nobody
     /// listens).
     fn admit(&mut self, wanted: usize) -> Result<usize, WriteError> {
-        let n = self.room()?.min(wanted);
+        let n = self.ask_room()?.min(wanted);
         if n == 0 || self.deaf {
             return Ok(n);
         }
@@ -197,9 +224,15 @@ impl Pipe {
             data.advance(n);
             self.lost |= n > 0;
         } else if n >= GATHER_BELOW || (n > 0 && self.buffered == 0) {
-            self.seal_tail();
-            self.chunks.push_back(data.split_to(n));
-            self.stored(n);
+            // A small part of a large block would keep all of it in memory.
+            let chunk = if n < data.len() / 2 {
+                let copy = Bytes::copy_from_slice(&data[..n]);
+                data.advance(n);
+                copy
+            } else {
+                data.split_to(n)
+            };
+            self.store(chunk);
         } else if n > 0 {
             self.gather(&data[..n]);
             data.advance(n);
@@ -214,14 +247,27 @@ impl Pipe {
         if self.deaf {
             self.lost |= n > 0;
         } else if n >= GATHER_BELOW || (n > 0 && self.buffered == 0) {
-            self.seal_tail();
-            self.chunks.push_back(Bytes::copy_from_slice(&data[..n]));
-            self.stored(n);
+            self.store(Bytes::copy_from_slice(&data[..n]));
         } else if n > 0 {
             self.gather(&data[..n]);
             self.stored(n);
         }
         Ok(n)
+    }
+
+    fn store(&mut self, chunk: Bytes) {
+        let n = chunk.len();
+        self.seal_tail();
+        self.append(chunk);
+        self.stored(n);
+    }
+
+    fn append(&mut self, chunk: Bytes) {
+        if self.front.is_empty() {
+            self.front = chunk;
+        } else {
+            self.chunks.push_back(chunk);
+        }
     }
 
     fn stored(&mut self, n: usize) {
@@ -240,46 +286,97 @@ impl Pipe {
 
     fn seal_tail(&mut self) {
         if !self.tail.is_empty() {
-            self.chunks.push_back(std::mem::take(&mut self.tail).freeze());
+            let chunk = std::mem::take(&mut self.tail).freeze();
+            self.append(chunk);
         }
     }
 
-    /// The writer is done. Returns whoever waits: the reader for its end, and a writer whose socket
-    /// was shut down by another handle.
+    /// The writer is done, and knows it before the reader does. Returns a writer that waits: its
+    /// socket was shut down by another handle.
+    #[must_use]
+    pub(crate) fn close(&mut self) -> Option<Waker> {
+        self.closed = true;
+        self.settle();
+        self.writer.take()
+    }
+
+    /// The writer is done, and the reader learns it. Returns whoever waits.
     #[must_use]
     pub(crate) fn finish(&mut self) -> [Option<Waker>; 2] {
         self.fin = true;
-        self.settle();
-        [self.reader.take(), self.writer.take()]
+        let writer = self.close();
+        [self.reader.take(), writer]
+    }
+
+    /// The last `n` bytes written are on a long way. Returns nobody: there is nothing new to read.
+    pub(crate) fn withhold(&mut self, n: usize) {
+        if !self.deaf {
+            self.withheld += n;
+        }
+    }
+
+    /// The first `n` of the bytes withheld have come. Returns whoever waits for them.
+    #[must_use]
+    pub(crate) fn arrive(&mut self, n: usize) -> Option<Waker> {
+        self.withheld = self.withheld.saturating_sub(n);
+        self.reader.take()
+    }
+
+    /// The writer is gone: `heir`, the reader's member, pays for what is left. `Some` if it cannot:
+    /// then all of it is lost, and whoever waits is returned.
+    #[must_use]
+    pub(crate) fn hand_over(&mut self, heir: &Arc<MemberState>) -> Option<[Option<Waker>; 2]> {
+        if self.charged == 0 || Arc::ptr_eq(&self.payer, heir) {
+            return None;
+        }
+        let charged = std::mem::take(&mut self.charged);
+        self.payer.release(charged);
+        self.payer = Arc::clone(heir);
+        if self.payer.charge(charged) {
+            self.charged = charged;
+            return None;
+        }
+        self.discard();
+        Some(self.cut())
     }
 
     // ---- reader's side
 
     /// What the reader would find.
-    pub(crate) fn inflow(&self) -> Result<Inflow, ReadError> {
+    pub(crate) fn inflow(&self) -> Inflow {
         if self.deaf {
             // Our own receiving side is shut: POSIX says end of file, whatever happens over there.
-            Ok(Inflow::End)
-        } else if self.buffered > 0 {
-            Ok(Inflow::Bytes)
-        } else if self.reset {
-            Err(ReadError::Reset)
-        } else if self.fin {
-            Ok(Inflow::End)
+            Inflow::End
+        } else if self.buffered > self.withheld {
+            Inflow::Bytes
+        } else if self.reset && !self.reader_told {
+            Inflow::Reset
+        } else if self.reset || (self.fin && self.withheld == 0) {
+            Inflow::End
         } else {
-            Ok(Inflow::Nothing)
+            Inflow::Nothing
         }
+    }
+
+    /// The reader has been told of the reset.
+    pub(crate) fn tell_reader(&mut self) {
+        self.reader_told = true;
     }
 
     /// Takes up to `max` bytes, uncopied, with the writer to be woken. Only to be called when there
     /// are bytes.
     pub(crate) fn pop(&mut self, max: usize) -> (Bytes, Option<Waker>) {
-        let bytes = match self.chunks.front_mut() {
-            Some(front) if front.len() > max => front.split_to(max),
-            Some(_) => self.chunks.pop_front().unwrap_or_default(),
-            None if self.tail.len() > max => self.tail.split_to(max).freeze(),
+        let max = max.min(self.buffered - self.withheld);
+        let bytes = if self.front.len() > max {
+            self.front.split_to(max)
+        } else if !self.front.is_empty() {
+            let next = self.chunks.pop_front().unwrap_or_default();
+            std::mem::replace(&mut self.front, next)
+        } else if self.tail.len() > max {
+            self.tail.split_to(max).freeze()
+        } else {
             // The whole tail goes, and with it its memory: a connection at rest holds none.
-            None => std::mem::take(&mut self.tail).freeze(),
+            std::mem::take(&mut self.tail).freeze()
         };
         let waker = self.taken(bytes.len());
         (bytes, waker)
@@ -287,20 +384,19 @@ impl Pipe {
 
     /// Copies out as many bytes as `into` holds.
     pub(crate) fn pop_into(&mut self, into: &mut [u8]) -> (usize, Option<Waker>) {
+        let most = into.len().min(self.buffered - self.withheld);
         let mut n = 0;
-        while n < into.len() {
-            let Some(front) = self.chunks.front_mut() else { break };
-            let part = front.len().min(into.len() - n);
-            front.copy_to_slice(&mut into[n..n + part]);
+        while n < most && !self.front.is_empty() {
+            let part = self.front.len().min(most - n);
+            self.front.copy_to_slice(&mut into[n..n + part]);
             n += part;
-            if front.is_empty() {
-                self.chunks.pop_front();
+            if self.front.is_empty() {
+                self.front = self.chunks.pop_front().unwrap_or_default();
             }
         }
-        let part = self.tail.len().min(into.len() - n);
-        if part > 0 {
-            self.tail.copy_to_slice(&mut into[n..n + part]);
-            n += part;
+        if n < most {
+            self.tail.copy_to_slice(&mut into[n..most]);
+            n = most;
             if self.tail.is_empty() {
                 self.tail = BytesMut::new();
             }
@@ -310,6 +406,9 @@ impl Pipe {
 
     fn taken(&mut self, n: usize) -> Option<Waker> {
         self.buffered -= n;
+        if self.buffered == 0 && self.chunks.capacity() > CHUNKS_KEPT {
+            self.chunks = VecDeque::new();
+        }
         self.settle();
         self.reconsider()
     }
@@ -358,15 +457,18 @@ impl Pipe {
     #[must_use]
     pub(crate) fn cut(&mut self) -> [Option<Waker>; 2] {
         self.reset = true;
+        self.withheld = 0;
         self.settle();
         [self.reader.take(), self.writer.take()]
     }
 
     fn discard(&mut self) {
         self.lost |= self.buffered > 0;
+        self.front = Bytes::new();
         self.chunks = VecDeque::new();
         self.tail = BytesMut::new();
         self.buffered = 0;
+        self.withheld = 0;
         self.payer.release(std::mem::take(&mut self.charged));
     }
 

@@ -60,6 +60,9 @@ pub enum ListenError {
     /// It was not bound, and the implicit bind failed.
     #[error("cannot bind")]
     Bind(#[from] BindError),
+    /// A limit on sockets or memory, or the module is gone (only of [`Member::listen`]).
+    #[error("cannot open a socket")]
+    Open(#[from] OpenError),
 }
 
 /// Which directions to shut.
@@ -135,7 +138,7 @@ impl Member {
 
     /// Listens at `at`, with the default backlog.
     pub fn listen(&self, at: SocketAddr) -> Result<Listener, ListenError> {
-        let mut socket = self.tcp_socket(Family::of(at.ip())).map_err(|_| BindError::Gone)?;
+        let mut socket = self.tcp_socket(Family::of(at.ip()))?;
         socket.bind(at)?;
         socket.listen()?;
         let State::Listening(listener) = socket.state else {
@@ -397,7 +400,8 @@ impl TcpSocket {
             State::Bound(_, lease) => Some(lease.address()),
             State::Listening(listener) => Some(listener.local_address()),
             State::Connected { end, .. } => Some(end.local_address()),
-            State::Unbound(_) | State::Connecting(_) | State::Closed(_) => None,
+            State::Connecting(connecting) => connecting.local_address(),
+            State::Unbound(_) | State::Closed(_) => None,
         }
     }
 

@@ -337,7 +337,7 @@ fn flows_are_forgotten_beyond_their_bound() {
     }
     let answers = std::iter::from_fn(|| match server.try_receive() {
         std::task::Poll::Ready(Ok(datagram)) => Some(datagram.from),
-        _ => None,
+        std::task::Poll::Ready(Err(_)) | std::task::Poll::Pending => None,
     });
     let outcomes: Vec<_> =
         answers.map(|from| server.send(Bytes::new(), Some(from)).is_ok()).collect();

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use bytes::Bytes;
 
 use crate::net::{
-    Egress, Family, Ledger, Listener, Member, MemberLimits, NetConfig, NoLedger, PodNet, Route,
-    Stream, TcpSocket,
+    Egress, Family, Ledger, Listener, Member, MemberLimits, NetConfig, NoLedger, PodNet, ReadError,
+    Route, Stream, TcpSocket,
 };
 
 pub(crate) const POD_IP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 5);
@@ -59,16 +59,34 @@ pub(crate) fn send(stream: &mut Stream, data: &[u8]) {
     assert_eq!(ready(stream.write.try_write(&mut bytes)), Ok(data.len()));
 }
 
+/// How a stream's bytes came to an end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ending {
+    /// More may come.
+    Open,
+    End,
+    Reset,
+}
+
 /// Reads until there is nothing more for now.
+pub(crate) fn read_all(stream: &mut Stream) -> (Vec<u8>, Ending) {
+    let mut all = Vec::new();
+    let ending = loop {
+        match stream.read.try_read(usize::MAX) {
+            Poll::Ready(Ok(bytes)) if bytes.is_empty() => break Ending::End,
+            Poll::Ready(Ok(bytes)) => all.extend_from_slice(&bytes),
+            Poll::Ready(Err(ReadError::Reset)) => break Ending::Reset,
+            Poll::Pending => break Ending::Open,
+        }
+    };
+    (all, ending)
+}
+
+/// The same, where more may come.
 #[track_caller]
 pub(crate) fn drain(stream: &mut Stream) -> Vec<u8> {
-    let mut all = Vec::new();
-    while let Poll::Ready(Ok(bytes)) = stream.read.try_read(usize::MAX) {
-        if bytes.is_empty() {
-            break;
-        }
-        all.extend_from_slice(&bytes);
-    }
+    let (all, ending) = read_all(stream);
+    assert_ne!(ending, Ending::Reset);
     all
 }
 

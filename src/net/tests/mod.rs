@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod egress;
+mod faults;
 mod kit;
 mod member;
 mod model;

@@ -9,17 +9,22 @@
 //! although no policy says so, because it asked (`visitors`).
 //! Is not: a clock. What was used longest ago is forgotten first; an answer that comes too late
 //! takes the way of any other datagram.
-//! Limits: [`FLOWS_MAX`] of each kind a socket.
+//! Limits: [`FLOWS_MAX`] of each kind a socket, each paid for by the socket's member
+//! ([`FLOW_COST`]); one it cannot pay for is not remembered.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Weak;
 
 use super::UdpCore;
+use crate::net::member::MemberState;
 
 /// Most remembered of each kind. A name server answers each question before hundreds of others have
 /// come; a client asks a handful of Services.
 pub(super) const FLOWS_MAX: usize = 256;
+/// What one costs, in bytes: its place, and the remains of a closed socket that a weak way to it
+/// keeps.
+pub(super) const FLOW_COST: usize = 512;
 
 /// Most recently used first.
 #[derive(Debug)]
@@ -38,8 +43,8 @@ impl<V> Recent<V> {
         self.entries.iter().find(|(known, _)| *known == key).map(|(_, value)| value)
     }
 
-    /// Remembers, or remembers anew.
-    pub(super) fn note(&mut self, key: SocketAddr, value: V) {
+    /// Remembers, or remembers anew. One entry more has to be paid for.
+    pub(super) fn note(&mut self, key: SocketAddr, value: V, payer: &MemberState) {
         match self.entries.iter().position(|(known, _)| *known == key) {
             Some(0) => self.entries[0].1 = value,
             Some(place) => {
@@ -47,7 +52,11 @@ impl<V> Recent<V> {
                 self.entries.push_front((key, value));
             }
             None => {
-                self.entries.truncate(FLOWS_MAX - 1);
+                if self.entries.len() == FLOWS_MAX {
+                    self.entries.pop_back();
+                } else if !payer.charge(FLOW_COST) {
+                    return;
+                }
                 self.entries.push_front((key, value));
             }
         }
@@ -61,4 +70,11 @@ pub(super) struct Flows {
     pub(super) asked: Recent<SocketAddr>,
     /// Address of a socket in another pod → that socket.
     pub(super) visitors: Recent<Weak<UdpCore>>,
+}
+
+impl Flows {
+    /// What all of it was paid for with.
+    pub(super) fn cost(&self) -> usize {
+        (self.asked.entries.len() + self.visitors.entries.len()) * FLOW_COST
+    }
 }

@@ -140,9 +140,8 @@ impl UdpCore {
     fn deliver(&self, mut datagram: Datagram, visitor: Option<&Arc<UdpCore>>) -> bool {
         let weight = datagram.weight();
         let mut state = lock(&self.state);
-        if let Some(asked) = state.flows.asked.get(datagram.from) {
-            datagram.from = *asked;
-        }
+        let asked = state.flows.asked.get(datagram.from).copied();
+        datagram.from = asked.unwrap_or(datagram.from);
         if state.closed || state.peer.is_some_and(|peer| peer != datagram.from) {
             return false;
         }
@@ -151,11 +150,13 @@ impl UdpCore {
             self.member.counters.datagrams_dropped.add(1);
             return true;
         }
-        if let Some(visitor) = visitor {
-            state.flows.visitors.note(datagram.from, Arc::downgrade(visitor));
+        // Whoever was asked before only answers.
+        if let (Some(visitor), None) = (visitor, asked) {
+            state.flows.visitors.note(datagram.from, Arc::downgrade(visitor), &self.member);
         }
         state.queue.push_back(datagram);
         state.weight += weight;
+        self.member.counters.datagram_queue_peak.peak(state.weight);
         let readers = state.take_readers();
         drop(state);
         readers.wake();
@@ -171,7 +172,7 @@ impl UdpCore {
     /// Answers from `real` are to be shown as coming from `asked`.
     fn expect_answers(&self, real: SocketAddr, asked: SocketAddr) {
         if real != asked {
-            lock(&self.state).flows.asked.note(real, asked);
+            lock(&self.state).flows.asked.note(real, asked, &self.member);
         }
     }
 
@@ -210,11 +211,12 @@ impl UdpCore {
         state.closed = true;
         let weight = std::mem::take(&mut state.weight);
         let lease = state.lease.clone();
+        let paid = weight + state.flows.cost();
         let gone = (std::mem::take(&mut state.queue), std::mem::take(&mut state.flows));
         let (readers, closers) = (state.take_readers(), state.closers.take());
         drop(state);
         drop(gone);
-        self.member.release(weight);
+        self.member.release(paid);
         if let Some(lease) = lease {
             lease.release();
         }

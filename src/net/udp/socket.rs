@@ -18,8 +18,8 @@ use super::{
 };
 use crate::net::addr::{self, Family, Protocol};
 use crate::net::egress::Ask;
+use crate::net::faults::Faults;
 use crate::net::lease::{self, Lease};
-use crate::net::lock;
 use crate::net::member::{Member, OpenError};
 use crate::net::port::{Claim, PortRefusal};
 use crate::net::registry::Entry;
@@ -28,6 +28,7 @@ use crate::net::tcp::pipe::remember;
 use crate::net::tcp::socket::BindError;
 use crate::net::waiters::Waiters;
 use crate::net::way::Way;
+use crate::net::{PodNet, lock};
 
 /// A datagram socket. Clones are handles to the same one, which closes with the last of them.
 #[derive(Clone, Debug)]
@@ -195,14 +196,17 @@ impl UdpSocket {
         }
         let (from, to) = self.prepare(to)?;
         let member = &self.0.member;
-        let datagram = Datagram { data, from };
-        let taken = if member.net.addresses.is_local(to.ip()) {
-            lease::udp_at(&member.net, to).is_some_and(|it| it.deliver(datagram, None))
+        let way = if member.net.addresses.is_local(to.ip()) {
+            UdpWay::Here
         } else if let Some(visitor) = self.0.visitor(to) {
-            // An answer opens no way of its own: what the asker sends next is routed anew.
-            visitor.deliver(datagram, None)
+            UdpWay::Visitor(visitor)
         } else {
-            self.send_away(datagram, to)?
+            self.way_out(from, to)?
+        };
+        let datagram = Datagram { data, from };
+        let taken = match &member.net.faults {
+            None => way.deliver(&self.0, datagram, to)?,
+            Some(faults) => self.send_by(faults, way, datagram, to)?,
         };
         member.counters.datagrams_sent.add(1);
         if !taken {
@@ -211,21 +215,38 @@ impl UdpSocket {
         Ok(())
     }
 
-    /// Sends to another pod, or outside. `false` if nobody there wants it.
-    fn send_away(&self, datagram: Datagram, to: SocketAddr) -> Result<bool, SendError> {
-        let member = &self.0.member;
-        match self.way(datagram.from, to)? {
-            Way::Pod { net, to: real } => Ok(lease::udp_at(&net.0, real).is_some_and(|receiver| {
+    fn way_out(&self, from: SocketAddr, to: SocketAddr) -> Result<UdpWay, SendError> {
+        match self.way(from, to)? {
+            Way::Pod { net, to: real } => {
                 self.0.expect_answers(real, to);
-                receiver.deliver(datagram, Some(&self.0))
-            })),
-            Way::Outside => {
-                let Datagram { data, from } = datagram;
-                let ask = Ask { member: &member.name, protocol: Protocol::Udp, from, to };
-                member.net.egress.send(&ask, data, &UdpReply::new(&self.0))?;
-                Ok(true)
+                Ok(UdpWay::Pod { net, real })
             }
-            Way::Here | Way::Denied | Way::Unreachable => Ok(false),
+            Way::Outside => Ok(UdpWay::Outside),
+            Way::Here | Way::Denied | Way::Unreachable => Err(SendError::Unreachable(to)),
+        }
+    }
+
+    /// Sends on a way on which a datagram may be lost, late, or behind the next one.
+    fn send_by(
+        &self,
+        faults: &Faults,
+        way: UdpWay,
+        datagram: Datagram,
+        to: SocketAddr,
+    ) -> Result<bool, SendError> {
+        let pair = self.0.member.net.pair_with(way.real(to).ip());
+        let core = Arc::downgrade(&self.0);
+        let arrive = move || {
+            let Some(core) = core.upgrade() else { return Ok(true) };
+            way.deliver(&core, datagram, to)
+        };
+        match faults.datagram(pair, arrive) {
+            Some(arrive) => {
+                let taken = arrive()?;
+                faults.after(pair);
+                Ok(taken)
+            }
+            None => Ok(true),
         }
     }
 
@@ -248,6 +269,10 @@ impl UdpSocket {
         }
         let bound = self.bound_lease(&mut state)?.address();
         let from = self.source(bound, to).ok_or(SendError::InvalidAddress(to))?;
+        // Asked as a Service before and by its own address now, it answers by its own.
+        if state.flows.asked.get(to).is_some() {
+            state.flows.asked.note(to, to, &self.0.member);
+        }
         Ok((from, to))
     }
 
@@ -345,6 +370,59 @@ impl UdpSocket {
     pub fn set_send_buffer_size(&self, bytes: u64) -> Result<(), ZeroOption> {
         lock(&self.0.state).send_size = queue_size(bytes)?;
         Ok(())
+    }
+}
+
+/// Where a datagram goes.
+#[derive(Debug)]
+enum UdpWay {
+    /// To whoever has the port in this pod.
+    Here,
+    /// To whoever has it in a pod (which may be this one, by a Service).
+    Pod {
+        net: PodNet,
+        real: SocketAddr,
+    },
+    /// To a socket of another pod that asked this one.
+    Visitor(Arc<UdpCore>),
+    Outside,
+}
+
+impl UdpWay {
+    /// The address as the other side has it, where `asked` was named.
+    fn real(&self, asked: SocketAddr) -> SocketAddr {
+        match self {
+            UdpWay::Pod { real, .. } => *real,
+            UdpWay::Here | UdpWay::Visitor(_) | UdpWay::Outside => asked,
+        }
+    }
+
+    /// Puts the datagram into a queue. `false` if nobody there wants it.
+    fn deliver(
+        self,
+        sender: &Arc<UdpCore>,
+        datagram: Datagram,
+        to: SocketAddr,
+    ) -> Result<bool, SendError> {
+        match self {
+            UdpWay::Here => {
+                let receiver = lease::udp_at(&sender.member.net, to);
+                Ok(receiver.is_some_and(|it| it.deliver(datagram, None)))
+            }
+            UdpWay::Pod { net, real } => {
+                let receiver = lease::udp_at(&net.0, real);
+                Ok(receiver.is_some_and(|it| it.deliver(datagram, Some(sender))))
+            }
+            // An answer opens no way of its own: what the asker sends next is routed anew.
+            UdpWay::Visitor(asker) => Ok(asker.deliver(datagram, None)),
+            UdpWay::Outside => {
+                let member = &sender.member;
+                let Datagram { data, from } = datagram;
+                let ask = Ask { member: &member.name, protocol: Protocol::Udp, from, to };
+                member.net.egress.send(&ask, data, &UdpReply::new(sender))?;
+                Ok(true)
+            }
+        }
     }
 }
 

@@ -134,6 +134,7 @@ fn listen_code(error: ListenError) -> ErrorCode {
     match error {
         ListenError::InvalidState => ErrorCode::InvalidState,
         ListenError::Bind(error) => bind_code(error),
+        ListenError::Open(error) => open_code(error),
     }
 }
 

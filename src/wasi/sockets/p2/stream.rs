@@ -87,6 +87,10 @@ pub(crate) struct TcpOutput {
     /// Permitted bytes that found no room after all: the buffer was made smaller, or the module's
     /// memory used up, between the two calls. They go before anything else does.
     held: Bytes,
+    /// What sending the held bytes failed with: the next call tells.
+    untold: Option<WriteError>,
+    /// An operation has failed: WASI has all later ones find the stream closed.
+    failed: bool,
 }
 
 fn write_error(error: WriteError) -> StreamError {
@@ -100,7 +104,34 @@ fn write_error(error: WriteError) -> StreamError {
 
 impl TcpOutput {
     pub(crate) fn new(half: WriteHalf) -> Self {
-        Self { half, permit: 0, held: Bytes::new() }
+        Self { half, permit: 0, held: Bytes::new(), untold: None, failed: false }
+    }
+
+    /// Whether anything may still be tried.
+    fn check_open(&mut self) -> StreamResult<()> {
+        if self.failed {
+            return Err(StreamError::Closed);
+        }
+        match self.untold.take() {
+            Some(error) => Err(self.fail(error)),
+            None => Ok(()),
+        }
+    }
+
+    fn fail(&mut self, error: WriteError) -> StreamError {
+        self.failed = true;
+        self.lose_held(error);
+        write_error(error)
+    }
+
+    /// What is held will not go.
+    fn lose_held(&mut self, error: WriteError) {
+        self.held = Bytes::new();
+        if error == WriteError::NoMemory {
+            // Bytes the guest counts as sent are lost: the reader must not take what is left for
+            // the whole.
+            self.half.abort();
+        }
     }
 
     /// Sends what is held. Pending while some of it is.
@@ -116,6 +147,19 @@ impl TcpOutput {
         self.half.poll_writable(cx)
     }
 
+    /// Ready once the next call has something to say. An error is left for that call to tell.
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.failed || self.untold.is_some() {
+            return Poll::Ready(());
+        }
+        if let Err(error) = ready!(self.poll_held(cx)) {
+            self.lose_held(error);
+            self.untold = Some(error);
+            return Poll::Ready(());
+        }
+        self.half.poll_ready(cx)
+    }
+
     /// Sends what fits and holds the rest.
     fn put(&mut self, bytes: Bytes) -> StreamResult<()> {
         self.held = bytes;
@@ -123,15 +167,7 @@ impl TcpOutput {
             match self.half.try_write(&mut self.held) {
                 Poll::Ready(Ok(_)) => {}
                 Poll::Pending => break,
-                Poll::Ready(Err(error)) => {
-                    self.held = Bytes::new();
-                    if error == WriteError::NoMemory {
-                        // Bytes the guest counts as sent are lost: the reader must not take what is
-                        // left for the whole.
-                        self.half.abort();
-                    }
-                    return Err(write_error(error));
-                }
+                Poll::Ready(Err(error)) => return Err(self.fail(error)),
             }
         }
         Ok(())
@@ -142,6 +178,7 @@ impl TcpOutput {
 impl OutputStream for TcpOutput {
     fn check_write(&mut self) -> StreamResult<usize> {
         self.permit = 0;
+        self.check_open()?;
         if !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
             self.put(held)?;
@@ -154,7 +191,7 @@ impl OutputStream for TcpOutput {
                 self.permit = room.min(CHUNK_MAX);
                 Ok(self.permit)
             }
-            Poll::Ready(Err(error)) => Err(write_error(error)),
+            Poll::Ready(Err(error)) => Err(self.fail(error)),
             Poll::Pending => Ok(0),
         }
     }
@@ -163,22 +200,25 @@ impl OutputStream for TcpOutput {
         if bytes.len() > std::mem::take(&mut self.permit) {
             return Err(StreamError::trap("write of more bytes than check-write permitted"));
         }
+        self.check_open()?;
         self.put(bytes)
     }
 
     /// Nothing to do: written bytes are with the reader at once.
     fn flush(&mut self) -> StreamResult<()> {
-        Ok(())
+        self.check_open()
     }
 
     async fn write_ready(&mut self) -> StreamResult<usize> {
-        let room = poll_fn(|cx| self.poll_room(cx)).await.map_err(write_error)?;
+        self.check_open()?;
+        let room = poll_fn(|cx| self.poll_room(cx)).await.map_err(|error| self.fail(error))?;
         self.permit = room.min(CHUNK_MAX);
         Ok(self.permit)
     }
 
     async fn blocking_write_and_flush(&mut self, mut bytes: Bytes) -> StreamResult<()> {
         self.permit = 0;
+        self.check_open()?;
         poll_fn(|cx| {
             ready!(self.poll_held(cx))?;
             while !bytes.is_empty() {
@@ -187,21 +227,21 @@ impl OutputStream for TcpOutput {
             Poll::Ready(Ok(()))
         })
         .await
-        .map_err(write_error)
+        .map_err(|error| self.fail(error))
     }
 
     /// Called before the stream is dropped, which closes the sending side: what the guest counts as
     /// sent goes first.
     async fn cancel(&mut self) {
-        // If it cannot go, the connection is broken already.
-        let _ = poll_fn(|cx| self.poll_held(cx)).await;
+        if let Err(error) = poll_fn(|cx| self.poll_held(cx)).await {
+            self.lose_held(error);
+        }
     }
 }
 
 #[async_trait]
 impl Pollable for TcpOutput {
     async fn ready(&mut self) {
-        // An error is told by the call that follows.
-        let _ = poll_fn(|cx| self.poll_room(cx)).await;
+        poll_fn(|cx| self.poll_ready(cx)).await;
     }
 }

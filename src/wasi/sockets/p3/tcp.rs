@@ -184,7 +184,7 @@ impl<D: 'static> StreamConsumer<D> for Sending {
         };
         let mut source = source.as_direct(store);
         if source.remaining().is_empty() {
-            return readiness(&half.poll_writable(cx), finish);
+            return readiness(&half.poll_ready(cx), finish);
         }
         match half.poll_write_slice(cx, source.remaining()) {
             Poll::Pending => pending(finish),

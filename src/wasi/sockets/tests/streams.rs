@@ -186,3 +186,52 @@ fn a_permitted_write_that_is_lost_for_want_of_memory_resets_the_connection() {
     assert_eq!(kind(&error), io::ErrorKind::OutOfMemory);
     assert!(matches!(far.read.try_read(9), Poll::Ready(Err(crate::net::ReadError::Reset))));
 }
+
+#[test]
+fn a_failure_is_told_once_and_the_stream_is_closed_from_then_on() {
+    let pod = pod();
+    let (server, client) = (join(&pod, "s"), join(&pod, "c"));
+    let (_listener, near, _far) = connected(&server, &client);
+    let (read, write) = near.into_split();
+    let (mut input, mut output) = (TcpInput::new(read), TcpOutput::new(write));
+    server.reset();
+    assert!(now(output.ready()).is_ready() && now(input.ready()).is_ready(), "and takes nothing");
+    assert_eq!(kind(&output.check_write().unwrap_err()), io::ErrorKind::ConnectionReset);
+    assert_eq!(kind(&input.read(1).unwrap_err()), io::ErrorKind::ConnectionReset);
+    for _ in 0..2 {
+        assert!(matches!(output.check_write(), Err(StreamError::Closed)));
+        assert!(matches!(output.flush(), Err(StreamError::Closed)));
+        assert!(matches!(now(output.write_ready()), Poll::Ready(Err(StreamError::Closed))));
+        assert!(matches!(input.read(1), Err(StreamError::Closed)));
+        assert!(now(output.ready()).is_ready() && now(input.ready()).is_ready());
+    }
+}
+
+#[test]
+fn a_writer_of_mebibytes_against_a_stalled_reader_stays_within_its_bound() {
+    let pod = pod();
+    let (server, client) = (join(&pod, "s"), join(&pod, "c"));
+    let (_listener, near, mut far) = connected(&server, &client);
+    let mut output = TcpOutput::new(near.into_split().1);
+    let mut rest = Bytes::from(vec![7; 1 << 20]);
+    let mut written = 0;
+    // As a program writes: what it is permitted of its chunk, again and again.
+    loop {
+        let permit = output.check_write().unwrap();
+        if permit == 0 {
+            break;
+        }
+        let part = rest.split_to(permit.min(rest.len()));
+        written += part.len();
+        output.write(part).unwrap();
+    }
+    assert_eq!(written, 128 * 1024, "to the byte");
+    assert!(client.buffered_bytes() <= 128 * 1024);
+    assert!(now(output.blocking_write_and_flush(rest.clone())).is_pending());
+    assert!(client.buffered_bytes() <= 128 * 1024);
+    let mut received = 0;
+    while let Poll::Ready(Ok(bytes)) = far.read.try_read(usize::MAX) {
+        received += bytes.len();
+    }
+    assert_eq!(received, written);
+}
