@@ -25,7 +25,7 @@ enum Op {
     DropMqtt(&'static str),
 }
 
-use ObjectKind::{ConfigMap, Pod, Secret};
+use ObjectKind::{ConfigMap, NetworkPolicy, Pod, Secret, Service};
 
 /// Every operation in every situation: first, second and third commit, removal of a record with one copy and with two,
 /// a commit after a removal, neighbours in the same and in other folders, content longer than a block.
@@ -44,6 +44,8 @@ const STORY: &[Op] = &[
     Op::Forget("uid-1"),
     Op::Mqtt("pod.default.web", "{\"want\":1}"),
     Op::Mqtt("node", "{\"conn\":1}"),
+    Op::Commit(Service, "web", "{\"p\":1}"),
+    Op::Commit(NetworkPolicy, "deny", "{\"n\":1}"),
     Op::Mqtt("pod.default.web", "{\"want\":2}"),
     Op::DropMqtt("pod.default.web"),
     Op::Commit(Pod, "web", "{\"v\":5}"),
@@ -266,7 +268,7 @@ fn kill_everywhere(lie: Option<u64>) -> Result<(), String> {
 fn a_store_opened_after_a_kill_makes_what_it_found_durable() {
     kill_everywhere(None).unwrap();
     // The state folder's own, then each folder's.
-    for sync in 0..5 {
+    for sync in 0..8 {
         assert!(kill_everywhere(Some(sync)).is_err(), "sync {sync} of opening is not needed");
     }
 }

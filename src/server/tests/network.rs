@@ -96,7 +96,7 @@ async fn each_group_is_discovered_in_both_forms() {
         .iter()
         .map(|group| group["name"].as_str().unwrap())
         .collect();
-    assert_eq!(names, ["discovery.k8s.io", "networking.k8s.io"]);
+    assert_eq!(names, ["discovery.k8s.io", "networking.k8s.io", "metrics.k8s.io"]);
     let group = api.get("/apis/networking.k8s.io").await.json();
     assert_eq!(group["preferredVersion"]["groupVersion"], "networking.k8s.io/v1");
     let list = api.get("/apis/networking.k8s.io/v1").await.json();
