@@ -1,6 +1,7 @@
-//! What the pod network holds of the host's memory, counted by an allocator that knows each thread's share.
+//! The pod network from outside: what it holds of the host's memory, counted by an allocator that knows each thread's share, and
+//! whether addresses mean what they mean to the kernel this runs on.
 //!
-//! Counted, never timed: the network's core does everything on the calling thread, so what it allocates is exact. Bounds:
+//! Memory is counted, never timed: the network's core does everything on the calling thread, so what it allocates is exact. Bounds:
 //! the figures of the project's issue on the network.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
@@ -275,4 +276,134 @@ fn a_hundred_thousand_refused_connects_cost_nothing_however_many_ports_are_taken
     assert_eq!(net.bound_ports(), (28_232, 0));
     drop(bound);
     assert_eq!(net.bound_ports(), (0, 0));
+}
+
+/// The addresses of one machine that programs bind to and connect to.
+const ADDRESSES: [&str; 6] = ["0.0.0.0", "127.0.0.1", "127.0.0.2", "127.255.255.254", "::", "::1"];
+
+/// A kernel's listening socket, with the two options that WASI asks for: the port is free again at once, and an IPv6
+/// socket is for IPv6 alone. Port 0 is any; `Err` is what the kernel says.
+fn kernel_listener(at: SocketAddr) -> std::io::Result<(std::net::TcpListener, SocketAddr)> {
+    use rustix::net::{AddressFamily, SocketType, bind, listen, socket, sockopt};
+    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let fd = socket(family, SocketType::STREAM, None)?;
+    sockopt::set_socket_reuseaddr(&fd, true)?;
+    if at.is_ipv6() {
+        sockopt::set_ipv6_v6only(&fd, true)?;
+    }
+    bind(&fd, &at)?;
+    listen(&fd, 16)?;
+    let listener = std::net::TcpListener::from(fd);
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+fn address(ip: &str, port: u16) -> SocketAddr {
+    SocketAddr::new(ip.parse().unwrap(), port)
+}
+
+#[test]
+fn which_listeners_get_in_each_others_way_is_as_on_linux() {
+    let (mut compared, mut asked) = (0, 0);
+    for first in ADDRESSES {
+        for second in ADDRESSES {
+            asked += 1;
+            let Ok((_held, at)) = kernel_listener(address(first, 0)) else {
+                println!("skipped: this machine has no {first}");
+                continue;
+            };
+            // Another program may have the port at the second address by chance; then the kernel says so for any.
+            let kernel = kernel_listener(address(second, at.port())).map(|_| ());
+            let net = pod();
+            let (one, other) = (join(&net), join(&net));
+            let _held = one.listen(address(first, 80)).unwrap();
+            let ours = other.listen(address(second, 80)).map(|_| ());
+            assert_eq!(
+                ours.is_ok(),
+                kernel.is_ok(),
+                "{first} then {second}: {ours:?}, Linux: {kernel:?}"
+            );
+            compared += 1;
+        }
+    }
+    assert!(compared >= 16, "only {compared} of {asked}");
+}
+
+#[test]
+fn who_answers_at_which_address_and_from_where_one_speaks_is_as_on_linux() {
+    for listening in ADDRESSES {
+        let Ok((kernels, at)) = kernel_listener(address(listening, 0)) else {
+            println!("skipped: this machine has no {listening}");
+            continue;
+        };
+        let net = pod();
+        let member = join(&net);
+        let mut ours = member.listen(address(listening, 80)).unwrap();
+        for to in ADDRESSES.iter().filter(|ip| !matches!(**ip, "0.0.0.0" | "::")) {
+            let kernel = std::net::TcpStream::connect(address(to, at.port()));
+            let mut connecting = member.connect(address(to, 80));
+            let ours_says =
+                connecting.as_mut().map(|connecting| ready(connecting.try_finish()).unwrap());
+            assert_eq!(
+                ours_says.is_ok(),
+                kernel.is_ok(),
+                "{listening}, asked as {to}: Linux: {kernel:?}"
+            );
+            let (Ok(near), Ok(kernel)) = (ours_says, kernel) else { continue };
+            let (accepted, _) = kernels.accept().unwrap();
+            let far = ready(ours.try_accept()).unwrap();
+            let ips = |a: SocketAddr, b: SocketAddr, c: SocketAddr| [a.ip(), b.ip(), c.ip()];
+            assert_eq!(
+                ips(near.local_address(), near.remote_address(), far.local_address()),
+                ips(
+                    kernel.local_addr().unwrap(),
+                    kernel.peer_addr().unwrap(),
+                    accepted.local_addr().unwrap()
+                ),
+                "{listening}, asked as {to}",
+            );
+            assert_eq!(far.remote_address(), near.local_address());
+        }
+    }
+}
+
+#[test]
+fn datagrams_between_the_addresses_of_one_machine_go_as_on_linux() {
+    let kernel = |at: SocketAddr| {
+        let socket = std::net::UdpSocket::bind(at).ok()?;
+        socket.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+        Some(socket)
+    };
+    for bound in ["0.0.0.0", "127.0.0.1", "127.0.0.2", "::1"] {
+        for to in ["127.0.0.1", "127.0.0.2", "::1"] {
+            if address(bound, 1).is_ipv4() != address(to, 1).is_ipv4() {
+                continue;
+            }
+            let any = if address(to, 1).is_ipv4() { "0.0.0.0" } else { "::" };
+            let (Some(receiver), Some(sender)) =
+                (kernel(address(bound, 0)), kernel(address(any, 0)))
+            else {
+                println!("skipped: this machine has no {bound}");
+                continue;
+            };
+            let port = receiver.local_addr().unwrap().port();
+            sender.send_to(b"x", address(to, port)).unwrap();
+            let kernel = receiver.recv_from(&mut [0]).ok().map(|(_, from)| from.ip());
+
+            let net = pod();
+            let member = join(&net);
+            let socket = |at: SocketAddr| {
+                let socket = member.udp_socket(Family::of(at.ip())).unwrap();
+                socket.bind(at).unwrap();
+                socket
+            };
+            let (receiver, sender) = (socket(address(bound, 53)), socket(address(any, 0)));
+            sender.send(Bytes::from_static(b"x"), Some(address(to, 53))).unwrap();
+            let ours = match receiver.try_receive() {
+                Poll::Ready(datagram) => Some(datagram.unwrap().from.ip()),
+                Poll::Pending => None,
+            };
+            assert_eq!(ours, kernel, "bound to {bound}, sent to {to}");
+        }
+    }
 }
