@@ -7,11 +7,18 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1 as corev1;
 
 use super::object::Object;
+use crate::secret::{self, Unreadable, Values};
 
 /// Whoever holds the objects answers at once, from memory.
 pub trait Objects: Send + Sync {
     fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<corev1::ConfigMap>>;
-    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<corev1::Secret>>;
+
+    /// The plain values of a Secret.
+    ///
+    /// # Errors
+    ///
+    /// It is there, and encrypted in a way that this node cannot read.
+    fn secret(&self, namespace: &str, name: &str) -> Result<Option<Values>, Unreadable>;
 }
 
 /// Nothing is there.
@@ -23,8 +30,8 @@ impl Objects for NoObjects {
         None
     }
 
-    fn secret(&self, _: &str, _: &str) -> Option<Arc<corev1::Secret>> {
-        None
+    fn secret(&self, _: &str, _: &str) -> Result<Option<Values>, Unreadable> {
+        Ok(None)
     }
 }
 
@@ -57,8 +64,9 @@ impl Objects for ObjectMap {
         self.config_maps.get(&(namespace.to_owned(), name.to_owned())).cloned()
     }
 
-    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<corev1::Secret>> {
-        self.secrets.get(&(namespace.to_owned(), name.to_owned())).cloned()
+    fn secret(&self, namespace: &str, name: &str) -> Result<Option<Values>, Unreadable> {
+        let secret = self.secrets.get(&(namespace.to_owned(), name.to_owned()));
+        secret.map(|secret| secret::open(secret, None)).transpose()
     }
 }
 

@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use thiserror::Error;
 
 use crate::manifest::Objects;
+use crate::secret::Unreadable;
 use crate::spec::{
     Container, EnvFrom, EnvFromSource, EnvSource, EnvVar, FieldPath, Pod, ResourceField, SubPath,
 };
@@ -65,6 +66,8 @@ pub enum EnvironmentError {
     ConfigMapNotFound { name: String },
     #[error("secret {name:?} not found")]
     SecretNotFound { name: String },
+    #[error(transparent)]
+    SecretUnreadable(#[from] Unreadable),
     #[error("couldn't find key {key} in ConfigMap {namespace}/{name}")]
     ConfigMapKeyNotFound { namespace: String, name: String, key: String },
     #[error("couldn't find key {key} in Secret {namespace}/{name}")]
@@ -181,12 +184,12 @@ impl Asker<'_> {
                 }
             }
             EnvFromSource::Secret(name) => {
-                let Some(secret) = self.objects.secret(self.namespace(), name) else {
+                let Some(values) = self.objects.secret(self.namespace(), name)? else {
                     let name = name.clone();
                     return absent(from.optional, EnvironmentError::SecretNotFound { name });
                 };
-                for (key, value) in secret.data.iter().flatten() {
-                    let value = self.text(name, key, &value.0)?;
+                for (key, value) in &values {
+                    let value = self.text(name, key, value)?;
                     to.set(format!("{}{key}", from.prefix), value)?;
                 }
             }
@@ -228,16 +231,15 @@ impl Asker<'_> {
     }
 
     fn secret_key(&self, name: &str, key: &str) -> Result<String, EnvironmentError> {
-        let secret = self.objects.secret(self.namespace(), name);
-        let secret =
-            secret.ok_or_else(|| EnvironmentError::SecretNotFound { name: name.to_owned() })?;
-        let value = secret.data.as_ref().and_then(|data| data.get(key));
-        let value = value.ok_or_else(|| EnvironmentError::SecretKeyNotFound {
+        let values = self.objects.secret(self.namespace(), name)?;
+        let values =
+            values.ok_or_else(|| EnvironmentError::SecretNotFound { name: name.to_owned() })?;
+        let value = values.get(key).ok_or_else(|| EnvironmentError::SecretKeyNotFound {
             namespace: self.namespace().to_owned(),
             name: name.to_owned(),
             key: key.to_owned(),
         })?;
-        self.text(name, key, &value.0)
+        self.text(name, key, value)
     }
 
     fn text(&self, name: &str, key: &str, bytes: &[u8]) -> Result<String, EnvironmentError> {

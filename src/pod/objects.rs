@@ -1,7 +1,7 @@
 //! ConfigMaps, Secrets and the downward API, as environments and volumes ask for them.
 //!
 //! Owns: adapting the board to the look-ups of `manifest` and `volume`. Values are read when a container starts or a volume
-//! is set up; nothing is cached, so a Secret is held once, on the board.
+//! is set up; nothing is cached, so a Secret is held once, on the board, encrypted if it came so.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -11,20 +11,25 @@ use k8s_openapi::api::core::v1 as corev1;
 use crate::board::Board;
 use crate::manifest::Objects;
 use crate::pod::environment::{Facts, field_value, resource_value};
+use crate::secret::{self, Decryptor, Unreadable, Values};
 use crate::spec::{FieldPath, Pod, ResourceField};
 use crate::volume::ObjectData;
 
-/// The board as the place where ConfigMaps and Secrets are.
+/// The board as the place where ConfigMaps and Secrets are, and the key to what is encrypted.
 #[derive(Clone, Debug)]
-pub struct BoardObjects(pub Board);
+pub struct BoardObjects {
+    pub board: Board,
+    pub key: Option<Decryptor>,
+}
 
 impl Objects for BoardObjects {
     fn config_map(&self, namespace: &str, name: &str) -> Option<Arc<corev1::ConfigMap>> {
-        self.0.config_map(namespace, name)
+        self.board.config_map(namespace, name)
     }
 
-    fn secret(&self, namespace: &str, name: &str) -> Option<Arc<corev1::Secret>> {
-        self.0.secret(namespace, name)
+    fn secret(&self, namespace: &str, name: &str) -> Result<Option<Values>, Unreadable> {
+        let secret = self.board.secret(namespace, name);
+        secret.map(|secret| secret::open(&secret, self.key.as_ref())).transpose()
     }
 }
 
@@ -32,6 +37,7 @@ impl Objects for BoardObjects {
 #[derive(Debug)]
 pub struct VolumeData<'a> {
     pub board: &'a Board,
+    pub key: Option<&'a Decryptor>,
     pub pod: &'a Pod,
     pub facts: Facts,
 }
@@ -44,9 +50,9 @@ impl ObjectData for VolumeData<'_> {
         Some(text.chain(binary).collect())
     }
 
-    fn secret(&self, namespace: &str, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
-        let secret = self.board.secret(namespace, name)?;
-        Some(secret.data.iter().flatten().map(|(k, v)| (k.clone(), v.0.clone())).collect())
+    fn secret(&self, namespace: &str, name: &str) -> Result<Option<Values>, Unreadable> {
+        let secret = self.board.secret(namespace, name);
+        secret.map(|secret| secret::open(&secret, self.key)).transpose()
     }
 
     fn field(&self, field: &FieldPath) -> Option<String> {

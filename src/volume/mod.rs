@@ -50,6 +50,7 @@ use rustix::io::Errno;
 use thiserror::Error;
 
 use crate::error::chain;
+use crate::secret::{Unreadable, Values};
 use crate::spec::{FieldPath, Pod, PodUid, ResourceField, Volume, VolumeMedium, VolumeSource};
 use crate::store::record::file_name;
 
@@ -65,8 +66,12 @@ pub trait ObjectData {
     /// `data` and `binaryData` of a ConfigMap, decoded; `None` if there is no such ConfigMap.
     fn config_map(&self, namespace: &str, name: &str) -> Option<BTreeMap<String, Vec<u8>>>;
 
-    /// `data` of a Secret, decoded; `None` if there is no such Secret.
-    fn secret(&self, namespace: &str, name: &str) -> Option<BTreeMap<String, Vec<u8>>>;
+    /// The plain values of a Secret; `None` if there is no such Secret.
+    ///
+    /// # Errors
+    ///
+    /// It is there, and encrypted in a way that this node cannot read.
+    fn secret(&self, namespace: &str, name: &str) -> Result<Option<Values>, Unreadable>;
 
     /// A downward API field that the [`Pod`] itself does not hold: node name, addresses.
     fn field(&self, field: &FieldPath) -> Option<String>;

@@ -9,6 +9,7 @@ use std::path::{Component, Path};
 
 use thiserror::Error;
 
+use crate::secret::{Unreadable, Values, Zeroizing};
 use crate::spec::{FieldPath, KeyToPath, Pod, ProjectedSource, ResourceField, VolumeSource};
 
 use super::ObjectData;
@@ -19,7 +20,7 @@ pub type Payload = BTreeMap<String, PayloadFile>;
 /// One file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PayloadFile {
-    pub bytes: Vec<u8>,
+    pub bytes: Zeroizing<Vec<u8>>,
     pub mode: u32,
 }
 
@@ -30,6 +31,8 @@ pub enum PayloadError {
     NoConfigMap(String),
     #[error("secret \"{0}\" not found")]
     NoSecret(String),
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
     #[error("configmap references non-existent config key: {0}")]
     NoConfigKey(String),
     #[error("references non-existent secret key: {0}")]
@@ -97,13 +100,16 @@ impl Gathering<'_> {
         match source {
             ProjectedSource::ConfigMap { name, items, optional } => {
                 match self.data.config_map(namespace, name) {
-                    Some(keys) => self.keys(keys, items, *optional, PayloadError::NoConfigKey),
+                    Some(keys) => {
+                        let keys = keys.into_iter().map(|(key, v)| (key, Zeroizing::new(v)));
+                        self.keys(keys.collect(), items, *optional, PayloadError::NoConfigKey)
+                    }
                     None if *optional => Ok(()),
                     None => Err(PayloadError::NoConfigMap(name.clone())),
                 }
             }
             ProjectedSource::Secret { name, items, optional } => {
-                match self.data.secret(namespace, name) {
+                match self.data.secret(namespace, name)? {
                     Some(keys) => self.keys(keys, items, *optional, PayloadError::NoSecretKey),
                     None if *optional => Ok(()),
                     None => Err(PayloadError::NoSecret(name.clone())),
@@ -112,18 +118,18 @@ impl Gathering<'_> {
             ProjectedSource::Field { path, mode, field } => {
                 let value = field_value(self.pod, field, self.data)
                     .ok_or_else(|| PayloadError::NoField { path: path.clone() })?;
-                self.put(path, value.into_bytes(), *mode)
+                self.put(path, value.into_bytes().into(), *mode)
             }
             ProjectedSource::Resource { path, mode, field } => {
                 let value = self.resource(path, field)?;
-                self.put(path, value.into_bytes(), *mode)
+                self.put(path, value.into_bytes().into(), *mode)
             }
         }
     }
 
     fn keys(
         &mut self,
-        keys: BTreeMap<String, Vec<u8>>,
+        keys: Values,
         items: &[KeyToPath],
         optional: bool,
         missing: fn(String) -> PayloadError,
@@ -149,7 +155,12 @@ impl Gathering<'_> {
         })
     }
 
-    fn put(&mut self, path: &str, bytes: Vec<u8>, mode: Option<u32>) -> Result<(), PayloadError> {
+    fn put(
+        &mut self,
+        path: &str,
+        bytes: Zeroizing<Vec<u8>>,
+        mode: Option<u32>,
+    ) -> Result<(), PayloadError> {
         let path = tidy(path).ok_or_else(|| PayloadError::Path(path.to_owned()))?;
         let mode = mode.unwrap_or(self.default_mode) & 0o777;
         self.payload.insert(path, PayloadFile { bytes, mode });

@@ -30,9 +30,10 @@ impl ObjectData for Objects {
         self.config_maps.get(name).cloned()
     }
 
-    fn secret(&self, namespace: &str, name: &str) -> Option<BTreeMap<String, Vec<u8>>> {
+    fn secret(&self, namespace: &str, name: &str) -> Result<Option<Values>, Unreadable> {
         assert_eq!(namespace, "default");
-        self.secrets.get(name).cloned()
+        let values = self.secrets.get(name).cloned();
+        Ok(values.map(|values| values.into_iter().map(|(k, v)| (k, v.into())).collect()))
     }
 
     fn field(&self, field: &FieldPath) -> Option<String> {
@@ -74,6 +75,7 @@ fn pod(volumes: Vec<(&str, VolumeSource)>) -> Pod {
         readiness_gates: Vec::new(),
         priority: 0,
         service_account: None,
+        image_pull_secrets: Vec::new(),
     }
 }
 

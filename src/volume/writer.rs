@@ -96,7 +96,7 @@ fn holds(dir: impl AsFd, folder: &str, payload: &Payload) -> io::Result<bool> {
         }
         let mut bytes = Vec::with_capacity(file.bytes.len());
         std::fs::File::from(opened).read_to_end(&mut bytes)?;
-        if bytes != file.bytes {
+        if bytes != *file.bytes {
             return Ok(false);
         }
     }

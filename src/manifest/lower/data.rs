@@ -8,6 +8,7 @@ use super::super::path::Path;
 use super::super::rules;
 use super::check::Check;
 use super::meta;
+use crate::secret::{ENCRYPTION, Form, is_age};
 
 /// All values of one object together, bytes (Kubernetes' `MaxSecretSize`).
 const DATA_BYTES_MAX: usize = 1024 * 1024;
@@ -51,5 +52,35 @@ pub(super) fn secret(secret: &corev1::Secret, check: &mut Check<'_>) {
     }
     if total > DATA_BYTES_MAX {
         check.too_long(&data, DATA_BYTES_MAX);
+    }
+    encryption(secret, check);
+}
+
+/// How it is encrypted, if it is. Whether this node can read it is asked by whoever takes it in.
+fn encryption(secret: &corev1::Secret, check: &mut Check<'_>) {
+    let annotations = Path::root("metadata");
+    let annotations = annotations.field("annotations");
+    for (key, value) in secret.metadata.annotations.iter().flatten() {
+        let path = annotations.key(key);
+        if key == ENCRYPTION {
+            let known = [("age", ()), ("age-secret", ())];
+            check.choice(&path, Some(value), &known);
+        } else if key.starts_with("podling.dev/") {
+            // A misspelt one would hand the encrypted text to the module as its password.
+            let message = format!("no such annotation of a Secret; podling knows {ENCRYPTION}");
+            check.invalid(&path, key, message);
+        }
+    }
+    let Ok(Form::Values | Form::Whole) = Form::of(secret) else { return };
+    let data = Path::root("data");
+    let plain = secret.data.iter().flatten().filter(|(_, value)| !is_age(&value.0));
+    for (key, _) in plain {
+        // What it is instead may be the secret itself.
+        check.invalid(&data.key(key), "(not shown)", "is not encrypted with age");
+    }
+    let text = Path::root("stringData");
+    let plain = secret.string_data.iter().flatten();
+    for (key, _) in plain.filter(|(_, value)| !is_age(value.as_bytes())) {
+        check.invalid(&text.key(key), "(not shown)", "is not encrypted with age");
     }
 }
