@@ -30,6 +30,7 @@ pub mod net;
 // What is kept, and how it comes here.
 pub mod artifact;
 pub mod image;
+pub mod secret;
 pub mod store;
 pub mod volume;
 

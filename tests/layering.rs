@@ -26,11 +26,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("net", &["clock", "error", "limits", "spec"]),
     ("admission", &["clock", "limits", "spec"]),
     ("store", &["clock", "error", "limits", "spec"]),
-    ("volume", &["clock", "error", "limits", "spec", "store"]),
+    ("secret", &["error", "limits", "store"]),
+    ("volume", &["clock", "error", "limits", "secret", "spec", "store"]),
     ("image", &["clock", "error", "limits", "spec", "store"]),
     ("artifact", &["clock", "error", "image", "limits", "spec", "store"]),
     // What goes in and out.
-    ("manifest", &["clock", "error", "image", "lifecycle", "limits", "spec"]),
+    ("manifest", &["clock", "error", "image", "lifecycle", "limits", "secret", "spec"]),
     // The engine.
     ("wasi", &["clock", "error", "limits", "net", "spec"]),
     ("runtime", &["clock", "error", "limits", "net", "spec", "wasi"]),
@@ -44,6 +45,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         "pod",
         &[
             "admission",
+            "artifact",
             "board",
             "clock",
             "error",
@@ -54,6 +56,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "net",
             "outside",
             "runtime",
+            "secret",
             "spec",
             "volume",
         ],
@@ -87,8 +90,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "board", "clock", "daemon", "error", "image", "limits", "manifest", "play", "runtime",
-            "server", "spec",
+            "artifact", "board", "clock", "daemon", "error", "image", "limits", "manifest", "play",
+            "runtime", "secret", "server", "spec",
         ],
     ),
     ("main", &["cli", "error"]),
@@ -112,6 +115,7 @@ const EVERYTHING_BELOW_THE_DAEMON: &[&str] = &[
     "pod",
     "reconciler",
     "runtime",
+    "secret",
     "server",
     "source",
     "spec",
@@ -138,6 +142,7 @@ const EVERYTHING_BELOW_PLAY: &[&str] = &[
     "pod",
     "reconciler",
     "runtime",
+    "secret",
     "server",
     "source",
     "spec",

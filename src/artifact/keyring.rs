@@ -39,6 +39,12 @@ impl Credential {
         Self { user: user.to_owned(), password: password.to_owned() }
     }
 
+    /// The same, as the pushing library wants it.
+    pub(super) fn for_push(&self) -> oci_client::secrets::RegistryAuth {
+        let (user, password) = (self.user.clone(), self.password.clone());
+        oci_client::secrets::RegistryAuth::Basic(user, password)
+    }
+
     /// The value of an `Authorization` header.
     pub(super) fn basic(&self) -> String {
         format!("Basic {}", STANDARD.encode(format!("{}:{}", self.user, self.password)))

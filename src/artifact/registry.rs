@@ -22,7 +22,7 @@ const STEPS_MAX: usize = 3;
 
 /// What a reference stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Found {
+pub struct Found {
     /// Of the manifest, or index, that the reference names.
     pub manifest: Digest,
     /// Of the module.

@@ -29,6 +29,9 @@ pub enum Command {
     /// Load, list and remove modules of the local image store
     #[command(subcommand)]
     Image(ImageCommand),
+    /// Keys: the node's own, and encrypting secrets to it
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// List objects
     Get(GetArgs),
     /// Show one pod, or several, in detail, with their events
@@ -135,6 +138,24 @@ pub struct CompileArgs {
 }
 
 #[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Print whom secrets for this node are encrypted to
+    Node {
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Encrypt the values of Secrets, so that only one node can read them
+    Seal {
+        /// The manifest; - for standard input. What is no Secret stays as it is
+        #[arg(short, long = "filename", value_name = "FILE")]
+        file: PathBuf,
+        /// The node's recipient (podling key node)
+        #[arg(long, value_name = "AGE1…")]
+        to: String,
+    },
+}
+
+#[derive(Debug, Subcommand)]
 pub enum ImageCommand {
     /// Put a module file into the store under a name
     Load {
@@ -143,6 +164,24 @@ pub enum ImageCommand {
         /// NAME or NAME:TAG
         #[arg(long)]
         name: String,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Fetch a module from its registry into the store
+    Pull {
+        /// REGISTRY/REPOSITORY[:TAG][@sha256:HEX]
+        #[arg(value_name = "REF")]
+        reference: String,
+        #[command(flatten)]
+        node: NodeArgs,
+    },
+    /// Put a module file into a registry
+    Push {
+        /// The module: a WebAssembly component or core module
+        file: PathBuf,
+        /// REGISTRY/REPOSITORY[:TAG]
+        #[arg(value_name = "REF")]
+        reference: String,
         #[command(flatten)]
         node: NodeArgs,
     },

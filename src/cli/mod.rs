@@ -17,6 +17,7 @@ mod duration;
 mod get;
 mod image;
 mod jsonpath;
+mod key;
 mod kinds;
 mod logs;
 mod manifests;
@@ -57,6 +58,7 @@ fn run(command: Command) -> ExitCode {
         Command::Check(args) => node::check(&args, &mut out),
         Command::Compile(args) => Ok(crate::runtime::compile_child(&args.args)),
         Command::Image(command) => image::run(command, &mut out),
+        Command::Key(command) => key::run(command, &mut out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "podling", &mut script);
@@ -95,6 +97,7 @@ async fn ask(command: Command, out: &mut Out) -> anyhow::Result<ExitCode> {
         | Command::Check(_)
         | Command::Compile(_)
         | Command::Image(_)
+        | Command::Key(_)
         | Command::Completions { .. } => unreachable!("`run` has taken these"),
     }
 }

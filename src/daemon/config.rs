@@ -41,7 +41,9 @@ pub struct ConfigFile {
     pub proc_dir: Option<PathBuf>,
     /// Pods over MQTT; absent: none.
     pub mqtt: Option<MqttFile>,
-    /// Where artifacts may come from.
+    /// The key that secrets are encrypted to; made at the first start. Default: `node.key` in the state directory.
+    pub node_key_file: Option<PathBuf>,
+    /// Where modules may come from, and how.
     pub artifacts: ArtifactSettings,
 }
 
@@ -104,6 +106,7 @@ pub struct Config {
     pub max_pods: usize,
     pub proc_dir: PathBuf,
     pub mqtt: Option<MqttConfig>,
+    pub node_key_file: PathBuf,
     pub artifacts: ArtifactSettings,
 }
 
@@ -164,6 +167,7 @@ impl ConfigFile {
             max_pods: over.max_pods.or(self.max_pods),
             proc_dir: over.proc_dir.or(self.proc_dir),
             mqtt: over.mqtt.or(self.mqtt),
+            node_key_file: over.node_key_file.or(self.node_key_file),
             // The command line has no word for it.
             artifacts: self.artifacts,
         }
@@ -178,12 +182,12 @@ impl ConfigFile {
             set.or_else(|| default.clone()).ok_or(ConfigError::NoHome)
         };
         let node_name = self.node_name.unwrap_or_else(|| places.host_name.clone());
-        self.artifacts.check()?;
+        let state_dir = or_default(self.state_dir, &places.state)?;
         let config = Config {
             mqtt: self.mqtt.map(|mqtt| mqtt.resolve(&node_name)).transpose()?,
-            artifacts: self.artifacts,
             node_name,
-            state_dir: or_default(self.state_dir, &places.state)?,
+            node_key_file: self.node_key_file.unwrap_or_else(|| state_dir.join("node.key")),
+            state_dir,
             cache_dir: or_default(self.cache_dir, &places.cache)?,
             manifest_dir: self.manifest_dir,
             socket: or_default(self.socket, &places.socket)?,
@@ -195,6 +199,7 @@ impl ConfigFile {
             reserved: self.reserved.understood("reserved.cpu", "reserved.memory")?,
             max_pods: self.max_pods.unwrap_or(PODS_MAX),
             proc_dir: self.proc_dir.unwrap_or_else(|| "/proc".into()),
+            artifacts: self.artifacts,
         };
         config.check()?;
         Ok(config)
@@ -207,6 +212,7 @@ impl Config {
             ("stateDir", Some(&self.state_dir)),
             ("cacheDir", Some(&self.cache_dir)),
             ("socket", Some(&self.socket)),
+            ("nodeKeyFile", Some(&self.node_key_file)),
         ];
         let listed = self.host_path_allow_list.iter().map(|p| ("hostPathAllowList", Some(p)));
         for (setting, path) in paths.into_iter().chain(listed) {
@@ -214,6 +220,7 @@ impl Config {
                 return Err(ConfigError::NotAbsolute { setting, path: path.clone() });
             }
         }
+        self.artifacts.check()?;
         if !(1..=PODS_MAX).contains(&self.max_pods) {
             return Err(ConfigError::MaxPods(self.max_pods));
         }
@@ -304,6 +311,11 @@ mod test {
     fn mistakes_are_named() {
         let rows = [
             ("stateDir: relative", "stateDir of the configuration must be an absolute path"),
+            ("nodeKeyFile: k", "nodeKeyFile of the configuration must be an absolute path"),
+            (
+                "artifacts: {maxBytes: 0}",
+                "artifacts.maxBytes of the configuration must be 1 to 268435456, but is 0",
+            ),
             ("guestThreads: 0", "guestThreads of the configuration must be 1 to 64"),
             ("maxPods: 0", "maxPods of the configuration must be 1 to 1024, but is 0"),
             ("reserved: {memory: lots}", "reserved.memory of the configuration is no quantity"),

@@ -248,7 +248,7 @@ fn secrets(facts: &Facts) -> Finding {
             what: "memory volumes",
             level: Level::Note,
             found: "no memory file system that is ours".to_owned(),
-            hence: "pods with Secret volumes or `medium: Memory` do not start; set XDG_RUNTIME_DIR or RuntimeDirectory=".to_owned(),
+            hence: "secrets and `medium: Memory` lie on disk, in private folders; set XDG_RUNTIME_DIR or RuntimeDirectory=".to_owned(),
         },
     }
 }

@@ -20,7 +20,6 @@ pub mod notify;
 mod pressure;
 pub mod signals;
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,7 +33,6 @@ use crate::daemon::config::Config;
 use crate::daemon::node::NodeParts;
 use crate::daemon::node_object::NodeObject;
 use crate::daemon::signals::Signals;
-use crate::image::Digest;
 use crate::reconciler::records::RecordKeeper;
 use crate::reconciler::{NodeHandle, NodeTask, Offered, intake};
 use crate::server::{App, listen};
@@ -71,11 +69,16 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let remote =
         mqtt::Remote::restore(&config, &mut task, &node, &store, std::mem::take(&mut loaded.mqtt));
     let restored_all = task.restore(loaded) && remote.knows_its_pods();
+    // Until its source runs, and holds it itself.
+    let needed = node.images.pins().hold(remote.pinned());
     if first_folder(&mut task, &config).await && restored_all {
         task.forget_orphans();
         remove_orphans(&task, &node).await;
+        // Everybody who needs a module has said so.
+        task.hold_images();
+        node.images.pins().settle();
+        collect_images(&node).await;
     }
-    collect_images(&node, remote.pinned()).await;
     let object = NodeObject::show(&node, &config.node_labels);
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let records_stop = CancellationToken::new();
@@ -84,8 +87,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut pods = Part::spawn("the node's task failed", task.run(pods_stop.clone()));
     watch_folder(&config, &handle, &stop);
     watch_memory(&config, &node, &handle, &object, &stop);
-    let mut remote = remote.start(&config, &handle, &store, &node, &object, &stop);
+    let mut remote = remote.start(&handle, &store, &node, &object, &stop);
     let mut registry = metrics::registry(&node, Some(&store));
+    drop(needed);
     remote.register(&mut registry);
     let backend = NodeBackend::new(handle, Arc::clone(&node), registry);
     let app = App::new(Arc::new(backend), node.clock, stop.clone());
@@ -167,12 +171,11 @@ fn read_all(snapshot: &Snapshot, node_name: &str) -> Vec<Offered> {
     snapshot.iter().map(read).collect()
 }
 
-/// Modules that nothing names any more: earlier versions of `file:` images. Nothing runs yet, so that only what came over MQTT, which has
-/// no name, is in use.
-async fn collect_images(node: &Arc<crate::pod::NodeContext>, needed: BTreeSet<Digest>) {
+/// Modules that no name and no pod needs any more: earlier versions of `file:` images, and of what came by digest.
+async fn collect_images(node: &Arc<crate::pod::NodeContext>) {
     let node = Arc::clone(node);
     let collected = tokio::task::spawn_blocking(move || {
-        if let Err(error) = node.images.collect(&|digest| needed.contains(digest)) {
+        if let Err(error) = node.images.collect_unneeded() {
             warn!(cause = %crate::error::chain(&error), "unused modules stay");
         }
     });

@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
+use std::io::ErrorKind;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
@@ -9,6 +10,7 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
+use crate::artifact::{Fetcher, Keyring};
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::daemon::config::{Amounts, Config};
@@ -22,6 +24,7 @@ use crate::pod::networks::NetworkBook;
 use crate::pod::usage::UsageBook;
 use crate::pod::{Keeper, NodeContext, NodeFacts};
 use crate::runtime::{CompileMode, Runtime, RuntimeConfig};
+use crate::secret::{Decryptor, NodeKey, NodeKeyError};
 use crate::volume::{HostPathPolicy, VolumeRoot, find_memory_dir};
 
 /// Descriptors that this process plans with, however many more it may have.
@@ -32,7 +35,9 @@ const DESCRIPTORS_MAX: u64 = 65_536;
 pub struct NodeParts {
     clock: Clock,
     runtime: Runtime,
-    images: ImageStore,
+    images: Arc<ImageStore>,
+    fetcher: Fetcher,
+    secrets: Option<Decryptor>,
     volumes: VolumeRoot,
     host_paths: HostPathPolicy,
     node: NodeFacts,
@@ -45,10 +50,15 @@ impl NodeParts {
     /// # Errors
     /// If a directory is not ours, or the engine cannot start here.
     pub fn open(config: &Config) -> anyhow::Result<Self> {
-        Self::open_with_images(config, &config.state_dir)
+        let mut parts = Self::open_with_images(config, &config.state_dir)?;
+        let key = NodeKey::open_or_make(&config.node_key_file)?;
+        tracing::info!(recipient = %key.recipient(), "secrets for this node are encrypted to");
+        parts.secrets = Some(key.decryptor());
+        Ok(parts)
     }
 
-    /// The same with the images of another state directory: `play` uses the person's own.
+    /// The same with the images of another state directory, and with a node key only if there is one already: `play` uses
+    /// the person's own.
     ///
     /// # Errors
     /// As [`NodeParts::open`].
@@ -62,6 +72,13 @@ impl NodeParts {
         for fault in &damage {
             tracing::warn!("image store: {fault}");
         }
+        let (images, clock) = (Arc::new(images), Clock::start());
+        let fetcher = fetcher(config, &images, clock)?;
+        let secrets = match NodeKey::open(&config.node_key_file) {
+            Ok(key) => Some(key.decryptor()),
+            Err(NodeKeyError::Read { cause, .. }) if cause.kind() == ErrorKind::NotFound => None,
+            Err(error) => return Err(error.into()),
+        };
         let memory = memory_dir(&config.state_dir);
         let volumes = VolumeRoot::open(&config.state_dir.join("volumes"), memory.as_deref())
             .context("cannot open the volumes' folder")?;
@@ -79,9 +96,8 @@ impl NodeParts {
             allocatable: less(total(config), config.reserved),
             pods_max: config.max_pods,
         };
-        let clock = Clock::start();
         let gateway = gateway(clock);
-        Ok(Self { clock, runtime, images, volumes, host_paths, node, gateway })
+        Ok(Self { clock, runtime, images, fetcher, secrets, volumes, host_paths, node, gateway })
     }
 
     /// The context of the node's workers.
@@ -93,7 +109,9 @@ impl NodeParts {
         Arc::new(NodeContext {
             clock: self.clock,
             runtime: self.runtime,
-            images: Arc::new(self.images),
+            images: self.images,
+            fetcher: self.fetcher,
+            secrets: self.secrets,
             volumes: self.volumes,
             host_paths: self.host_paths,
             board: Board::new(first_version, now),
@@ -105,6 +123,18 @@ impl NodeParts {
             keeper,
         })
     }
+}
+
+/// What brings images that are not here. Credentials are read now: a mistake in them shall show at the start.
+///
+/// # Errors
+/// If the file of credentials is not usable.
+pub fn fetcher(config: &Config, images: &Arc<ImageStore>, clock: Clock) -> anyhow::Result<Fetcher> {
+    let keyring = match &config.artifacts.registry_auth_file {
+        Some(path) => Keyring::read(path)?,
+        None => Keyring::default(),
+    };
+    Ok(Fetcher::new(Arc::clone(images), config.artifacts.clone(), keyring, clock))
 }
 
 /// Each volume and each preopened folder holds a descriptor; the soft limit of a shell is for programs that use `select`.

@@ -348,6 +348,14 @@ impl ImageStore {
         let blob = self.blob(digest);
         let size = self.io.disk().size(&blob)?.ok_or_else(gone)?;
         let kind = kind_of(self.io.disk(), &blob, *digest)?;
+        let known = self.records.name(&self.io, &name.repository, &name.tag);
+        let same = |known: &Named| {
+            known.pulled && (known.digest, known.manifest) == (*digest, name.manifest)
+        };
+        if known.as_ref().is_some_and(same) {
+            // A registry that is asked at every start shall not cost flash at every start.
+            return Ok(());
+        }
         let named = Named {
             repository: name.repository.clone(),
             tag: name.tag.clone(),

@@ -52,7 +52,7 @@ pub use digest::Digest;
 pub use failure::{PullFailure, invalid_name, pull_failure};
 pub use import::ImportError;
 pub use incoming::{Begun, Content, Expected, IncomingError, Part, PulledName};
-pub use name::{InvalidReference, parse_reference};
+pub use name::{InvalidReference, parse_reference, repository_of};
 pub use pins::{Pin, Pins};
 pub use wasm::{ModuleKind, NotWasm};
 
@@ -77,6 +77,8 @@ pub struct ResolvedImage {
     /// The `imageID` of statuses: `REPOSITORY@sha256:HEX` of the registry's manifest, or `sha256:HEX` of the content.
     pub image_id: String,
     pub size: u64,
+    /// It came from a registry under the name that was asked for, and not by a person's hand.
+    pub pulled: bool,
 }
 
 /// One line of `podling image ls`.
@@ -172,7 +174,8 @@ pub struct ImageStore {
 
 /// The tag under which content is remembered that was pulled by its manifest's digest. No tag of a person's: those hold no
 /// `@`.
-fn manifest_tag(manifest: &Digest) -> String {
+#[must_use]
+pub fn manifest_tag(manifest: &Digest) -> String {
     format!("@{manifest}")
 }
 
@@ -441,6 +444,7 @@ impl ImageStore {
                 if let Some(manifest) = named.manifest {
                     resolved.image_id = format!("{}@{manifest}", named.repository);
                 }
+                resolved.pulled = named.pulled;
                 Ok(resolved)
             }
             Some(_) => Err(ResolveError::Damaged { text, digest }),
@@ -504,7 +508,8 @@ impl ImageStore {
     }
 
     fn resolved(&self, digest: Digest, size: u64) -> ResolvedImage {
-        ResolvedImage { digest, path: self.blob(&digest), image_id: digest.to_string(), size }
+        let (path, image_id) = (self.blob(&digest), digest.to_string());
+        ResolvedImage { digest, path, image_id, size, pulled: false }
     }
 
     fn blob(&self, digest: &Digest) -> PathBuf {

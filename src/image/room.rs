@@ -46,6 +46,18 @@ impl ImageStore {
         Ok(removed)
     }
 
+    /// Removes content that no name and no pin holds. Nothing before the pins are settled.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails; what was removed so far stays removed.
+    pub fn collect_unneeded(&self) -> Result<Vec<Digest>, RemoveError> {
+        match self.pins.held() {
+            Some(held) => self.collect(&|digest| held.content(digest)),
+            None => Ok(Vec::new()),
+        }
+    }
+
     fn remove_parts(&self, held: &Held, ours: Option<&Path>) -> io::Result<Vec<Digest>> {
         let mut removed = Vec::new();
         for name in self.io.disk().list(&self.blobs)? {

@@ -132,8 +132,10 @@ struct Waiting {
 enum Stage {
     /// It is not its turn, or its turn is now.
     Idle,
+    /// `pulling`: that it is being fetched was said.
     Preparing {
         since: Timestamp,
+        pulling: bool,
     },
     /// `announced`: shows `ImagePullBackOff`, no longer the error itself.
     ImageBackOff {
@@ -289,7 +291,7 @@ impl Machine {
     /// It is its turn: look for its image. Does nothing unless it waits for exactly that.
     pub fn begin(&mut self, cx: &mut Context<'_>) {
         if self.stage == Stage::Idle {
-            self.stage = Stage::Preparing { since: cx.now };
+            self.stage = Stage::Preparing { since: cx.now, pulling: false };
             cx.actions.push(Action::Prepare { run: cx.run(self.begun) });
         }
     }

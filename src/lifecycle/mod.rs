@@ -63,6 +63,10 @@ pub enum Event {
         reason: &'static str,
         message: String,
     },
+    /// The module's image is not here and is being fetched.
+    Pulling {
+        run: RunId,
+    },
     /// The module's image was found (`present`: without pulling).
     Prepared {
         run: RunId,

@@ -8,6 +8,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::admission::Capacity;
+use crate::artifact::Fetcher;
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::image::ImageStore;
@@ -17,6 +18,7 @@ use crate::pod::environment::{Allocatable, Facts};
 use crate::pod::networks::NetworkBook;
 use crate::pod::usage::UsageBook;
 use crate::runtime::Runtime;
+use crate::secret::Decryptor;
 use crate::spec::PodUid;
 use crate::volume::{HostPathPolicy, VolumeRoot};
 
@@ -53,6 +55,10 @@ pub struct NodeContext {
     pub clock: Clock,
     pub runtime: Runtime,
     pub images: Arc<ImageStore>,
+    /// Brings images that are not here.
+    pub fetcher: Fetcher,
+    /// Opens what is encrypted to this node; `None`: it has no key.
+    pub secrets: Option<Decryptor>,
     pub volumes: VolumeRoot,
     pub host_paths: HostPathPolicy,
     pub board: Board,

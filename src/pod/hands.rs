@@ -17,9 +17,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::EventDraft;
-use crate::image::{ResolvedImage, pull_failure};
+use crate::image::{PullFailure, ResolvedImage};
 use crate::lifecycle::{Action, Event, HookKind, PodEvent, ProbeOutcome, Restored, RunId};
 use crate::pod::context::NodeContext;
+use crate::pod::images;
 use crate::pod::logs::{LogRing, PodLogs, RunLog};
 use crate::pod::prober::Target;
 use crate::pod::run::{Begun, Ingredients, StartFailure};
@@ -36,6 +37,8 @@ pub enum Report {
     Event(Event),
     /// The sandbox stands; keep it.
     Sandbox(Box<Sandbox>),
+    /// Something that the pod's author should know.
+    Note(PodEvent),
     /// The image of a coming run.
     Resolved(RunId, ResolvedImage),
     /// A run is under way; this controls it.
@@ -75,6 +78,8 @@ pub struct Hands {
     volumes_are_stale: bool,
     /// The daemon ends and the pod does not, or it is replaced by itself: its files stay.
     keep_volumes: Arc<AtomicBool>,
+    /// Cancelled with the worker: nobody waits for an image any more.
+    gone: CancellationToken,
 }
 
 impl Hands {
@@ -97,6 +102,7 @@ impl Hands {
             next_exec_serial: FIRST_EXEC_SERIAL,
             volumes_are_stale: false,
             keep_volumes,
+            gone: CancellationToken::new(),
         }
     }
 
@@ -145,6 +151,10 @@ impl Hands {
                     self.refresh_volumes();
                 }
                 Some(Event::SandboxReady { pod_ip })
+            }
+            Report::Note(event) => {
+                self.record(&event);
+                None
             }
             Report::Resolved(run, image) => {
                 self.images.insert(run.container.clone(), (run, image));
@@ -228,30 +238,30 @@ impl Hands {
 
     fn prepare(&self, run: RunId) {
         let Some(container) = self.container(&run) else { return };
-        let (node, reports) = (Arc::clone(&self.node), self.reports.clone());
-        let failed =
-            |run, reason, message| Report::Event(Event::PrepareFailed { run, reason, message });
-        self.spawn(async move {
-            let image = container.image.clone();
-            let resolved =
-                tokio::task::spawn_blocking(move || node.images.resolve(&image, node.clock.now()))
-                    .await;
-            match resolved {
-                Ok(Ok(image)) => {
-                    let image_id = image.image_id.clone();
-                    // The image first, then the event that tells of it.
-                    let kept = reports.send(Report::Resolved(run.clone(), image)).await;
-                    drop(kept);
-                    Report::Event(Event::Prepared { run, image_id, present: true })
+        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
+        let reports = self.reports.clone();
+        let name = container.name.clone();
+        self.spawn_until(self.gone.clone(), async move {
+            let pulling = async {
+                let told = reports.send(Report::Event(Event::Pulling { run: run.clone() })).await;
+                drop(told);
+            };
+            let obtained = match images::obtain(&node, &pod, &container, pulling).await {
+                Ok(obtained) => obtained,
+                Err(PullFailure { reason, message }) => {
+                    return Report::Event(Event::PrepareFailed { run, reason, message });
                 }
-                Ok(Err(error)) => {
-                    let failure = pull_failure(&container.image, container.pull_policy, &error);
-                    failed(run, failure.reason, failure.message)
-                }
-                Err(error) => {
-                    failed(run, "ErrImagePull", format!("podling failed internally: {error}"))
-                }
+            };
+            for images::Warning { reason, message } in obtained.warnings {
+                let container = Some(name.clone());
+                let event = PodEvent { warning: true, reason, message, container };
+                drop(reports.send(Report::Note(event)).await);
             }
+            let (image, present) = (obtained.image, obtained.present);
+            let image_id = image.image_id.clone();
+            // The image first, then the event that tells of it.
+            drop(reports.send(Report::Resolved(run.clone(), image)).await);
+            Report::Event(Event::Prepared { run, image_id, present })
         });
     }
 

@@ -18,6 +18,7 @@ pub mod exec;
 pub mod hands;
 pub mod host_port;
 pub mod http_probe;
+pub mod images;
 pub mod logs;
 pub mod net_io;
 pub mod networks;

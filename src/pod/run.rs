@@ -105,7 +105,8 @@ impl Ingredients {
 
     fn environment(&self, container: &Container) -> Result<Resolved, StartFailure> {
         let facts = self.node.facts(self.sandbox.ip());
-        let objects = BoardObjects(self.node.board.clone());
+        let objects =
+            BoardObjects { board: self.node.board.clone(), key: self.node.secrets.clone() };
         resolve(&self.pod, container, &facts, &objects)
             .map_err(|e| StartFailure::new("CreateContainerConfigError", chain(&e)))
     }

@@ -201,7 +201,12 @@ pub async fn refresh_volumes(sandbox: Arc<Sandbox>) {
     let theirs = Arc::clone(&sandbox);
     let refreshed = tokio::task::spawn_blocking(move || {
         let (node, pod) = (&theirs.node, &theirs.pod);
-        let data = VolumeData { board: &node.board, pod, facts: node.facts(theirs.ip()) };
+        let data = VolumeData {
+            board: &node.board,
+            key: node.secrets.as_ref(),
+            pod,
+            facts: node.facts(theirs.ip()),
+        };
         if let Err(error) = node.volumes.refresh(pod, &data, &theirs.volumes) {
             let cause = chain(&error);
             tracing::warn!(pod = %pod.key, %cause, "a volume keeps its old content");
@@ -234,7 +239,7 @@ async fn set_up_volumes(
     let (node, pod) = (Arc::clone(node), Arc::clone(pod));
     let set_up = tokio::task::spawn_blocking(move || {
         let facts = node.facts(ip.into());
-        let data = VolumeData { board: &node.board, pod: &pod, facts };
+        let data = VolumeData { board: &node.board, key: node.secrets.as_ref(), pod: &pod, facts };
         node.volumes.set_up(&pod, &data, &node.host_paths)
     });
     Ok(set_up.await.map_err(SandboxError::Broken)??)

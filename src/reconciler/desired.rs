@@ -238,6 +238,13 @@ impl Desired {
         self.pods.iter().map(|(key, e)| (key.clone(), wanted(e))).collect()
     }
 
+    /// Every pod that is, or is about to be.
+    pub fn pods(&self) -> impl Iterator<Item = &Pod> {
+        self.pods.values().flat_map(|e| {
+            std::iter::once(&*e.current.pod).chain(e.next.as_ref().map(|next| &*next.pod))
+        })
+    }
+
     /// UIDs that anything on disk may still belong to.
     pub fn uids(&self) -> impl Iterator<Item = &PodUid> {
         self.pods.values().flat_map(|e| {

@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use crate::admission::Level;
 use crate::board::{Board, ObjectKey, wire_time};
+use crate::image::Pin;
 use crate::lifecycle::{Restored, StopReason};
 use crate::pod::{NodeContext, PublishedPod, Worker, WorkerHandle};
 use crate::reconciler::desired::{Accepted, Desired};
@@ -71,6 +72,8 @@ pub struct NodeTask {
     /// How short of memory the machine is.
     pub(super) pressure: Level,
     logs: LogIndex,
+    /// Keeps the images of all pods that are wanted from being collected.
+    images: Option<Pin>,
     requests: mpsc::Receiver<Request>,
     finished: (mpsc::Sender<PodUid>, mpsc::Receiver<PodUid>),
 }
@@ -111,6 +114,7 @@ impl NodeTask {
             restored: BTreeMap::new(),
             pressure: Level::Calm,
             logs,
+            images: None,
             requests,
             finished: mpsc::channel(FINISHED_MAX),
         };
@@ -182,9 +186,17 @@ impl NodeTask {
             let running: Vec<Running> = self.workers.values().map(Entry::seen).collect();
             let plan = Plan::new(&self.desired.wanted(), &running);
             if !self.apply(plan) {
-                return;
+                break;
             }
         }
+        self.hold_images();
+    }
+
+    /// Keeps what the pods need. The new pin is there before the old one goes.
+    pub fn hold_images(&mut self) {
+        let images = self.desired.pods().flat_map(|pod| pod.all_containers().map(|c| &c.image));
+        let pin = self.node.images.pins().hold_images(images);
+        self.images = Some(pin);
     }
 
     /// Carries a plan out; true if another pass may find more.

@@ -42,6 +42,8 @@ pub struct Pod {
     pub readiness_gates: Vec<String>,
     pub priority: i32,
     pub service_account: Option<String>,
+    /// Secrets with credentials for registries (`imagePullSecrets`), by name.
+    pub image_pull_secrets: Vec<String>,
 }
 
 impl Pod {

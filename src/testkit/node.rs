@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tempfile::TempDir;
 
+use crate::artifact::{ArtifactSettings, Fetcher, Keyring};
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::image::ImageStore;
@@ -19,6 +20,7 @@ use crate::pod::networks::NetworkBook;
 use crate::pod::usage::UsageBook;
 use crate::pod::{Keeper, NodeContext, NodeFacts};
 use crate::runtime::{CompileMode, Runtime, RuntimeConfig};
+use crate::secret::NodeKey;
 use crate::spec::{Container, ImageRef};
 use crate::volume::{HostPathPolicy, VolumeRoot};
 
@@ -46,10 +48,15 @@ impl TestNode {
         config.guest_threads = Some(2);
         let clock = Clock::start();
         let (images, _damage) = ImageStore::open(&dir.path().join("images")).unwrap();
+        let images = Arc::new(images);
+        let (settings, keyring) = (ArtifactSettings::default(), Keyring::default());
+        let fetcher = Fetcher::new(Arc::clone(&images), settings, keyring, clock);
         let context = NodeContext {
             clock,
             runtime: Runtime::new(config).unwrap(),
-            images: Arc::new(images),
+            images,
+            fetcher,
+            secrets: Some(NodeKey::generate().decryptor()),
             volumes: VolumeRoot::open(&dir.path().join("volumes"), None).unwrap(),
             host_paths: HostPathPolicy { own: vec![], allow: vec![] },
             board: Board::new(1, clock.now()),

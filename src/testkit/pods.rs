@@ -142,5 +142,6 @@ pub fn pod(containers: impl IntoIterator<Item = Container>) -> Pod {
         readiness_gates: Vec::new(),
         priority: 0,
         service_account: None,
+        image_pull_secrets: Vec::new(),
     }
 }

@@ -44,7 +44,8 @@ impl Due {
         let run = match self {
             Self::Begin(run) | Self::End(run) => run,
             Self::Event(event) => match event {
-                Event::Prepared { run, .. }
+                Event::Pulling { run }
+                | Event::Prepared { run, .. }
                 | Event::PrepareFailed { run, .. }
                 | Event::StartFailed { run, .. }
                 | Event::TimerFired { timer: Timer::Backoff(run) | Timer::Grace(run) }

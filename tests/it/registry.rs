@@ -1,7 +1,7 @@
 //! A small OCI registry and file server on loopback, which misbehaves on request.
 //!
-//! Owns: manifests, blobs with ranges, plain files, the two ways to ask who is there, and faults. Not: pushing. Also compiled
-//! into the library's own tests, so it depends on nothing of ours.
+//! Owns: manifests, blobs with ranges, plain files, the two ways to ask who is there, and faults. Pushing as
+//! `oci_client` does it in one piece. Also compiled into the library's own tests, so it depends on nothing of ours.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
@@ -200,7 +200,9 @@ async fn answer(
 ) -> io::Result<()> {
     let head = read_head(&mut stream).await?;
     let mut lines = head.lines();
-    let target = lines.next().and_then(|line| line.split(' ').nth(1)).unwrap_or("/").to_owned();
+    let first = lines.next().unwrap_or_default();
+    let method = first.split(' ').next().unwrap_or_default();
+    let target = first.split(' ').nth(1).unwrap_or("/").to_owned();
     let header = |name: &str| {
         lines.clone().find_map(|line| {
             let (key, value) = line.split_once(':')?;
@@ -209,13 +211,20 @@ async fn answer(
     };
     let (path, query) = target.split_once('?').unwrap_or((&target, ""));
     let (range, authorization) = (header("range"), header("authorization"));
+    let length: usize = header("content-length").and_then(|text| text.parse().ok()).unwrap_or(0);
+    let mut given = vec![0; length];
+    stream.read_exact(&mut given).await?;
+    let kind = header("content-type").unwrap_or_default();
     let (reply, fault) = {
         let mut shelves = shelves.lock().unwrap();
         let shown = range.as_ref().map(|range| format!(" {range}")).unwrap_or_default();
-        shelves.log.push(format!("GET {path}{shown}"));
+        shelves.log.push(format!("{method} {path}{shown}"));
         let asker = authorization.unwrap_or_default();
         match refuse(&shelves, path, query, &asker, address) {
             Some(reply) => (reply, Fault::None),
+            None if matches!(method, "POST" | "PUT") => {
+                (take_in(&mut shelves, path, query, &kind, given), Fault::None)
+            }
             None => find(&mut shelves, path, range.as_deref()),
         }
     };
@@ -231,7 +240,9 @@ async fn answer(
     if let Fault::CutAfter(bytes) | Fault::HangAfter(bytes) = fault {
         body.truncate(bytes);
     }
-    stream.write_all(&body).await?;
+    if method != "HEAD" {
+        stream.write_all(&body).await?;
+    }
     stream.flush().await?;
     if matches!(fault, Fault::HangAfter(_)) {
         // Until the other side hangs up.
@@ -292,6 +303,31 @@ fn refuse(
     Some(reply)
 }
 
+/// A blob in one piece, or a manifest.
+fn take_in(shelves: &mut Shelves, path: &str, query: &str, kind: &str, bytes: Vec<u8>) -> Reply {
+    let (status, location) = match path.strip_suffix("/blobs/uploads/") {
+        Some(repository) => (202, format!("{repository}/blobs/uploads/1")),
+        None => {
+            let named = query.split('&').find_map(|pair| pair.strip_prefix("digest="));
+            let named = named.map(|digest| digest.replace("%3A", ":"));
+            let path = match path.split_once("/blobs/uploads/") {
+                Some((repository, _)) => {
+                    assert_eq!(named.as_deref(), Some(digest(&bytes).as_str()));
+                    format!("{repository}/blobs/{}", digest(&bytes))
+                }
+                None => path.to_owned(),
+            };
+            if let Some((repository, _)) = path.split_once("/manifests/") {
+                let by_digest = format!("{repository}/manifests/{}", digest(&bytes));
+                shelves.things.insert(by_digest, (kind.to_owned(), bytes.clone()));
+            }
+            shelves.things.insert(path.clone(), (kind.to_owned(), bytes));
+            (201, path)
+        }
+    };
+    Reply { status, headers: vec![("Location", location)], body: Vec::new() }
+}
+
 fn find(shelves: &mut Shelves, path: &str, range: Option<&str>) -> (Reply, Fault) {
     let is_download = !path.contains("/manifests/");
     let fault =
@@ -332,7 +368,11 @@ fn find(shelves: &mut Shelves, path: &str, range: Option<&str>) -> (Reply, Fault
         .filter(|_| !matches!(fault, Fault::IgnoreRange))
         .and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok());
     let reply = match start {
-        None => plain(200, kind, &bytes),
+        None => {
+            let mut reply = plain(200, kind, &bytes);
+            reply.headers.push(("Docker-Content-Digest", digest(&bytes)));
+            reply
+        }
         Some(start) if start >= bytes.len() => plain(416, "text/plain", b"no such range"),
         Some(start) => {
             let mut reply = plain(206, kind, &bytes[start..]);

@@ -27,6 +27,7 @@ use crate::image::{Begun, Content, Digest, Expected, ImageStore, IncomingError, 
 use super::broker::{Blocks, PATIENCE, Patience};
 use super::failure::{FetchError, FetchFault, SourceError};
 use super::http::{Access, Http};
+use super::images::Away;
 use super::intake::{Intake, Progress, blocking};
 use super::keyring::Keyring;
 use super::registry::Registry;
@@ -88,6 +89,7 @@ struct Inner {
     blocks: OnceLock<Blocks>,
     clock: Clock,
     transfers: Transfers,
+    away: Away,
     turns: Semaphore,
     /// Waits of a test are shorter.
     patience: Duration,
@@ -119,6 +121,7 @@ impl Fetcher {
             blocks: OnceLock::new(),
             clock,
             transfers: Transfers::default(),
+            away: Away::default(),
             turns: Semaphore::new(TRANSFERS_MAX),
             patience,
         }))
@@ -132,6 +135,14 @@ impl Fetcher {
     #[must_use]
     pub fn store(&self) -> &Arc<ImageStore> {
         &self.0.store
+    }
+
+    pub(super) fn clock(&self) -> Clock {
+        self.0.clock
+    }
+
+    pub(super) fn away(&self) -> &Away {
+        &self.0.away
     }
 
     pub(super) fn http(&self) -> &Http {

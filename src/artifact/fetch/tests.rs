@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[path = "../../../tests/it/registry.rs"]
+#[allow(dead_code, reason = "shared with tests that need more of it")]
 mod registry;
 
 mod broker;

@@ -27,7 +27,6 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::artifact::{Fetcher, Keyring};
 use crate::daemon::config::Config;
 use crate::daemon::node_object::NodeObject;
 use crate::error::chain;
@@ -142,7 +141,6 @@ impl Remote {
     /// Begins.
     pub(super) fn start(
         self,
-        config: &Config,
         handle: &NodeHandle,
         store: &Arc<Store>,
         node: &Arc<NodeContext>,
@@ -167,7 +165,7 @@ impl Remote {
             inputs,
             transport: link,
             node: Arc::new(handle.clone()),
-            artifacts: Arc::new(Hands::new(fetcher(config, node))),
+            artifacts: Arc::new(Hands::new(node.fetcher.clone())),
             store: Arc::clone(store),
             clock: node.clock,
             topics: mqtt.topics.clone(),
@@ -317,18 +315,6 @@ fn protocol_config(
 /// When this program's file was made: no clock may be earlier.
 fn built_ms() -> i64 {
     std::fs::metadata("/proc/self/exe").map_or(0, |meta| meta.mtime().saturating_mul(1000))
-}
-
-fn fetcher(config: &Config, node: &Arc<NodeContext>) -> Fetcher {
-    let settings = config.artifacts.clone();
-    let keyring = match &settings.registry_auth_file {
-        None => Keyring::default(),
-        Some(path) => Keyring::read(path).unwrap_or_else(|error| {
-            warn!(cause = %chain(&error), "registries are asked without credentials");
-            Keyring::default()
-        }),
-    };
-    Fetcher::new(Arc::clone(&node.images), settings, keyring, node.clock)
 }
 
 /// Shows the link's state as a condition of the node, until the source ends.

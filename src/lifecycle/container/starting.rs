@@ -19,6 +19,16 @@ const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
 const START_ERROR: (i32, &str) = (128, "StartError");
 
 impl Machine {
+    pub fn pulling(&mut self, cx: &mut Context<'_>, attempt: Attempt) {
+        let is_current = attempt == self.begun;
+        if let Stage::Preparing { pulling, .. } = &mut self.stage
+            && is_current
+            && !std::mem::replace(pulling, true)
+        {
+            cx.say(false, "Pulling", texts::pulling(cx.spec));
+        }
+    }
+
     pub fn prepared(
         &mut self,
         cx: &mut Context<'_>,
@@ -26,14 +36,14 @@ impl Machine {
         image_id: String,
         present: bool,
     ) {
-        let Stage::Preparing { since } = self.stage else { return };
+        let Stage::Preparing { since, .. } = self.stage else { return };
         if attempt != self.begun {
             return;
         }
         if present {
             cx.say(false, "Pulled", texts::present(cx.spec));
         } else {
-            cx.say(false, "Pulling", texts::pulling(cx.spec));
+            self.pulling(cx, attempt);
             cx.say(false, "Pulled", texts::pulled(cx.spec, cx.now.since(since)));
         }
         self.image_id = image_id;
@@ -57,7 +67,7 @@ impl Machine {
             texts::ERR_IMAGE_NEVER_PULL => cx.say(true, reason, message.clone()),
             texts::INVALID_IMAGE_NAME => cx.say(true, "InspectFailed", message.clone()),
             _ if pulled => {
-                cx.say(false, "Pulling", texts::pulling(cx.spec));
+                self.pulling(cx, attempt);
                 cx.say(true, texts::FAILED, texts::pull_failed(cx.spec, &message));
             }
             _ => cx.say(true, texts::FAILED, message.clone()),

@@ -49,6 +49,9 @@ impl PodState {
             }
             Event::Stop { grace, why } => self.stop(now, grace, why),
             Event::TimerFired { timer } => self.timer_fired(now, timer, actions),
+            Event::Pulling { run } => {
+                self.about(&run, now, actions, |machine, cx| machine.pulling(cx, run.attempt));
+            }
             Event::Prepared { run, image_id, present } => {
                 self.about(&run, now, actions, |machine, cx| {
                     machine.prepared(cx, run.attempt, image_id, present);

@@ -203,7 +203,8 @@ fn any_event() -> impl Strategy<Value = Event> {
     let hook = prop_oneof![Just(HookKind::PostStart), Just(HookKind::PreStop)];
     (run, kind, hook, 0..100_u8, a_stop(), a_life()).prop_map(
         |(run, kind, hook, choice, (_, stop), (_, exit))| match choice {
-            0..15 => Event::Prepared { run, image_id: "i".into(), present: true },
+            0..3 => Event::Pulling { run },
+            3..15 => Event::Prepared { run, image_id: "i".into(), present: true },
             15..20 => Event::PrepareFailed { run, reason: "ErrImagePull", message: "m".into() },
             20..40 => Event::Started { run },
             40..45 => Event::StartFailed { run, reason: "RunContainerError", message: "m".into() },

@@ -187,6 +187,7 @@ fn lower_pod(pod: &corev1::Pod, uid: PodUid, check: &mut Check<'_>) -> Pod {
         readiness_gates: readiness_gates(spec, check),
         priority: priority(spec),
         service_account: service_account(spec, check),
+        image_pull_secrets: image_pull_secrets(spec),
     }
 }
 
@@ -280,6 +281,12 @@ fn service_account(spec: &corev1::PodSpec, check: &mut Check<'_>) -> Option<Stri
     let name = spec.service_account_name.as_deref().filter(|name| !name.is_empty())?;
     check.faults(&SPEC.field("serviceAccountName"), name, rules::dns_subdomain(name));
     Some(name.to_owned())
+}
+
+/// Kubernetes accepts a reference without a name, and so it does not count.
+fn image_pull_secrets(spec: &corev1::PodSpec) -> Vec<String> {
+    let secrets = spec.image_pull_secrets.iter().flatten();
+    secrets.map(|secret| secret.name.clone()).filter(|name| !name.is_empty()).collect()
 }
 
 /// Words that have no effect here must be Kubernetes' all the same.

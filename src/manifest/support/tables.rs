@@ -60,6 +60,9 @@ pub(super) const METADATA: &[Row] = &[
     ),
 ];
 
+const PULL_SECRET: &[Row] =
+    &[row("name", Yes("of type `kubernetes.io/dockerconfigjson` or `kubernetes.io/dockercfg`"))];
+
 const SPEC: &[Row] = &[
     row("activeDeadlineSeconds", Yes("counted from the status' start time")),
     inert("affinity", ONE_NODE),
@@ -88,7 +91,7 @@ const SPEC: &[Row] = &[
     row("hostUsers", Inert { quiet: &["true", "false"], why: NO_USERS }),
     row("hostname", Yes("else the pod's name, cut to 63 characters")),
     yes("hostnameOverride"),
-    inert("imagePullSecrets", "images come from this node's own store; nothing is pulled"),
+    row("imagePullSecrets", In(PULL_SECRET)),
     row("initContainers", In(CONTAINER)),
     row("nodeName", Kept("this node's name, filled in")),
     inert("nodeSelector", ONE_NODE),

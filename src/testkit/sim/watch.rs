@@ -84,7 +84,8 @@ impl Watch {
                 self.stopped = true;
                 self.shrink(now, grace.unwrap_or(self.grace));
             }
-            Event::Prepared { .. }
+            Event::Pulling { .. }
+            | Event::Prepared { .. }
             | Event::PrepareFailed { .. }
             | Event::ProbeDone { .. }
             | Event::HookDone { .. }
