@@ -31,7 +31,7 @@ const RESUBSCRIBE: Duration = Duration::from_secs(300);
 const RESYNC: Duration = Duration::from_secs(5);
 
 /// Births that may answer stale wills within [`REBIRTH_WINDOW`]; after that another client must be using this identity.
-const REBIRTHS_MAX: u32 = 3;
+const REBIRTHS_MAX: u32 = 8;
 const REBIRTH_WINDOW: Duration = Duration::from_secs(300);
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,6 +64,8 @@ pub(super) struct Connection {
     pub(super) sync_until: Option<Timestamp>,
     rebirths: u32,
     rebirths_since: Option<Timestamp>,
+    /// When the birth is repeated after all: whoever overwrote it does not win for ever.
+    rebirth_at: Option<Timestamp>,
     duplicate: bool,
     /// The last message that the broker did not take.
     refused_publish: Option<(String, String)>,
@@ -98,6 +100,7 @@ impl Connection {
             self.resubscribe_at.filter(|_| up),
             again,
             self.sync_until.filter(|_| up),
+            self.rebirth_at.filter(|_| up),
         ];
         times.into_iter().flatten().min()
     }
@@ -264,6 +267,13 @@ impl Protocol {
         if refused || wanted {
             self.subscribe();
         }
+        if self.connection.rebirth_at.is_some_and(|at| at <= self.now) {
+            self.connection.rebirth_at = None;
+            self.connection.rebirths_since = None;
+            self.connection.duplicate = false;
+            self.birth();
+            self.outbox.soon(Subject::Node);
+        }
         if self.connection.sync_until.is_some_and(|at| at <= self.now) {
             self.connection.sync_until = None;
             self.outbox.soon(Subject::Node);
@@ -304,7 +314,9 @@ impl Protocol {
         }
         self.connection.rebirths += 1;
         if self.connection.rebirths > REBIRTHS_MAX {
-            // Two that answer each other would do so for ever. The heartbeat repeats the birth.
+            // Two that answer each other would do so for ever: the next birth waits until the window is over.
+            self.connection.rebirth_at =
+                self.connection.rebirths_since.map(|since| since.plus(REBIRTH_WINDOW));
             self.suspect_duplicate();
         }
         self.connection.rebirths <= REBIRTHS_MAX
@@ -349,15 +361,6 @@ impl Protocol {
             self.put(Output::Disconnect);
         }
         self.connection.state = State::Stopped;
-    }
-
-    /// The birth once more, with the heartbeat: whoever overwrote it does not win for ever.
-    pub(super) fn heartbeat(&mut self) {
-        if self.connection.duplicate {
-            self.connection.duplicate = false;
-            self.connection.rebirths_since = None;
-            self.birth();
-        }
     }
 
     pub(super) fn node_conditions(&mut self, conditions: Vec<Condition>) {

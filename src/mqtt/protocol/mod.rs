@@ -136,6 +136,7 @@ impl Protocol {
     pub fn step(&mut self, now: Timestamp, input: Input) -> Vec<Output> {
         self.now = self.now.max(now);
         self.handle(input);
+        self.timers();
         self.finish()
     }
 
@@ -165,12 +166,14 @@ impl Protocol {
             Input::Answered { id, outcome } => self.answered(&id, outcome),
             Input::Clock { synced } => self.clock(synced),
             Input::NodeConditions(conditions) => self.node_conditions(conditions),
-            Input::Tick => self.tick(),
+            // Every step looks at the clock.
+            Input::Tick => {}
             Input::Stop => self.stop(),
         }
     }
 
-    fn tick(&mut self) {
+    /// Does what has become due.
+    fn timers(&mut self) {
         self.connection_timers();
         self.command_timers();
         self.transfer_timers();
@@ -203,9 +206,8 @@ impl Protocol {
             self.trust.wake_at(),
         ];
         let pods = self.pods.values().filter_map(Pod::wake_at);
-        // What is past already was looked at in this step.
-        let next = times.into_iter().flatten().chain(pods).min()?;
-        Some(next.max(self.now.plus(WAKE_MIN)))
+        // What is past already was looked at in this step, and waits for something else.
+        times.into_iter().flatten().chain(pods).filter(|at| *at > self.now).min()
     }
 
     fn put(&mut self, output: Output) {
@@ -312,6 +314,7 @@ impl Protocol {
             Some(_) => {}
         }
         self.outbox.soon(outbox::Subject::Pod(key.clone()));
+        self.outbox.soon(outbox::Subject::Node);
         self.converge(key);
         self.bound_marks();
     }
@@ -346,9 +349,6 @@ impl Protocol {
         }
     }
 }
-
-/// Least time between two wakes by the timer: a mistake in a deadline must not become a busy loop.
-const WAKE_MIN: std::time::Duration = std::time::Duration::from_millis(1);
 
 /// Ids and digests of a release, as the core compares them.
 fn same(a: &Arc<crate::mqtt::intent::Release>, b: &Arc<crate::mqtt::intent::Release>) -> bool {

@@ -129,7 +129,6 @@ impl Protocol {
         }
         if self.outbox.heartbeat_at().is_some_and(|at| at <= self.now) {
             self.outbox.force(Subject::Node);
-            self.heartbeat();
         }
         let coalesce = self.outbox.coalesce;
         let is_due = |slot: &Slot| slot.at(coalesce).is_some_and(|at| at <= self.now);

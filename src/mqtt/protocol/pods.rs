@@ -217,6 +217,13 @@ pub(super) fn align(record: &mut PodRecord, before: Option<Arc<Release>>, config
     if record.good.as_ref().is_some_and(|good| !lives(good)) {
         record.good = None;
     }
+    // What the node had gone back to is deleted: nothing is left to run.
+    if record.good.is_none()
+        && let Some(ended) = record.rollout.as_mut().and_then(|rollout| rollout.outcome.as_mut())
+        && ended.stage == Stage::RolledBack
+    {
+        (ended.stage, ended.held) = (Stage::Failed, true);
+    }
 }
 
 /// The document whose rollout is recorded, if it was committed: what a successor can go back to.

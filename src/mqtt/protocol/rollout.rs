@@ -182,7 +182,9 @@ impl Protocol {
         self.want(key, &needs);
         match &runs {
             Some(release) => self.apply(key, pod, release),
-            None => self.remove(key, pod),
+            // Like every end, this one is durable first.
+            None if pod.record.stored().rollout == pod.record.want.rollout => self.remove(key, pod),
+            None => {}
         }
         if ended.stage == Stage::Failed && !ended.held {
             // Left to its own back-off, it may come good after all.
@@ -239,7 +241,8 @@ impl Protocol {
     fn count_try(&mut self, key: &PodKey, pod: &mut Pod, lead: &Arc<Release>) -> bool {
         let id = (lead.scope.clone(), lead.revision.clone());
         let Some(rollout) = &mut pod.record.want.rollout else { return false };
-        if pod.tried.as_ref() != Some(&id) {
+        // Zero: it led before in this life, and leads anew.
+        if pod.tried.as_ref() != Some(&id) || rollout.attempts == 0 {
             let attempts = rollout.attempts;
             if attempts > 0 && self.config.safe_mode {
                 let message = "the daemon has died several times, and this was being tried";
@@ -399,7 +402,7 @@ impl Protocol {
         let Some(key) = self.key_of(instance) else { return };
         self.event(Some(&key), true, refusal.reason.as_str(), refusal.message.clone());
         if let Some(applied) = self.pods.get_mut(&key).and_then(|pod| pod.applied.as_mut()) {
-            applied.refusal = Some(refusal);
+            (applied.refusal, applied.report) = (Some(refusal), PodReport::default());
         }
         self.outbox.soon(Subject::Pod(key.clone()));
         self.converge(&key);
