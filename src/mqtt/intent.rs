@@ -28,6 +28,9 @@ pub const ARTIFACTS_MAX: usize = 64;
 /// Places to get one artifact from.
 pub const SOURCES_MAX: usize = 8;
 
+/// Differences that lead to one artifact: one for each version that may still be in the field.
+pub const DELTAS_MAX: usize = 8;
+
 /// Longest source, bytes; a `data:` source has its own bound.
 pub const SOURCE_BYTES_MAX: usize = 1024;
 
@@ -39,6 +42,9 @@ pub const SECRETS_MAX: usize = 16;
 
 /// Labels that a group's intent may ask for.
 pub const SELECTOR_MAX: usize = 16;
+
+/// Longest media type and name of a format, bytes.
+const FORMAT_BYTES_MAX: usize = 128;
 
 /// Longest uid, bytes.
 const UID_BYTES_MAX: usize = 64;
@@ -133,6 +139,25 @@ pub struct Artifact {
     pub media_type: String,
     /// In order of preference: `oci://…`, `https://…`, `http://…`, `mqtt:`, `data:…`. Empty: it is on the node already.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sources: Vec<String>,
+    /// Smaller ways to it, for nodes that have another module already; tried before the sources.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deltas: Vec<Delta>,
+}
+
+/// What makes one module out of another. The result counts only if it has the artifact's own digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Delta {
+    /// The module that must be on the node.
+    #[serde(with = "digest_text")]
+    pub base: Digest,
+    /// Which program makes it; a node that does not know it uses the sources.
+    pub format: String,
+    /// Of the difference itself.
+    #[serde(with = "digest_text")]
+    pub digest: Digest,
+    pub size: u64,
     pub sources: Vec<String>,
 }
 
@@ -383,17 +408,44 @@ fn artifacts(causes: &mut Vec<Cause>, artifacts: &[Artifact]) {
         if artifacts[..at].iter().find(same).is_some_and(|other| other.size != artifact.size) {
             causes.push(Cause::invalid(&field("size"), "differs from the same digest's above"));
         }
-        if artifact.media_type.len() > 128 {
-            causes.push(Cause::invalid(&field("mediaType"), "must be at most 128 bytes"));
+        if artifact.media_type.len() > FORMAT_BYTES_MAX {
+            let rule = format!("must be at most {FORMAT_BYTES_MAX} bytes");
+            causes.push(Cause::invalid(&field("mediaType"), rule));
         }
-        if artifact.sources.len() > SOURCES_MAX {
-            causes.push(too_many(&field("sources"), SOURCES_MAX));
+        sources(causes, &field("sources"), &artifact.sources);
+        deltas(causes, &field("deltas"), artifact);
+    }
+}
+
+fn sources(causes: &mut Vec<Cause>, field: &str, sources: &[String]) {
+    if sources.len() > SOURCES_MAX {
+        return causes.push(too_many(field, SOURCES_MAX));
+    }
+    for (nth, source) in sources.iter().enumerate() {
+        if let Some(rule) = source_fault(source) {
+            causes.push(Cause::invalid(&format!("{field}[{nth}]"), rule));
         }
-        for (nth, source) in artifact.sources.iter().enumerate().take(SOURCES_MAX) {
-            if let Some(rule) = source_fault(source) {
-                causes.push(Cause::invalid(&field(&format!("sources[{nth}]")), rule));
-            }
+    }
+}
+
+fn deltas(causes: &mut Vec<Cause>, field: &str, artifact: &Artifact) {
+    if artifact.deltas.len() > DELTAS_MAX {
+        return causes.push(too_many(field, DELTAS_MAX));
+    }
+    for (nth, delta) in artifact.deltas.iter().enumerate() {
+        let at = |name: &str| format!("{field}[{nth}].{name}");
+        if delta.base == artifact.digest || delta.digest == artifact.digest {
+            causes.push(Cause::invalid(&at("base"), "must not be the artifact itself"));
         }
+        if delta.format.is_empty() || delta.format.len() > FORMAT_BYTES_MAX {
+            let rule = format!("must be 1 to {FORMAT_BYTES_MAX} bytes");
+            causes.push(Cause::invalid(&at("format"), rule));
+        }
+        if !(1..=MODULE_BYTES_MAX).contains(&delta.size) {
+            let rule = format!("must be between 1 and {MODULE_BYTES_MAX} bytes");
+            causes.push(Cause::invalid(&at("size"), rule));
+        }
+        sources(causes, &at("sources"), &delta.sources);
     }
 }
 

@@ -127,6 +127,7 @@ pub(crate) fn with_artifact(content: &str, mut intent: PodIntent) -> PodIntent {
         size: 1000,
         media_type: "application/wasm".to_owned(),
         sources: vec!["mqtt:".to_owned()],
+        deltas: vec![],
     });
     intent
 }

@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::image::Digest;
 use crate::mqtt::cause::Refusal;
 use crate::mqtt::command::{Outcome, Task, Verb};
-use crate::mqtt::intent::Release;
+use crate::mqtt::intent::{Delta, Release};
 use crate::mqtt::status::{Capabilities, Condition, ContainerStatus};
 use crate::mqtt::topic::Topics;
 use crate::mqtt::trust::Trust;
@@ -259,6 +259,7 @@ pub enum Output {
         size: u64,
         media_type: String,
         sources: Vec<String>,
+        deltas: Vec<Delta>,
     },
     /// Nobody wants it any more; what is there may be kept for later.
     CancelFetch {

@@ -21,9 +21,7 @@ const SOURCES_MAX: usize = 16;
 
 #[derive(Debug)]
 struct Transfer {
-    size: u64,
-    media_type: String,
-    sources: Vec<String>,
+    artifact: Artifact,
     bytes: u64,
     users: BTreeSet<PodKey>,
     retry_at: Option<Timestamp>,
@@ -84,18 +82,9 @@ impl Transfers {
         for artifact in artifacts.iter().filter(|a| !self.present.contains(&a.digest)) {
             let digest = artifact.digest;
             let transfer = self.active.entry(digest).or_insert_with(|| {
-                let (size, media_type) = (artifact.size, artifact.media_type.clone());
-                let sources = artifact.sources.clone();
-                outputs.push(Output::Fetch {
-                    digest,
-                    size,
-                    media_type: media_type.clone(),
-                    sources: sources.clone(),
-                });
+                outputs.push(fetch(artifact));
                 Transfer {
-                    size,
-                    media_type,
-                    sources,
+                    artifact: (*artifact).clone(),
                     bytes: 0,
                     users: BTreeSet::new(),
                     retry_at: None,
@@ -104,7 +93,7 @@ impl Transfers {
                 }
             });
             transfer.users.insert(key.clone());
-            let known = &mut transfer.sources;
+            let known = &mut transfer.artifact.sources;
             for source in &artifact.sources {
                 if known.len() < SOURCES_MAX && !known.contains(source) {
                     known.push(source.clone());
@@ -124,6 +113,11 @@ impl Transfers {
         });
         outputs
     }
+}
+
+fn fetch(artifact: &Artifact) -> Output {
+    let Artifact { digest, size, media_type, sources, deltas, .. } = artifact.clone();
+    Output::Fetch { digest, size, media_type, sources, deltas }
 }
 
 impl Protocol {
@@ -169,15 +163,10 @@ impl Protocol {
 
     pub(super) fn transfer_timers(&mut self) {
         let mut outputs = vec![];
-        for (digest, transfer) in &mut self.transfers.active {
+        for transfer in self.transfers.active.values_mut() {
             if transfer.retry_at.is_some_and(|at| at <= self.now) {
                 transfer.retry_at = None;
-                outputs.push(Output::Fetch {
-                    digest: *digest,
-                    size: transfer.size,
-                    media_type: transfer.media_type.clone(),
-                    sources: transfer.sources.clone(),
-                });
+                outputs.push(fetch(&transfer.artifact));
             }
         }
         self.outputs.extend(outputs);

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use crate::board::Board;
 use crate::image::Digest;
 use crate::mqtt::cause::Refusal;
-use crate::mqtt::intent::Release;
+use crate::mqtt::intent::{Delta, Release};
 use crate::mqtt::protocol::{Admission, FetchFailure};
 use crate::pod::logs::PodLogs;
 use crate::spec::{ContainerName, PodKey};
@@ -79,6 +79,8 @@ pub struct Wanted {
     pub size: u64,
     pub media_type: String,
     pub sources: Vec<String>,
+    /// Smaller ways to it, for whoever has the module that they begin with.
+    pub deltas: Vec<Delta>,
 }
 
 /// Gets artifacts into the image store.

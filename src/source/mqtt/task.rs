@@ -546,8 +546,8 @@ impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
                 self.applied.remove(&key);
                 self.order(Order::Remove { key });
             }
-            Output::Fetch { digest, size, media_type, sources } => {
-                self.fetch(Wanted { digest, size, media_type, sources });
+            Output::Fetch { digest, size, media_type, sources, deltas } => {
+                self.fetch(Wanted { digest, size, media_type, sources, deltas });
             }
             Output::CancelFetch { digest } => {
                 if let Some(transfer) = self.fetches.remove(&digest) {

@@ -1,11 +1,14 @@
 //! Random histories: two controllers, a broker that forgets, repeats, reorders and forges, a link that breaks, a disk that
 //! refuses, power that goes at any step.
 //!
-//! `world` carries out what happens and watches the invariants as it does; `truth` compares what readers end with to what is.
+//! `world` carries out what happens and watches the invariants as it does, with `broker` and `publishers`, against `invariants`; `truth` compares what readers end with to what is.
 //! A history is a list of small numbers, so that a failing one shrinks to a few lines.
 //!
 //! `PODLING_HISTORIES=20000 cargo test histories` runs that many.
 
+mod broker;
+mod invariants;
+mod publishers;
 mod truth;
 mod world;
 
