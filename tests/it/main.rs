@@ -13,6 +13,7 @@ mod api;
 mod bad_input;
 mod crashes;
 mod folder;
+mod mqtt;
 mod play;
 mod publish;
 mod restart;

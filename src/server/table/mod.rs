@@ -217,10 +217,11 @@ fn node_cells(node: &Node, now: i64) -> Vec<Value> {
     let meta = &node.metadata;
     let status = node.status.as_ref();
     let info = status.and_then(|status| status.node_info.as_ref());
-    let ready = status
-        .and_then(|status| status.conditions.as_ref())
-        .and_then(|conditions| conditions.iter().find(|c| c.type_ == "Ready"));
-    let mut state = match ready.map(|ready| ready.status.as_str()) {
+    let condition = |kind: &str| {
+        let conditions = status.and_then(|status| status.conditions.as_ref());
+        conditions.and_then(|conditions| conditions.iter().find(|c| c.type_ == kind))
+    };
+    let mut state = match condition("Ready").map(|ready| ready.status.as_str()) {
         Some("True") => "Ready",
         Some(_) => "NotReady",
         None => "Unknown",
@@ -228,6 +229,11 @@ fn node_cells(node: &Node, now: i64) -> Vec<Value> {
     .to_owned();
     if node.spec.as_ref().and_then(|spec| spec.unschedulable) == Some(true) {
         state.push_str(",SchedulingDisabled");
+    }
+    // Only where MQTT is configured: a node without its broker works, and nobody hears of it.
+    if let Some(link) = condition("MqttConnected").filter(|link| link.status != "True") {
+        state.push_str(",Mqtt");
+        state.push_str(link.reason.as_deref().unwrap_or("NotConnected"));
     }
     let roles: Vec<&str> =
         meta.labels.iter().flatten().filter_map(|(label, _)| label.strip_prefix(ROLE)).collect();

@@ -160,19 +160,18 @@ async fn describe(
         .list(&Query::all(Kind::Event))
         .items
         .into_iter()
-        .filter_map(|object| match object {
-            Object::Event(event) => Some(event),
-            _ => None,
-        })
+        .filter_map(|object| if let Object::Event(event) = object { Some(event) } else { None })
         .filter(|event| is_its(event))
         .collect();
     events.sort_by_key(|event| event.last_timestamp.clone());
     let newest = events.split_off(events.len().saturating_sub(EVENTS_MAX));
     let events: Vec<_> = newest.iter().map(|event| &**event).collect();
-    let text = match &object {
-        Object::Pod(pod) => json!({"object": &**pod, "events": events}),
-        Object::Node(node) => json!({"object": &**node, "events": events}),
-        _ => json!({"events": events}),
+    let text = if let Object::Pod(pod) = &object {
+        json!({"object": &**pod, "events": events})
+    } else if let Object::Node(node) = &object {
+        json!({"object": &**node, "events": events})
+    } else {
+        json!({"events": events})
     };
     answers.send(text.to_string().into()).await;
     Ok(Outcome::done())

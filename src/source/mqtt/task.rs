@@ -285,10 +285,9 @@ impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
             }
         };
         let pods = async {
-            match &mut self.pods {
-                Some(pods) => pods.changed().await,
-                // There is a new one to begin with.
-                None => {}
+            // Where there is none yet, there is a new one to begin with.
+            if let Some(pods) = &mut self.pods {
+                pods.changed().await;
             }
         };
         // Each arm is cancel-safe: what is not taken is there the next time.
