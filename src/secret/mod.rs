@@ -124,6 +124,12 @@ impl fmt::Debug for Decryptor {
 }
 
 impl Decryptor {
+    /// Whom to encrypt to.
+    #[must_use]
+    pub fn recipient(&self) -> Recipient {
+        Recipient(self.0.to_public())
+    }
+
     /// The plain value of an age message, binary or armored.
     ///
     /// # Errors

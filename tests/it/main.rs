@@ -13,9 +13,12 @@ mod api;
 mod bad_input;
 mod crashes;
 mod folder;
+mod images;
 mod mqtt;
 mod play;
 mod publish;
+#[allow(dead_code, reason = "shared with the library's own tests")]
+mod registry;
 mod restart;
 mod room;
 mod support;
