@@ -84,7 +84,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
     // The doors.
-    ("server", &["board", "clock", "error", "limits", "manifest", "reconciler", "spec"]),
+    (
+        "server",
+        &["board", "clock", "error", "limits", "manifest", "net", "outside", "reconciler", "spec"],
+    ),
     ("daemon", EVERYTHING_BELOW_THE_DAEMON),
     ("play", EVERYTHING_BELOW_PLAY),
     (

@@ -42,6 +42,10 @@ pub enum Command {
     Apply(ApplyArgs),
     /// Delete objects by name, selector or file
     Delete(DeleteArgs),
+    /// Forward ports of this machine to a pod, until Ctrl-C
+    PortForward(PortForwardArgs),
+    /// Show a pod's sockets, as ss does, and its traffic
+    Net(NetArgs),
     /// Show what pods, or the node, use now
     Top(TopArgs),
     /// Say what this machine is, what podling makes of it, and what each pod costs
@@ -297,6 +301,47 @@ pub struct LogsArgs {
     /// Pod and container before each line
     #[arg(long)]
     pub prefix: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PortForwardArgs {
+    /// The pod: NAME, pod/NAME; or service/NAME for one of its pods
+    #[arg(value_name = "POD")]
+    pub pod: String,
+    /// LOCAL:REMOTE, or PORT for both; without LOCAL (`:REMOTE`) any free port. REMOTE may be a port's name
+    #[arg(value_name = "[LOCAL:]REMOTE", required = true)]
+    pub ports: Vec<String>,
+    #[command(flatten)]
+    pub target: Target,
+    /// Addresses of this machine to listen on; `localhost` is 127.0.0.1 and ::1
+    #[arg(long, value_name = "ADDRESS", value_delimiter = ',', default_value = "localhost")]
+    pub address: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub struct NetArgs {
+    /// The pod: NAME or pod/NAME
+    #[arg(value_name = "POD")]
+    pub pod: String,
+    #[command(flatten)]
+    pub target: Target,
+    /// Only sockets of this container
+    #[arg(short, long, value_name = "NAME")]
+    pub container: Option<String>,
+    /// Only listening sockets
+    #[arg(short, long)]
+    pub listening: bool,
+    /// What the traffic adds up to, instead of sockets
+    #[arg(short, long, conflicts_with_all = ["listening"])]
+    pub traffic: bool,
+    /// Output format: json, for all of it
+    #[arg(short, long, value_name = "FORMAT", value_enum)]
+    pub output: Option<NetFormat>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum NetFormat {
+    Json,
 }
 
 #[derive(Debug, Args)]

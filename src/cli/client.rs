@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::{Bytes, BytesMut};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Status;
@@ -138,32 +139,56 @@ impl Client {
         path: &str,
         send: Ask<'_>,
     ) -> Result<Response<Incoming>, ClientError> {
+        let request = Request::builder().method(method).uri(path);
+        let request = match send.content_type {
+            Some(kind) => request.header(header::CONTENT_TYPE, kind),
+            None => request,
+        };
+        let request = request.header(header::ACCEPT, send.accept.unwrap_or("application/json"));
+        self.ask(request, send.body).await
+    }
+
+    /// POST that turns the connection into one for `protocol`.
+    ///
+    /// # Errors
+    /// [`ClientError`]
+    pub(super) async fn upgrade(
+        &self,
+        path: &str,
+        protocol: &str,
+    ) -> Result<Upgraded, ClientError> {
+        let request = Request::builder()
+            .method(Method::POST)
+            .uri(path)
+            .header(header::CONNECTION, "Upgrade")
+            .header(header::UPGRADE, protocol);
+        let answer = self.ask(request, Bytes::new()).await?;
+        hyper::upgrade::on(answer).await.map_err(|error| ClientError::Broken(error.into()))
+    }
+
+    async fn ask(
+        &self,
+        request: hyper::http::request::Builder,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
         let stream = connect(&self.socket).await?;
         let broken = |error: hyper::Error| ClientError::Broken(error.into());
         let (mut sender, connection) =
             hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
         // Ends with the answer's body, or with this program.
-        tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "podling")
-            .header(header::ACCEPT, send.accept.unwrap_or("application/json"))
-            .header(header::USER_AGENT, concat!("podling/", env!("CARGO_PKG_VERSION")));
-        let request = match send.content_type {
-            Some(kind) => request.header(header::CONTENT_TYPE, kind),
-            None => request,
-        };
+        tokio::spawn(connection.with_upgrades());
         let request = request
-            .body(Full::new(send.body))
+            .header(header::HOST, "podling")
+            .header(header::USER_AGENT, concat!("podling/", env!("CARGO_PKG_VERSION")))
+            .body(Full::new(body))
             .map_err(|error| ClientError::Nonsense(error.into()))?;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request));
         let answer = answer.await.map_err(|_| ClientError::Timeout)?.map_err(broken)?;
         show_warnings(&answer);
-        if answer.status().is_success() {
+        let code = answer.status();
+        if code.is_success() || code == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(answer);
         }
-        let code = answer.status();
         Err(refused(code, &whole(answer.into_body()).await?))
     }
 }

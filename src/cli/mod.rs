@@ -21,7 +21,9 @@ mod key;
 mod kinds;
 mod logs;
 mod manifests;
+mod net;
 mod node;
+mod port_forward;
 mod table;
 mod top;
 mod version;
@@ -69,6 +71,8 @@ fn run(command: Command) -> ExitCode {
         | Command::Logs(_)
         | Command::Apply(_)
         | Command::Delete(_)
+        | Command::PortForward(_)
+        | Command::Net(_)
         | Command::Top(_)
         | Command::Doctor(_)
         | Command::Version(_)) => client_command(command, &mut out),
@@ -89,6 +93,8 @@ async fn ask(command: Command, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::Logs(args) => logs::run(&client(&args.target)?, &args, out).await,
         Command::Apply(args) => apply::run(&client(&args.target)?, &args, out).await,
         Command::Delete(args) => delete::run(&client(&args.target)?, &args, out).await,
+        Command::PortForward(args) => port_forward::run(&client(&args.target)?, &args, out).await,
+        Command::Net(args) => net::run(&client(&args.target)?, &args, out).await,
         Command::Top(args) => top::run(&client(&args.target)?, &args, out).await,
         Command::Doctor(args) => doctor::run(&args, out).await,
         Command::Version(args) => version::run(&args, out).await,

@@ -10,14 +10,16 @@ use prometheus_client::registry::Registry;
 
 use crate::board::logs::LogSource;
 use crate::board::{Board, Object, ObjectKey};
-use crate::daemon::metrics;
+use crate::daemon::{metrics, network_report};
 use crate::pod::NodeContext;
 use crate::pod::usage::{ContainerUsage, PodUsage};
 use crate::reconciler::handle::{Deletion, Preconditions, Write, Written};
 use crate::reconciler::{NodeHandle, Refusal};
 use crate::server::backend::{
-    Accepted, Backend, DeleteOptions, FieldCause, LogError, WriteError, WriteOptions,
+    Accepted, Backend, DeleteOptions, FieldCause, Forward, ForwardError, LogError, WriteError,
+    WriteOptions,
 };
+use crate::server::network::NetworkReport;
 use crate::server::usage::{ContainerUse, NodeUse, PodUse};
 use crate::spec::{ContainerName, PodKey};
 
@@ -80,6 +82,15 @@ impl Backend for NodeBackend {
 
     fn metrics(&self) -> String {
         metrics::text(&self.registry).unwrap_or_default()
+    }
+
+    async fn forward(&self, key: &PodKey, port: u16) -> Result<Forward, ForwardError> {
+        let network = self.context.networks.get(key).ok_or(ForwardError::NotRunning)?;
+        network_report::forward(&network, port).await
+    }
+
+    fn network(&self, key: &PodKey) -> Option<NetworkReport> {
+        self.context.networks.get(key).map(|network| network_report::report(&network))
     }
 
     fn pods_use(&self) -> Vec<PodUse> {

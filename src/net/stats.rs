@@ -20,6 +20,13 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct CounterSnapshot { $($(#[$doc])* pub $name: u64,)* }
 
+        impl CounterSnapshot {
+            /// All of them by name.
+            pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+
         impl Counters {
             pub(crate) fn snapshot(&self) -> CounterSnapshot {
                 CounterSnapshot { $($name: self.$name.get(),)* }
@@ -47,6 +54,10 @@ counters! {
     denied,
     /// Connections of this member that ended by a reset from the other side.
     resets,
+    /// Bytes of the datagrams this member sent.
+    datagram_bytes_sent,
+    /// Bytes of the datagrams this member received.
+    datagram_bytes_received,
     /// Datagrams this member sent.
     datagrams_sent,
     /// Datagrams this member received.
@@ -96,6 +107,8 @@ impl CounterSnapshot {
         self.connects_failed += other.connects_failed;
         self.denied += other.denied;
         self.resets += other.resets;
+        self.datagram_bytes_sent += other.datagram_bytes_sent;
+        self.datagram_bytes_received += other.datagram_bytes_received;
         self.datagrams_sent += other.datagrams_sent;
         self.datagrams_received += other.datagrams_received;
         self.datagrams_dropped += other.datagrams_dropped;

@@ -16,6 +16,13 @@ macro_rules! counters {
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
         pub struct $snapshot { $($(#[$doc])* pub $name: u64,)* }
 
+        impl $snapshot {
+            /// All of them by name.
+            pub fn rows(&self) -> impl Iterator<Item = (&'static str, u64)> {
+                [$((stringify!($name), self.$name),)*].into_iter()
+            }
+        }
+
         impl $live {
             /// What they say now.
             #[must_use]

@@ -23,7 +23,7 @@ pub struct PodNetwork {
     pub published: Vec<Arc<PublishedPort>>,
     pub outside: Arc<PodOutside>,
     /// What went through `port-forward`.
-    pub forwarded: Traffic,
+    pub forwarded: Arc<Traffic>,
 }
 
 /// See the header. One per node; clones are the same.

@@ -111,7 +111,7 @@ impl Sandbox {
             host: Arc::new(net.join("host", limits, Arc::new(NoLedger))),
             published: ports.ports(),
             outside: Arc::new(outside),
-            forwarded: Traffic::default(),
+            forwarded: Arc::new(Traffic::default()),
         });
         let ports = ports.serve(&listed.network().host, ip.into(), node.clock, &stop);
         let account = PodAccount::new(PodLimits {

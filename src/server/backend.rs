@@ -15,6 +15,9 @@ use k8s_openapi::api::core::v1::Pod;
 
 use crate::board::logs::LogSource;
 use crate::board::{Board, Object, ObjectKey};
+use crate::net::Stream;
+use crate::outside::stats::Traffic;
+use crate::server::network::NetworkReport;
 use crate::spec::PodKey;
 
 use super::usage::{NodeUse, PodUse};
@@ -27,6 +30,21 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
     /// What the rest of the daemon counts, in OpenMetrics' text form, its last line (`# EOF`) included; empty if nothing.
     fn metrics(&self) -> String {
         String::new()
+    }
+
+    /// Connects to a port of a pod, as a program on the pod's own `localhost` would.
+    ///
+    /// # Errors
+    /// [`ForwardError`], in the words that the person is shown.
+    async fn forward(&self, key: &PodKey, port: u16) -> Result<Forward, ForwardError> {
+        let _ = (key, port);
+        Err(ForwardError::NotRunning)
+    }
+
+    /// The pod's network as it is now; `None` if it has none.
+    fn network(&self, key: &PodKey) -> Option<NetworkReport> {
+        let _ = key;
+        None
     }
 
     /// What each pod uses now, in the order of their names.
@@ -101,6 +119,26 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
         container: &str,
         previous: bool,
     ) -> Result<Arc<dyn LogSource>, LogError>;
+}
+
+/// A connection into a pod, and where to count what it carries.
+#[derive(Debug)]
+pub struct Forward {
+    pub stream: Stream,
+    pub traffic: Arc<Traffic>,
+}
+
+/// Why no connection into a pod came about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ForwardError {
+    #[error("the pod is not running")]
+    NotRunning,
+    #[error("connection refused: no module of the pod listens on this port")]
+    Refused,
+    #[error("the module accepts no connection")]
+    TimedOut,
+    #[error("the pod has too many connections")]
+    Limit,
 }
 
 /// How a write is meant.

@@ -90,10 +90,18 @@ const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
+/// `network` is ours: what `podling net` reads.
+const POD_SUBRESOURCES: &[(&str, &[&str])] = &[
+    ("log", &["get"]),
+    ("network", &["get"]),
+    ("portforward", &["create", "get"]),
+    ("status", &["get"]),
+];
+
 fn resources_of(version: &str) -> impl Iterator<Item = Resource> {
     Kind::ALL.into_iter().filter(move |kind| kind.api_version() == version).map(|kind| {
         let (verbs, categories, subresources): (_, &[&str], &[(&str, &[&str])]) = match kind {
-            Kind::Pod => (WRITE, &["all"], &[("log", &["get"]), ("status", &["get"])]),
+            Kind::Pod => (WRITE, &["all"], POD_SUBRESOURCES),
             Kind::Service => (WRITE, &["all"], &[]),
             Kind::ConfigMap | Kind::NetworkPolicy | Kind::Secret => (WRITE, &[], &[]),
             Kind::Endpoints | Kind::EndpointSlice | Kind::Event | Kind::Namespace | Kind::Node => {

@@ -9,7 +9,9 @@ use crate::board::Kind;
 
 use super::request::{Params, Route, Target, negotiate};
 use super::status::ApiError;
-use super::{App, discovery, follow, logs, metrics, openapi, read, usage, wire, write};
+use super::{
+    App, discovery, follow, logs, metrics, network, openapi, portforward, read, usage, wire, write,
+};
 
 /// Answers a request. Never fails: a refusal is a response with a `Status`.
 pub async fn handle(app: Arc<App>, request: Request<Body>) -> Response<Body> {
@@ -69,7 +71,15 @@ async fn objects(
         (Kind::Pod, Some("status")) if method == Method::GET => {
             return read::get(app, &target, &params, negotiate(request.headers())?);
         }
-        (Kind::Pod, Some("log" | "status")) => return Err(ApiError::method_not_allowed()),
+        (Kind::Pod, Some("portforward")) if matches!(method, Method::GET | Method::POST) => {
+            return portforward::serve(app, &target, &params, request).await;
+        }
+        (Kind::Pod, Some("network")) if method == Method::GET => {
+            return network::serve(app, &target);
+        }
+        (Kind::Pod, Some("log" | "status" | "portforward" | "network")) => {
+            return Err(ApiError::method_not_allowed());
+        }
         (_, Some(_)) => return Err(ApiError::no_such_path()),
     }
     let named = target.name.is_some();

@@ -22,8 +22,10 @@ mod handle;
 pub mod listen;
 mod logs;
 mod metrics;
+pub mod network;
 mod openapi;
 pub mod patch;
+mod portforward;
 mod protobuf;
 mod read;
 mod request;
@@ -62,6 +64,7 @@ pub struct App {
     clock: Clock,
     version: VersionInfo,
     streams: Arc<Semaphore>,
+    forwards: Arc<Semaphore>,
     stop: CancellationToken,
 }
 
@@ -74,6 +77,7 @@ impl App {
             clock,
             version: VersionInfo::default(),
             streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+            forwards: Arc::new(Semaphore::new(portforward::SESSIONS_MAX)),
             stop,
         })
     }

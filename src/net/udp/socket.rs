@@ -203,12 +203,14 @@ impl UdpSocket {
         } else {
             self.way_out(from, to)?
         };
+        let bytes = data.len();
         let datagram = Datagram { data, from };
         let taken = match &member.net.faults {
             None => way.deliver(&self.0, datagram, to)?,
             Some(faults) => self.send_by(faults, way, datagram, to)?,
         };
         member.counters.datagrams_sent.add(1);
+        member.counters.datagram_bytes_sent.add(bytes);
         if !taken {
             self.0.note_refused(to);
         }
@@ -320,6 +322,7 @@ impl UdpSocket {
         drop(state);
         self.0.member.release(weight);
         self.0.member.counters.datagrams_received.add(1);
+        self.0.member.counters.datagram_bytes_received.add(datagram.data.len());
         Poll::Ready(Ok(datagram))
     }
 

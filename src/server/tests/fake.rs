@@ -13,8 +13,10 @@ use tokio::sync::watch;
 use crate::board::logs::{LogChunk, LogCursor, LogLine, LogSource, LogStream};
 use crate::board::{Board, Object, ObjectKey, wire_time};
 use crate::clock::{Clock, Timestamp};
+use crate::net::{Member, MemberLimits, NoLedger, PodNet};
 use crate::server::backend::{
-    Accepted, Backend, DeleteOptions, FieldCause, LogError, WriteError, WriteOptions,
+    Accepted, Backend, DeleteOptions, FieldCause, Forward, ForwardError, LogError, WriteError,
+    WriteOptions,
 };
 use crate::spec::PodKey;
 
@@ -35,16 +37,28 @@ pub(crate) struct FakeBackend {
     clock: Clock,
     behaviour: Mutex<Behaviour>,
     logs: Mutex<BTreeMap<(PodKey, String, bool), Arc<FakeLog>>>,
+    /// The network that every pod has, and the daemon's membership in it.
+    host: Option<Member>,
 }
 
 impl FakeBackend {
     pub(crate) fn new() -> Arc<Self> {
+        Self::made(None)
+    }
+
+    /// With this network for every pod.
+    pub(crate) fn with_network(net: &PodNet) -> Arc<Self> {
+        Self::made(Some(net.join("host", MemberLimits::default(), Arc::new(NoLedger))))
+    }
+
+    fn made(host: Option<Member>) -> Arc<Self> {
         let clock = Clock::start();
         Arc::new(Self {
             board: Board::new(100, clock.now()),
             clock,
             behaviour: Mutex::default(),
             logs: Mutex::default(),
+            host,
         })
     }
 
@@ -122,6 +136,14 @@ pub(crate) fn run(pod: &mut Pod, now: Timestamp) {
 impl Backend for FakeBackend {
     fn board(&self) -> &Board {
         &self.board
+    }
+
+    async fn forward(&self, _key: &PodKey, port: u16) -> Result<Forward, ForwardError> {
+        let host = self.host.as_ref().ok_or(ForwardError::NotRunning)?;
+        let connecting = host.connect(([127, 0, 0, 1], port).into());
+        let stream = connecting.map_err(|_| ForwardError::Refused)?.await;
+        let stream = stream.map_err(|_| ForwardError::Refused)?;
+        Ok(Forward { stream, traffic: Arc::default() })
     }
 
     async fn create_pod(

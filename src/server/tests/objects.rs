@@ -561,6 +561,8 @@ async fn discovery_lists_what_works_in_both_forms() {
         "nodes",
         "pods",
         "pods/log",
+        "pods/network",
+        "pods/portforward",
         "pods/status",
         "secrets",
         "services",
