@@ -224,10 +224,12 @@ async fn serve(
                 let _ = said.send(format!("Handling connection for {port}")).await;
                 let (client, path) = (client.clone(), path.clone());
                 tokio::spawn(async move {
-                    if let Err(error) = carry(connection, &client, &path).await {
+                    let mut connection = connection;
+                    // Told before the connection ends, so that whoever sees the end can read why.
+                    if let Err(error) = carry(&mut connection, &client, &path).await {
                         show_error(&error);
                     }
-                    drop(place);
+                    drop((connection, place));
                 });
             }
             Err(error) => {
@@ -238,23 +240,23 @@ async fn serve(
     }
 }
 
-async fn carry(mut local: TcpStream, client: &Client, path: &PathBuilder) -> anyhow::Result<()> {
+async fn carry(local: &mut TcpStream, client: &Client, path: &PathBuilder) -> anyhow::Result<()> {
     // A socket that refuses is slower, no more.
     let _ = local.set_nodelay(true);
     let upgraded = match client.upgrade(path.as_str(), "tcp").await {
         Ok(upgraded) => upgraded,
         Err(error) => {
-            crate::outside::reset(&local);
+            crate::outside::reset(local);
             return Err(error.into());
         }
     };
     let mut pod = TokioIo::new(upgraded);
     let copied =
-        tokio::io::copy_bidirectional_with_sizes(&mut local, &mut pod, CHUNK_BYTES, CHUNK_BYTES);
+        tokio::io::copy_bidirectional_with_sizes(local, &mut pod, CHUNK_BYTES, CHUNK_BYTES);
     match copied.await {
         Ok(_) => Ok(()),
         Err(error) => {
-            crate::outside::reset(&local);
+            crate::outside::reset(local);
             // A side that went away in the middle is its own affair.
             let usual = [io::ErrorKind::ConnectionReset, io::ErrorKind::BrokenPipe];
             if usual.contains(&error.kind()) { Ok(()) } else { Err(error.into()) }

@@ -13,6 +13,7 @@ mod api;
 mod bad_input;
 mod crashes;
 mod folder;
+mod forward;
 mod images;
 mod mqtt;
 mod play;

@@ -208,7 +208,7 @@ impl Node {
         self.dir.path().join(name)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub fn socket(&self) -> PathBuf {
         self.path("podling.sock")
     }
 
