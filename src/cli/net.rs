@@ -125,10 +125,8 @@ mod tests {
 
     fn args(line: &str) -> NetArgs {
         let words = std::iter::once("podling").chain(line.split(' '));
-        match Cli::try_parse_from(words).unwrap().command {
-            Command::Net(args) => args,
-            other => panic!("{other:?}"),
-        }
+        let Command::Net(args) = Cli::try_parse_from(words).unwrap().command else { panic!() };
+        args
     }
 
     fn report() -> NetworkReport {

@@ -287,7 +287,8 @@ mod tests {
     #[test]
     fn ports_are_read_as_kubectl_reads_them() {
         let (pod, service, headless) = (pod(), service("10.89.0.1"), service("None"));
-        let table: &[(&str, Option<&Service>, Option<(u16, u16)>)] = &[
+        type Row<'a> = (&'a str, Option<&'a Service>, Option<(u16, u16)>);
+        let table: &[Row<'_>] = &[
             ("8888:80", None, Some((8888, 80))),
             ("80", None, Some((80, 80))),
             (":80", None, Some((0, 80))),

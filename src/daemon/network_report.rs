@@ -22,7 +22,7 @@ const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) fn report(network: &PodNetwork) -> NetworkReport {
     let net = &network.net;
     let mut sockets = net.sockets();
-    sockets.sort_by(|a, b| order(a).cmp(&order(b)));
+    sockets.sort_by_cached_key(order);
     let by_container = |(name, all): (Box<str>, crate::net::CounterSnapshot)| ContainerTraffic {
         name: name.into(),
         counters: counters(all.rows()),

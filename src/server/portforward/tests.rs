@@ -81,8 +81,7 @@ impl World {
                         return all;
                     }
                 }
-                Event::Data { data, .. } if data.is_empty() => {}
-                other => panic!("{other:?}"),
+                event => assert!(is_an_end(&event), "{event:?}"),
             }
         }
     }
@@ -90,6 +89,11 @@ impl World {
     async fn accept(&mut self) -> Stream {
         std::future::poll_fn(|cx| self.listener.poll_accept(cx)).await.unwrap()
     }
+}
+
+/// No more on some stream: which of the two ends first is nobody's business.
+fn is_an_end(event: &Event) -> bool {
+    matches!(event, Event::Data { data, .. } if data.is_empty())
 }
 
 fn syn_stream(stream: u32, headers: &[(&str, &str)], first: bool) -> Vec<u8> {
