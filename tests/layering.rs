@@ -93,8 +93,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "artifact", "board", "clock", "daemon", "error", "image", "limits", "manifest", "play",
-            "runtime", "secret", "server", "spec",
+            "artifact", "board", "clock", "daemon", "error", "image", "limits", "manifest",
+            "outside", "play", "runtime", "secret", "server", "spec",
         ],
     ),
     ("main", &["cli", "error"]),
