@@ -165,6 +165,7 @@ enum Who {
 const CRATES: &[(&str, Who)] = &[
     ("wasmtime", Who::Only(&["runtime", "wasi"])),
     ("wasmtime_", Who::Only(&["runtime", "wasi"])),
+    ("wiggle", Who::Only(&["runtime", "wasi"])),
     ("rumqttc", Who::Only(&["mqtt"])),
     ("hickory_", Who::Only(&["outside"])),
     ("oci_client", Who::Only(&["artifact"])),

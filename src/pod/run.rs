@@ -19,7 +19,7 @@ use crate::pod::objects::BoardObjects;
 use crate::pod::sandbox::Sandbox;
 use crate::runtime::{
     Artifact, GuestMount, HttpLimits, LogSink, ModuleFile, Run, RunControl, RunHandle, RunLimits,
-    Stdin,
+    Stdin, TcpPort,
 };
 use crate::spec::{Container, Exit, Pod, Protocol, TerminationMessagePolicy};
 use crate::volume::RunMounts;
@@ -222,9 +222,9 @@ impl Ingredients {
 }
 
 /// The TCP ports that a container declares, in the manifest's order.
-fn tcp_ports(container: &Container) -> Vec<u16> {
+fn tcp_ports(container: &Container) -> Vec<TcpPort> {
     let tcp = container.ports.iter().filter(|port| port.protocol == Protocol::Tcp);
-    tcp.map(|port| port.container_port).collect()
+    tcp.map(|port| TcpPort { port: port.container_port, name: port.name.clone() }).collect()
 }
 
 /// Cuts a message at the bound, at a character's edge.

@@ -17,8 +17,9 @@ use wasmtime_wasi_http::handler::ProxyPre;
 use wasmtime_wasi_http::{p2 as http2, p3 as http3};
 
 use super::guest::Guest;
-use super::linkers::{Linkers, offers};
+use super::linkers::{Linkers, missing_core, offers};
 use super::{EngineSettings, PrepareError};
+use crate::wasi::p1::expects_listeners;
 
 /// What kind of WebAssembly a module is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,7 +72,7 @@ impl Artifact {
     #[must_use]
     pub fn kind(&self) -> ModuleKind {
         match &self.0.work {
-            Work::Command(Command::Core(_)) => ModuleKind::CoreP1,
+            Work::Command(Command::Core { .. }) => ModuleKind::CoreP1,
             Work::Command(Command::P2(_)) => ModuleKind::ComponentP2,
             Work::Command(Command::P3(_)) => ModuleKind::ComponentP3,
             Work::Handler(ProxyPre::P2(_)) => ModuleKind::HandlerP2,
@@ -158,12 +159,13 @@ fn core_command(profile: &Profile, module: &Module) -> Result<Command, PrepareEr
             return Err(PrepareError::NotACommand { message: message.to_owned() });
         }
     }
-    let linkers = &profile.linkers;
-    linkers.core.instantiate_pre(module).map(Command::Core).map_err(|error| {
+    let fits = |error: wasmtime::Error| refusal(Vec::new(), &error);
+    let linker = profile.linkers.core_for(module).map_err(fits)?;
+    let pre = linker.instantiate_pre(module).map_err(|error| {
         let store = Store::new(&profile.engine, Guest::blank());
-        let imports = linkers.missing_core(module, store);
-        refusal(imports, &error)
-    })
+        refusal(missing_core(&linker, module, store), &error)
+    })?;
+    Ok(Command::Core { pre, listens: expects_listeners(module) })
 }
 
 fn component_work(profile: &Profile, component: &Component) -> Result<Work, LoadError> {
@@ -252,7 +254,11 @@ pub(crate) enum Work {
 
 /// A module that runs from its start to its end.
 pub(crate) enum Command {
-    Core(wasmtime::InstancePre<Guest>),
+    Core {
+        pre: wasmtime::InstancePre<Guest>,
+        /// It is given sockets that listen on the ports of its container.
+        listens: bool,
+    },
     P2(p2::bindings::CommandPre<Guest>),
     P3(p3::bindings::CommandPre<Guest>),
 }
@@ -261,7 +267,7 @@ impl Command {
     /// Instantiates the module and runs it to its end.
     pub(crate) async fn run(&self, store: &mut Store<Guest>) -> wasmtime::Result<()> {
         let result = match self {
-            Self::Core(pre) => {
+            Self::Core { pre, .. } => {
                 let instance = pre.instantiate_async(&mut *store).await?;
                 let start = instance.get_typed_func::<(), ()>(&mut *store, "_start")?;
                 return start.call_async(&mut *store, ()).await;

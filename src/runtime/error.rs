@@ -7,6 +7,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::wasi::p1::PreopenError;
+
 /// The runtime cannot start on this machine.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeStartError {
@@ -168,6 +170,13 @@ pub enum StartError {
     ShuttingDown,
     #[error("{limit} modules run already")]
     TooMany { limit: usize },
+    /// A declared port that the module is to be given a listening socket on.
+    #[error("listen on the declared port {port} for the module")]
+    Listen {
+        port: u16,
+        #[source]
+        source: PreopenError,
+    },
     /// A handler that nobody could reach.
     #[error(
         "the module answers HTTP (wasi:http) and has no port to answer on: give its container a TCP containerPort"

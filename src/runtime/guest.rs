@@ -11,7 +11,6 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::sync::Arc;
 
 use wasmtime::component::ResourceTable;
-use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
@@ -25,6 +24,7 @@ use crate::net::{Member, MemberLimits, NetConfig, PodNet};
 use crate::spec::OnMemoryLimit;
 use crate::wasi::http::{Client, HttpCtx, Trust};
 use crate::wasi::lifecycle::{LifecycleView, StopListener};
+use crate::wasi::p1::{self, Preview1, Preview1View};
 use crate::wasi::sockets::{NetCtxView, NetView};
 
 /// Largest request for random bytes in one call. Programs ask for tens; the bytes lie on the host until they are copied.
@@ -36,7 +36,7 @@ const RESOURCES_MAX: usize = 4096;
 
 /// Data of one store.
 pub(crate) struct Guest {
-    wasi: WasiP1Ctx,
+    wasi: Preview1,
     pub(crate) limiter: Limiter,
     stop: StopListener,
     member: Arc<Member>,
@@ -56,6 +56,8 @@ pub(crate) struct GuestPlan {
     pub(crate) may_block: bool,
     /// Sends its requests.
     pub(crate) client: Client,
+    /// Ports on which it is given a listening socket.
+    pub(crate) listen_on: Vec<u16>,
 }
 
 impl GuestPlan {
@@ -69,7 +71,7 @@ impl Guest {
     /// Opens what the module is granted, and prints to `logs`. Touches the file system, so it may block.
     ///
     /// # Errors
-    /// [`StartError::Mount`].
+    /// [`StartError::Mount`], [`StartError::Listen`].
     pub(crate) fn new(
         plan: &GuestPlan,
         run: &Shared,
@@ -94,7 +96,14 @@ impl Guest {
         let limiter = Limiter::new(Arc::clone(&run.account.memory), plan.on_memory_limit);
         let (stop, member) = (run.stop_listener(), Arc::clone(&run.member));
         let http = HttpCtx::new(plan.client.clone());
-        let mut guest = Self { wasi: wasi.build_p1(), limiter, stop, member, http };
+        let mut listeners = Vec::new();
+        for &port in &plan.listen_on {
+            let listener = p1::listen(&member, port);
+            listeners.push(listener.map_err(|source| StartError::Listen { port, source })?);
+        }
+        let directories = plan.mounts.len();
+        let wasi = Preview1::new(wasi.build_p1(), Arc::clone(&member), listeners, directories);
+        let mut guest = Self { wasi, limiter, stop, member, http };
         guest.ctx().table.set_max_capacity(RESOURCES_MAX);
         Ok(guest)
     }
@@ -105,16 +114,17 @@ impl Guest {
         let member = Arc::new(join(Network::None, &ledger));
         let client = Client::new(Arc::clone(&member), Arc::new(Payer::Nobody), Trust::default());
         Self {
-            wasi: WasiCtxBuilder::new().build_p1(),
+            wasi: Preview1::new(
+                WasiCtxBuilder::new().build_p1(),
+                Arc::clone(&member),
+                Vec::new(),
+                0,
+            ),
             member,
             http: HttpCtx::new(client),
             limiter: Limiter::new(ledger, OnMemoryLimit::Fail),
             stop: StopListener::new(),
         }
-    }
-
-    pub(crate) fn wasi_p1(&mut self) -> &mut WasiP1Ctx {
-        &mut self.wasi
     }
 }
 
@@ -177,24 +187,30 @@ pub(crate) fn join(network: Network, ledger: &Arc<Ledger>) -> Member {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.wasi.ctx()
+        self.wasi.wasi().ctx()
+    }
+}
+
+impl Preview1View for Guest {
+    fn preview1(&mut self) -> &mut Preview1 {
+        &mut self.wasi
     }
 }
 
 impl LifecycleView for Guest {
     fn lifecycle(&mut self) -> (&StopListener, &mut ResourceTable) {
-        (&self.stop, self.wasi.ctx().table)
+        (&self.stop, self.wasi.wasi().ctx().table)
     }
 }
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        self.http.view(self.wasi.ctx().table)
+        self.http.view(self.wasi.wasi().ctx().table)
     }
 }
 
 impl NetView for Guest {
     fn net(&mut self) -> NetCtxView<'_> {
-        NetCtxView { table: self.wasi.ctx().table, member: &self.member }
+        NetCtxView { table: self.wasi.wasi().ctx().table, member: &self.member }
     }
 }

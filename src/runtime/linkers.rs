@@ -12,11 +12,11 @@ use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
 use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView as _};
 use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView as _};
 use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
-use wasmtime_wasi::{I32Exit, WasiView as _, p1, p2, p3};
+use wasmtime_wasi::{I32Exit, WasiView as _, p2, p3};
 use wasmtime_wasi_io::bindings::wasi::io;
 
 use super::guest::Guest;
-use crate::wasi::{http, lifecycle, sockets};
+use crate::wasi::{http, lifecycle, p1, sockets};
 
 type Link = fn(&mut component::Linker<Guest>) -> wasmtime::Result<()>;
 
@@ -26,9 +26,6 @@ struct Table;
 impl HasData for Table {
     type Data<'a> = &'a mut ResourceTable;
 }
-
-/// Where WASI 0.1 functions are imported from.
-const PREVIEW1: &str = "wasi_snapshot_preview1";
 
 /// Each interface of WASI 0.2 that we offer.
 const WASI_0_2: &[(&str, Link)] = {
@@ -121,10 +118,10 @@ impl Linkers {
         }
 
         let mut core = wasmtime::Linker::new(engine);
-        p1::add_to_linker_async(&mut core, Guest::wasi_p1)?;
+        p1::add_to_linker(&mut core)?;
         // wasmtime-wasi traps at codes above 125; a program's exit code is eight bits wide everywhere else.
         core.allow_shadowing(true);
-        core.func_wrap(PREVIEW1, "proc_exit", |code: i32| -> wasmtime::Result<()> {
+        core.func_wrap(p1::PREVIEW1, "proc_exit", |code: i32| -> wasmtime::Result<()> {
             Err(wasmtime::Error::new(I32Exit(code)))
         })?;
         core.allow_shadowing(false);
@@ -132,18 +129,28 @@ impl Linkers {
         Ok(Self { component, core })
     }
 
-    /// The imports of a core module that nothing here answers, as `MODULE::NAME`.
-    pub(crate) fn missing_core(
+    /// The linker for one core module: some functions have the signature that it imports them with.
+    pub(crate) fn core_for(
         &self,
         module: &wasmtime::Module,
-        mut store: impl AsContextMut<Data = Guest>,
-    ) -> Vec<String> {
-        module
-            .imports()
-            .filter(|import| self.core.get(&mut store, import.module(), import.name()).is_err())
-            .map(|import| format!("{}::{}", import.module(), import.name()))
-            .collect()
+    ) -> wasmtime::Result<wasmtime::Linker<Guest>> {
+        let mut linker = self.core.clone();
+        p1::add_variants(&mut linker, module)?;
+        Ok(linker)
     }
+}
+
+/// The imports of a core module that nothing in `linker` answers, as `MODULE::NAME`.
+pub(crate) fn missing_core(
+    linker: &wasmtime::Linker<Guest>,
+    module: &wasmtime::Module,
+    mut store: impl AsContextMut<Data = Guest>,
+) -> Vec<String> {
+    module
+        .imports()
+        .filter(|import| linker.get(&mut store, import.module(), import.name()).is_err())
+        .map(|import| format!("{}::{}", import.module(), import.name()))
+        .collect()
 }
 
 /// Whether components may import the interface called `name` (with its version).

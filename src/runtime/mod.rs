@@ -151,6 +151,13 @@ impl Default for RunLimits {
     }
 }
 
+/// A TCP port that a container declares.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcpPort {
+    pub port: u16,
+    pub name: Option<String>,
+}
+
 /// The network a run sees.
 #[derive(Clone, Debug, Default)]
 pub enum Network {
@@ -174,8 +181,9 @@ pub struct Run {
     pub limits: RunLimits,
     /// For a module that answers HTTP.
     pub http: HttpLimits,
-    /// The TCP ports that its container declares, in order. A module that answers HTTP is served on the first.
-    pub tcp_ports: Vec<u16>,
+    /// The TCP ports that its container declares, in order. A module that answers HTTP is served on the first; a core module that
+    /// accepts connections and opens no sockets is given one listening socket for each.
+    pub tcp_ports: Vec<TcpPort>,
     /// The account of its pod.
     pub pod: PodAccount,
     /// Another run whose account and limits this one shares (`exec`); its memory, CPU time and fuel count there.

@@ -18,7 +18,7 @@ use futures_util::FutureExt as _;
 use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 
-use super::artifact::Work;
+use super::artifact::{Command, Work};
 use super::cache::Cache;
 use super::compile::Compiler;
 use super::guest::{Guest, GuestPlan, join};
@@ -32,7 +32,7 @@ use super::serve;
 use super::strand::Payer;
 use super::{
     Artifact, EngineReport, EngineSettings, HttpLimits, LogSink, Machine, Run, RuntimeConfig,
-    RuntimeStartError, StartError, Stdin, StdinPipe,
+    RuntimeStartError, StartError, Stdin, StdinPipe, TcpPort,
 };
 use crate::spec::{Exit, StopSignal};
 use crate::wasi::http::{Client, Trust};
@@ -167,6 +167,7 @@ impl Inner {
 
     /// Splits a [`Run`] into what both sides see and what only the guest's thread needs.
     fn task(&self, run: Run) -> (Arc<Shared>, RunTask) {
+        let listen_on = listening_for(&run);
         let account = match &run.charge_to {
             Some(other) => Arc::clone(&other.0.account),
             None => Arc::new(Account::new(&run.limits, run.artifact.counts_fuel(), &run.pod)),
@@ -185,7 +186,7 @@ impl Inner {
         let payer = Arc::new(Payer::Run(Arc::clone(&shared)));
         let plan = GuestPlan {
             argv: run.argv,
-            env: run.env,
+            env: with_listeners(run.env, &listen_on),
             working_dir: run.working_dir,
             mounts: run.mounts,
             on_memory_limit: run.limits.on_memory_limit,
@@ -193,13 +194,14 @@ impl Inner {
             logs: run.logs,
             // A single thread would let one module's disk work stop all others.
             may_block: self.report.guest_threads > 1,
+            listen_on: listen_on.iter().map(|declared| declared.port).collect(),
             client: Client::new(Arc::clone(&shared.member), payer, self.trust.clone()),
         };
         let fuel = Arc::new(Fuel::new(run.limits.fuel, run.limits.fuel_per_second));
         let http = match (&run.artifact.0.work, run.tcp_ports.first()) {
-            (Work::Handler(_), Some(&port)) => {
+            (Work::Handler(_), Some(declared)) => {
                 shared.stop_listener().hear();
-                Some((port, run.http))
+                Some((declared.port, run.http))
             }
             (Work::Handler(_), None) | (Work::Command(_), _) => None,
         };
@@ -343,6 +345,43 @@ fn refuse(run: &Run) -> Result<(), StartError> {
         Work::Handler(_) if run.tcp_ports.is_empty() => Err(StartError::NoPort),
         Work::Handler(_) | Work::Command(_) => Ok(()),
     }
+}
+
+/// The ports on which a module is given listening sockets: one that accepts connections and opens no sockets of its own. An `exec` into
+/// it gets none; the ports are the module's.
+fn listening_for(run: &Run) -> Vec<TcpPort> {
+    let Work::Command(Command::Core { listens: true, .. }) = run.artifact.0.work else {
+        return Vec::new();
+    };
+    if run.charge_to.is_some() {
+        return Vec::new();
+    }
+    let mut ports: Vec<TcpPort> = Vec::new();
+    for declared in &run.tcp_ports {
+        if ports.iter().all(|port| port.port != declared.port) {
+            ports.push(declared.clone());
+        }
+    }
+    ports
+}
+
+/// Tells a module of its listening sockets as systemd tells a service of its (`sd_listen_fds`); what the manifest says of these variables
+/// stays.
+fn with_listeners(mut env: Vec<(String, String)>, ports: &[TcpPort]) -> Vec<(String, String)> {
+    let names = ports.iter().map(|port| match &port.name {
+        Some(name) => name.clone(),
+        None => port.port.to_string(),
+    });
+    let told = [
+        ("LISTEN_FDS", ports.len().to_string()),
+        ("LISTEN_FDNAMES", names.collect::<Vec<_>>().join(":")),
+    ];
+    for (name, value) in told {
+        if !ports.is_empty() && env.iter().all(|(known, _)| known != name) {
+            env.push((name.to_owned(), value));
+        }
+    }
+    env
 }
 
 /// What a panic said.

@@ -121,8 +121,8 @@ impl http::Account for Payer {
 /// on a guest thread.
 pub(crate) fn spawn(run: &Arc<Shared>, work: impl Future<Output = ()> + Send + 'static) {
     let metered = Metered::new(work, Arc::clone(run));
-    // How it ended is of no interest: by itself, or with the run.
     let work = run.strands.tasks.track_future(async move {
+        // How it ended is of no interest: by itself, or with the run.
         let _ = metered.await;
     });
     run.guests.spawn(Arc::clone(&run.account.cpu.share), work);

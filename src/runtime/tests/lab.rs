@@ -9,7 +9,7 @@ use tokio::sync::Notify;
 
 use super::super::{
     Artifact, CompileMode, GuestMount, HttpLimits, LogSink, ModuleFile, Network, PodAccount,
-    PrepareError, Run, RunHandle, RunLimits, Runtime, RuntimeConfig, Stdin, Stream,
+    PrepareError, Run, RunHandle, RunLimits, Runtime, RuntimeConfig, Stdin, Stream, TcpPort,
 };
 use crate::spec::{Exit, StopSignal};
 
@@ -142,7 +142,7 @@ impl Trial {
 
     pub(super) fn http(mut self, port: u16, limits: HttpLimits) -> Self {
         self.run.http = limits;
-        self.run.tcp_ports = vec![port];
+        self.run.tcp_ports = vec![TcpPort { port, name: None }];
         self
     }
 

@@ -7,5 +7,6 @@ mod lab;
 mod limits;
 mod network;
 mod prepare;
+mod preview1;
 mod stop;
 mod streams;

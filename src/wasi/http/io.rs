@@ -94,7 +94,7 @@ impl AsyncWrite for NetIo {
                 }
                 // What was taken before it is told first; the error comes again.
                 Poll::Ready(Err(_)) | Poll::Pending if total > 0 => break,
-                other => return self.wrote(cx, other),
+                other @ (Poll::Ready(Err(_)) | Poll::Pending) => return self.wrote(cx, other),
             }
         }
         self.wrote(cx, Poll::Ready(Ok(total)))

@@ -29,7 +29,7 @@ pub use p3::{WASI_0_3, add_to_linker_p3};
 
 /// How long a connect waits for room in a listener's queue: what Linux takes to give up on a SYN
 /// without answer, with its default of six repeats.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(127);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(127);
 
 /// A store whose guest has sockets.
 pub trait NetView: Send {
