@@ -385,3 +385,129 @@ pub fn verdict(status: &PodStatus, scope: &Scope, version: Version, digest: Dige
         None => Verdict::Waiting,
     }
 }
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::mqtt::intent::time_text;
+    use crate::mqtt::kit::{self, Lab};
+
+    fn verdict_of(lab: &mut Lab, name: &str, intent: &PodIntent) -> Verdict {
+        lab.settle();
+        let message = kit::signed(intent);
+        let version = Version { epoch: intent.epoch, generation: intent.generation };
+        let scope = Scope::Node;
+        verdict(&lab.status(name), &scope, version, message.digest)
+    }
+
+    #[test]
+    fn a_publisher_sees_its_document_through() {
+        let mut lab = Lab::online();
+        let (first, second) = (kit::intent("web", 1), kit::intent("web", 2));
+        lab.send(&first);
+        assert!(matches!(verdict_of(&mut lab, "web", &first), Verdict::Progressing(_)));
+        assert_eq!(verdict_of(&mut lab, "web", &second), Verdict::Waiting);
+        lab.make_good("web");
+        let ended = |verdict: Verdict| {
+            let Verdict::Ended(rollout) = verdict else { panic!("{verdict:?}") };
+            rollout.stage.as_str()
+        };
+        assert_eq!(ended(verdict_of(&mut lab, "web", &first)), "Committed");
+        lab.send(&second);
+        lab.report("web", kit::crashed(9));
+        assert_eq!(ended(verdict_of(&mut lab, "web", &second)), "RolledBack");
+        // The first one has ended as it did, and is overtaken once even its end is old news.
+        assert_eq!(ended(verdict_of(&mut lab, "web", &first)), "Committed");
+        lab.send(&kit::intent("web", 3));
+        let overtaken = Version { epoch: 1, generation: 3 };
+        assert_eq!(verdict_of(&mut lab, "web", &first), Verdict::Overtaken(overtaken));
+        let gone = kit::tombstone("web", 4);
+        lab.send(&gone);
+        assert_eq!(verdict_of(&mut lab, "web", &gone), Verdict::Gone);
+        lab.send(&second);
+        assert!(matches!(verdict_of(&mut lab, "web", &second), Verdict::Refused(_)));
+    }
+
+    #[test]
+    fn a_document_that_does_not_lead_is_said_to_be_so() {
+        let mut lab = Lab::online();
+        lab.send(&kit::intent("web", 1));
+        let group = kit::for_group("all", kit::intent("web", 1));
+        let message = lab.send(&group);
+        lab.settle();
+        let scope = Scope::Group("all".into());
+        let version = Version { epoch: 1, generation: 1 };
+        let found = verdict(&lab.status("web"), &scope, version, message.digest);
+        assert_eq!(found, Verdict::Inactive("Overridden".to_owned()));
+    }
+
+    #[test]
+    fn a_view_keeps_the_newest_of_each() {
+        let mut lab = Lab::online();
+        lab.send(&kit::intent("web", 1));
+        lab.make_good("web");
+        lab.disconnect();
+        lab.connect();
+        let (mut fleet, tree) = (Fleet::default(), kit::tree());
+        // In any order, with each message twice.
+        for publish in lab.sent.iter().rev().chain(&lab.sent) {
+            if let Some((node, said)) = read(&tree, &publish.topic, &publish.payload) {
+                fleet.take(&node, said);
+            }
+        }
+        let view = &fleet.nodes[kit::NODE];
+        assert!(view.is_online());
+        assert_eq!(view.online.as_ref().unwrap().conn, lab.conn());
+        let pod = &view.pods[&kit::pod_key("web")];
+        assert_eq!(**pod, lab.status("web"));
+        assert!(view.is_current(pod));
+        // An old will changes nothing; the newest does, and what was said before is then what was true before.
+        let (conn, will) = lab.will.clone().unwrap();
+        let old = String::from_utf8(will.payload.to_vec()).unwrap();
+        let old = old.replace(&format!("\"conn\":{conn}"), "\"conn\":1");
+        for (text, online) in [(old.as_bytes(), true), (&*will.payload, false)] {
+            let (node, said) = read(&tree, &will.topic, text).unwrap();
+            fleet.take(&node, said);
+            assert_eq!(fleet.nodes[kit::NODE].is_online(), online);
+        }
+        let pod = &fleet.nodes[kit::NODE].pods[&kit::pod_key("web")];
+        assert!(!fleet.nodes[kit::NODE].is_current(pod));
+    }
+
+    #[test]
+    fn mistakes_are_found_before_anything_is_published() {
+        let (tree, key) = (kit::tree(), kit::controller_key());
+        let wrong = PodIntent { uid: String::new(), ..kit::intent("web", 1) };
+        assert_eq!(intent(&tree, &wrong, &[&key]).unwrap_err().reason, Reason::Invalid);
+        let elsewhere = PodIntent { tenant: "other".into(), ..kit::intent("web", 1) };
+        assert_eq!(intent(&tree, &elsewhere, &[&key]).unwrap_err().reason, Reason::WrongTarget);
+        let large = super::super::intent::Manifest::Text("x".repeat(ENVELOPE_BYTES_MAX));
+        let large = PodIntent { manifest: Some(large), ..kit::intent("web", 1) };
+        assert_eq!(intent(&tree, &large, &[&key]).unwrap_err().reason, Reason::TooLarge);
+    }
+
+    #[test]
+    fn a_tombstone_is_the_next_generation_of_what_it_ends() {
+        let intent = PodIntent { index_revision: 4, ..kit::intent("web", 6) };
+        let gone = tombstone(&intent, &time_text(kit::EPOCH_MS));
+        assert_eq!((gone.generation, gone.deleted, gone.manifest.is_some()), (7, true, false));
+        assert_eq!(gone.uid, intent.uid);
+    }
+
+    #[test]
+    fn keys_are_files_that_others_can_read_too() {
+        let key = kit::secret(3);
+        let again = SecretKey::from_pem(&key.to_pem()).unwrap();
+        assert_eq!(again.id(), key.id());
+        let public = crate::mqtt::trust::public_key(&key.public_pem()).unwrap();
+        assert_eq!(crate::mqtt::trust::public_key(&key.public_text()), Some(public));
+        assert_eq!(format!("{key:?}"), format!("SecretKey({})", key.id()), "never the key");
+        assert_eq!(SecretKey::from_pem("rubbish").unwrap_err(), NoKey);
+        // As OpenSSL 3 writes it: `openssl genpkey -algorithm ed25519`.
+        let theirs = "-----BEGIN PRIVATE KEY-----\n\
+             MC4CAQAwBQYDK2VwBCIEIAEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEB\n\
+             -----END PRIVATE KEY-----\n";
+        assert_eq!(SecretKey::from_pem(theirs).unwrap().id(), kit::secret(1).id());
+    }
+}

@@ -215,3 +215,112 @@ fn base64(text: &str) -> Option<Vec<u8>> {
     let engine = if url_safe { &URL_SAFE } else { &STANDARD };
     engine.decode(text).ok()
 }
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn key(n: u8) -> SigningKey {
+        SigningKey::from_bytes(&[n; 32])
+    }
+
+    fn signed() -> Envelope {
+        let mut envelope = Envelope::new(PayloadType::Intent, b"{\"a\": 1}".to_vec());
+        envelope.sign(&key(1));
+        envelope
+    }
+
+    fn is_signed(envelope: &Envelope, n: u8) -> bool {
+        let public = key(n).verifying_key();
+        envelope.is_signed_by(&key_id(&public), &public)
+    }
+
+    #[test]
+    fn what_is_signed_opens_and_verifies() {
+        let envelope = Envelope::open(&signed().to_json(), PayloadType::Intent).unwrap();
+        assert_eq!(envelope, signed());
+        assert!(is_signed(&envelope, 1));
+        assert!(!is_signed(&envelope, 2));
+    }
+
+    #[test]
+    fn a_document_does_not_pass_for_one_of_another_kind() {
+        let intent = signed();
+        for other in [PayloadType::Index, PayloadType::Trust, PayloadType::Command] {
+            let disguised = Envelope { payload_type: other, ..intent.clone() };
+            assert!(!is_signed(&disguised, 1));
+            assert!(matches!(
+                Envelope::open(&intent.to_json(), other),
+                Err(EnvelopeError::Type { .. })
+            ));
+        }
+    }
+
+    #[test]
+    fn both_alphabets_of_base64_are_read_and_unknown_fields_of_an_envelope_ignored() {
+        let mut envelope = Envelope::new(PayloadType::Intent, vec![0xfb, 0xff, 0xbf]);
+        envelope.sign(&key(1));
+        let json = String::from_utf8(envelope.to_json()).unwrap();
+        assert!(json.contains("\"+/+/\""), "{json}");
+        let url_safe = json
+            .replace("\"+/+/\"", "\"-_-_\"")
+            .replace("{\"payloadType", "{\"x\":1,\"payloadType");
+        assert_eq!(Envelope::open(url_safe.as_bytes(), PayloadType::Intent).unwrap(), envelope);
+    }
+
+    #[test]
+    fn bounds_come_before_any_work() {
+        let open = |json: String| Envelope::open(json.as_bytes(), PayloadType::Intent).unwrap_err();
+        let envelope = |signatures: String| {
+            let kind = PayloadType::Intent.as_str();
+            format!("{{\"payloadType\":\"{kind}\",\"payload\":\"\",\"signatures\":[{signatures}]}}")
+        };
+        let bytes = ENVELOPE_BYTES_MAX + 1;
+        assert_eq!(open(" ".repeat(bytes)), EnvelopeError::TooLarge { bytes });
+        let one = format!("{{\"keyid\":\"k\",\"sig\":\"{}\"}}", STANDARD.encode([0; 64]));
+        let many = vec![one.as_str(); SIGNATURES_MAX + 1].join(",");
+        assert_eq!(open(envelope(many)), EnvelopeError::TooManySignatures);
+        let short = "{\"keyid\":\"k\",\"sig\":\"AAAA\"}".to_owned();
+        assert_eq!(open(envelope(short)), EnvelopeError::Base64("a signature of 64 bytes"));
+        assert!(matches!(open(envelope("{\"sig\":\"\"}".to_owned())), EnvelopeError::Form(_)));
+    }
+
+    #[test]
+    fn a_second_signature_under_the_same_name_is_not_tried() {
+        let mut envelope = signed();
+        let good = envelope.signatures[0].clone();
+        let bad = EnvelopeSignature { sig: [0; 64], ..good.clone() };
+        envelope.signatures = vec![bad, good];
+        assert!(!is_signed(&envelope, 1));
+    }
+
+    #[test]
+    fn signing_again_replaces_and_others_stay() {
+        let mut envelope = signed();
+        envelope.sign(&key(2));
+        envelope.sign(&key(1));
+        assert_eq!(envelope.signatures.len(), 2);
+        assert!(is_signed(&envelope, 1) && is_signed(&envelope, 2));
+    }
+
+    proptest! {
+        #[test]
+        fn one_wrong_bit_anywhere_is_no_signature_of_this(at in 0_usize..10_000, bit in 0_u8..8) {
+            let mut bytes = signed().to_json();
+            let at = at % bytes.len();
+            bytes[at] ^= 1 << bit;
+            if let Ok(envelope) = Envelope::open(&bytes, PayloadType::Intent) {
+                // What can be read and verified is what was signed: only spelling may differ.
+                prop_assert!(!is_signed(&envelope, 1) || envelope.payload == signed().payload);
+            }
+        }
+
+        #[test]
+        fn rubbish_is_never_fatal(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let _ = Envelope::open(&bytes, PayloadType::Trust); // That there is an answer is the point.
+        }
+    }
+}

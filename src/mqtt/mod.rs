@@ -34,3 +34,5 @@ pub mod version;
 
 #[cfg(test)]
 pub(crate) mod kit;
+#[cfg(test)]
+mod manual;

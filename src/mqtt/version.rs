@@ -70,3 +70,27 @@ pub mod digest_text {
         text.parse().map_err(serde::de::Error::custom)
     }
 }
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::mqtt::envelope::digest;
+
+    #[test]
+    fn an_epoch_weighs_more_than_any_generation() {
+        let at = |epoch, generation| Version { epoch, generation };
+        let (a, b) = (digest(b"a"), digest(b"b"));
+        let rows = [
+            (None, at(1, 1), b, Order::Newer),
+            (Some((at(1, 5), a)), at(1, 6), b, Order::Newer),
+            (Some((at(1, 5), a)), at(2, 1), b, Order::Newer),
+            (Some((at(2, 1), a)), at(1, 99), b, Order::Stale),
+            (Some((at(1, 5), a)), at(1, 4), a, Order::Stale),
+            (Some((at(1, 5), a)), at(1, 5), a, Order::Same),
+            (Some((at(1, 5), a)), at(1, 5), b, Order::Conflict),
+        ];
+        for (mark, found, digest, expected) in rows {
+            assert_eq!(compare(mark, found, digest), expected, "{mark:?} {found:?}");
+        }
+    }
+}

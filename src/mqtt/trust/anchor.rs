@@ -82,8 +82,8 @@ pub fn read_anchors(files: &[AnchorFile]) -> Result<(KeySet, u64), AnchorError> 
         if anchor.api_version != API_VERSION || anchor.kind != "TrustAnchor" {
             return Err(form(format!("it must be a TrustAnchor of {API_VERSION}")));
         }
-        if !in_range(anchor.epoch) {
-            return Err(form("its epoch must be at least 1".to_owned()));
+        if !in_range(anchor.epoch) || anchor.threshold == 0 {
+            return Err(form("its epoch and its threshold must be at least 1".to_owned()));
         }
         entries.extend(anchor.keys);
         threshold = threshold.max(anchor.threshold);

@@ -16,6 +16,9 @@ mod anchor;
 mod document;
 mod key;
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeSet;
 
 use serde::{Deserialize, Serialize};
