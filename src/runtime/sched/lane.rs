@@ -21,6 +21,8 @@ pub(super) struct Lane {
     pub(super) turns: AtomicU64,
     /// When the turn in progress began, monotonic nanoseconds.
     pub(super) began: AtomicU64,
+    /// When whoever has the turn last woke another one, or began.
+    spoke: AtomicU64,
     /// Virtual time of whoever has the turn.
     pub(super) used: AtomicU64,
     /// Somebody waits who should run before whoever has the turn.
@@ -38,9 +40,17 @@ impl Lane {
     /// Begins a turn of somebody with `used` virtual time.
     pub(super) fn begin(&self, used: u64, now: u64) {
         self.began.store(now, Ordering::Relaxed);
+        self.spoke.store(now, Ordering::Relaxed);
         self.used.store(used, Ordering::Relaxed);
         self.step_back.store(false, Ordering::Relaxed);
         self.count();
+    }
+
+    /// Whoever has the turn wakes another one; returns how long it has not done so, nanoseconds.
+    pub(super) fn speak(&self, now: u64) -> u64 {
+        let before = self.spoke.load(Ordering::Relaxed);
+        self.spoke.store(now, Ordering::Relaxed);
+        now.saturating_sub(before)
     }
 
     pub(super) fn end(&self) {

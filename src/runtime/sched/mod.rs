@@ -12,7 +12,7 @@
 //!                           └────────────── wants to go on (its slice is over) ◄─────────┘
 //! ```
 //! **Together while they wait on each other, apart while they compute.** A task that a guest wakes is put behind that guest on the same
-//! thread: two modules that talk take turns there, and no thread has to be woken. Only when the waker's turn has lasted a while and
+//! thread: two modules that talk take turns there, and no thread has to be woken. Only when the waker has computed for a while and
 //! another lane is idle does the task go there; and the ticker takes away from a lane what has waited for a whole tick.
 //!
 //! **Fair.** Local or common, whoever has used less virtual time goes first (`share.rs`). A turn is cut by the epoch: at a tick the guest
@@ -49,8 +49,10 @@ pub(crate) use ticker::Epochs;
 /// far shorter.
 const SHORT_TURN_NS: u64 = 200_000;
 
-/// A turn older than this does not look like the end of an exchange: whom it wakes is given to an idle lane.
-const LONG_TURN_NS: u64 = 100_000;
+/// Who has computed for so long without waking anybody does not look like the end of an exchange: whom it wakes now is given to an idle
+/// lane. The age of the turn would not do: a kernel that runs the woken thread at once lets the waker find its answer without ever
+/// waiting, and the two would stay apart for good.
+const ALONE_NS: u64 = 100_000;
 
 /// Virtual time by which the common clock may lag behind, so that not every turn writes to it.
 const CLOCK_GRAIN: u64 = 10_000;
@@ -221,12 +223,13 @@ impl Inner {
 
     /// `task` was woken by whoever has the turn on `lane`, which is this thread.
     fn woken_on(&self, lane: &Lane, task: Arc<Task>) {
-        let age = monotonic_ns().saturating_sub(lane.began.load(Ordering::Relaxed));
-        if age > LONG_TURN_NS && self.idle.load(Ordering::Relaxed) > 0 {
+        let now = monotonic_ns();
+        if lane.speak(now) > ALONE_NS && self.idle.load(Ordering::Relaxed) > 0 {
             return self.push(task, true);
         }
         let first = task.share.used();
         lane.local().push_back(task);
+        let age = now.saturating_sub(lane.began.load(Ordering::Relaxed));
         if age > SHORT_TURN_NS && first < lane.used.load(Ordering::Relaxed) {
             self.ask_to_step_back(lane);
         }
@@ -386,6 +389,7 @@ impl Inner {
     /// Whether somebody waits for a lane.
     fn crowded(&self) -> bool {
         self.first.load(Ordering::Relaxed) != u64::MAX
+            || self.lanes.iter().any(|lane| !lane.local().is_empty())
     }
 
     /// Gives to all what has waited on a lane for a whole turn of the ticker; `seen` is what this left the last time. Returns whether

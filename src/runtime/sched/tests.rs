@@ -4,7 +4,7 @@
 
 use std::future::poll_fn;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, mpsc};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
@@ -80,19 +80,20 @@ fn two_tasks_that_wait_on_each_other_stay_on_one_thread() {
     const TURNS: u64 = 20_000;
     let lab = Lab::new(2);
     let moves = Arc::new(AtomicU64::new(0));
+    let last = Arc::new(Mutex::new(None));
     let (to_b, mut from_a) = tokens::channel::<()>(1);
     let (to_a, mut from_b) = tokens::channel::<()>(1);
     let (done, is_done) = mpsc::sync_channel(1);
-    let counting = |moves: Arc<AtomicU64>| {
-        let mut last = None;
+    let counting = || {
+        let (moves, last) = (Arc::clone(&moves), Arc::clone(&last));
         move || {
             let here = std::thread::current().id();
-            if last.replace(here).is_some_and(|last| last != here) {
+            if last.lock().unwrap().replace(here).is_some_and(|last| last != here) {
                 moves.fetch_add(1, Ordering::Relaxed);
             }
         }
     };
-    let mut note = counting(Arc::clone(&moves));
+    let note = counting();
     lab.spawn(&share(100), async move {
         for _ in 0..TURNS {
             note();
@@ -101,7 +102,7 @@ fn two_tasks_that_wait_on_each_other_stay_on_one_thread() {
         }
         done.send(()).unwrap();
     });
-    let mut note = counting(Arc::clone(&moves));
+    let note = counting();
     lab.spawn(&share(100), async move {
         while let Some(()) = from_a.recv().await {
             note();

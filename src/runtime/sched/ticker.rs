@@ -22,7 +22,7 @@ use wasmtime::{Engine, EngineWeak};
 use super::Inner;
 
 /// Time that a guest keeps a thread, as long as nobody waits for one.
-const TICK: Duration = Duration::from_millis(5);
+const TICK: Duration = Duration::from_millis(2);
 
 /// The same while somebody waits.
 const CROWDED_TICK: Duration = Duration::from_millis(1);
