@@ -49,6 +49,12 @@ pub enum SourceError {
     NoBroker,
     #[error("the broker's publisher sent nothing new for {}{}", Seconds(*.patience), Said::new(.refusal.as_deref().unwrap_or_default()))]
     Silent { patience: Duration, refusal: Option<String> },
+    #[error("{0}, which a difference is offered to, is not on this node")]
+    NoBase(Digest),
+    #[error("no difference: {0}")]
+    NoDelta(Box<FetchError>),
+    #[error(transparent)]
+    Patch(#[from] super::delta::PatchFault),
     #[error("cannot set up HTTPS")]
     Setup(#[from] super::http::SetupError),
     #[error(transparent)]
@@ -71,6 +77,9 @@ impl SourceError {
             | Self::NotAModule { .. }
             | Self::NoBroker
             | Self::Silent { .. }
+            | Self::NoBase(_)
+            | Self::NoDelta(_)
+            | Self::Patch(_)
             | Self::Setup(_)
             | Self::Incoming(_) => false,
         }

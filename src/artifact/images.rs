@@ -136,6 +136,7 @@ impl Fetcher {
             digest,
             size: Some(found.size),
             content: Content::Module,
+            deltas: Vec::new(),
             sources: vec![Source::Registry(remote.repository.clone())],
             keyring: keyring.clone(),
         };

@@ -126,6 +126,17 @@ impl Intake {
         Ok(())
     }
 
+    /// Writes in a way of one's own, off the control plane's threads.
+    pub(super) async fn work<T: Send + 'static>(
+        &mut self,
+        work: impl FnOnce(&mut Part) -> Result<T, IncomingError> + Send + 'static,
+    ) -> Result<T, IncomingError> {
+        self.flush().await?;
+        let outcome = self.with_part(work).await;
+        self.tell();
+        outcome
+    }
+
     /// Forgets all bytes: they were not the right ones.
     pub(super) fn begin_anew(&mut self) {
         self.gathered.clear();

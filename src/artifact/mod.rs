@@ -15,6 +15,7 @@
 
 pub mod block;
 mod broker;
+pub mod delta;
 mod failure;
 mod fetch;
 mod http;
@@ -32,7 +33,7 @@ mod source;
 
 pub use broker::{BlockChannel, Blocks, NotNow};
 pub use failure::{FetchError, FetchFault, Said, SourceError};
-pub use fetch::{Fetched, Fetcher, Want};
+pub use fetch::{Delta, Fetched, Fetcher, Want};
 pub use http::SetupError;
 pub use images::Remote;
 pub use intake::Progress;

@@ -369,6 +369,29 @@ impl ImageStore {
         Ok(self.records.put_name(&self.io, &named)?)
     }
 
+    /// Where content is, if it is here; not looked into.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails.
+    pub fn path_of(&self, digest: &Digest) -> io::Result<Option<PathBuf>> {
+        let blob = self.blob(digest);
+        Ok(self.io.disk().size(&blob)?.map(|_| blob))
+    }
+
+    /// Removes content that was only passing through. What has a name stays.
+    ///
+    /// # Errors
+    ///
+    /// The disk fails.
+    pub fn forget(&self, digest: &Digest) -> io::Result<()> {
+        let _lock = self.lock()?;
+        if self.referenced()?.contains(digest) {
+            return Ok(());
+        }
+        self.io.disk().remove(&self.blob(digest))
+    }
+
     /// The blob, if it is there and what its name says.
     fn whole(&self, expected: &Expected) -> io::Result<Option<ResolvedImage>> {
         let blob = self.blob(&expected.digest);

@@ -9,11 +9,15 @@
 //!             ended when the last one who waits is gone; the part stays, and is gone on with
 //! ```
 //!
+//! Where a difference to a module that is here is offered, it is tried first (`patch`).
+//!
 //! A place that gives wrong bytes costs one full transfer from it at most: if what was there before may have been wrong, it
 //! is asked once more from the start; otherwise the next place begins anew.
 
+mod patch;
 mod shared;
 
+use std::fmt;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -52,6 +56,8 @@ pub struct Want {
     /// Bytes, if that is known. The broker as a source needs it.
     pub size: Option<u64>,
     pub content: Content,
+    /// Smaller ways, for a node that has another module already. Tried before the sources.
+    pub deltas: Vec<Delta>,
     /// In the order in which they are to be tried.
     pub sources: Vec<Source>,
     /// For registries and HTTPS; the node's own come after these.
@@ -63,8 +69,20 @@ impl Want {
     #[must_use]
     pub fn module(digest: Digest, size: u64, sources: Vec<Source>) -> Self {
         let (size, content) = (Some(size), Content::Module);
-        Self { digest, size, content, sources, keyring: Keyring::default() }
+        let (deltas, keyring) = (Vec::new(), Keyring::default());
+        Self { digest, size, content, deltas, sources, keyring }
     }
+}
+
+/// A difference that makes the module out of another one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delta {
+    /// The module that must be here.
+    pub base: Digest,
+    /// Of the difference.
+    pub digest: Digest,
+    pub size: u64,
+    pub sources: Vec<Source>,
 }
 
 /// What is here now.
@@ -184,8 +202,18 @@ impl Fetcher {
         progress: watch::Sender<Progress>,
     ) -> Result<Fetched, FetchError> {
         let digest = want.digest;
-        let local = |cause| FetchError::new(FetchFault::Local { digest, cause });
         let _turn = self.0.turns.acquire().await;
+        // A difference's transfer is a part of this one, and has its turn.
+        self.transfer_in_turn(want, progress, digest).await
+    }
+
+    async fn transfer_in_turn(
+        &self,
+        want: Want,
+        progress: watch::Sender<Progress>,
+        digest: Digest,
+    ) -> Result<Fetched, FetchError> {
+        let local = |cause| FetchError::new(FetchFault::Local { digest, cause });
         // As long as this lasts, nobody may collect what it is about.
         let _pin = self.0.store.pins().hold([digest]);
         let mut intake = match self.open(&want, &progress).await.map_err(local)? {
@@ -193,12 +221,13 @@ impl Fetcher {
             Opened::Intake(intake) => intake,
         };
         let mut tried: Vec<(String, SourceError)> = Vec::new();
-        for source in &want.sources {
+        let deltas = want.deltas.iter().map(Way::Delta);
+        for source in deltas.chain(want.sources.iter().map(Way::Source)) {
             // What was here before may be what is wrong: then the same place is asked for all of it.
             let mut once_more = intake.length() > 0;
             intake.ask_at(source.to_string());
             loop {
-                let error = match self.from(source, &want, &mut intake).await {
+                let error = match self.come(source, &want, &mut intake).await {
                     Err(error) => error,
                     Ok(()) => match intake.finish().await {
                         Ok(here) => return Ok(Fetched::new(here, true)),
@@ -257,6 +286,19 @@ impl Fetcher {
         Ok(Opened::Intake(intake))
     }
 
+    /// Brings what is missing in one way.
+    async fn come(
+        &self,
+        way: Way<'_>,
+        want: &Want,
+        intake: &mut Intake,
+    ) -> Result<(), SourceError> {
+        match way {
+            Way::Source(source) => self.from(source, want, intake).await,
+            Way::Delta(delta) => Box::pin(self.patch(delta, want, intake)).await,
+        }
+    }
+
     /// Brings what is missing from one place.
     async fn from(
         &self,
@@ -300,6 +342,22 @@ impl Fetcher {
                 let patience = Patience { quiet: self.0.patience, waits_for_link: alone };
                 blocks.pull(self.0.clock, patience, intake).await
             }
+        }
+    }
+}
+
+/// How content may come.
+#[derive(Clone, Copy)]
+enum Way<'a> {
+    Source(&'a Source),
+    Delta(&'a Delta),
+}
+
+impl fmt::Display for Way<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(source) => source.fmt(f),
+            Self::Delta(delta) => write!(f, "a difference to {}", delta.base),
         }
     }
 }

@@ -7,6 +7,8 @@
 mod registry;
 
 mod broker;
+#[cfg(feature = "compiler")]
+mod delta;
 mod http;
 
 use std::sync::Mutex;

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::artifact::{
-    BlockChannel, BlockRequest, Blocks, FetchError, Fetcher, NotNow, Source, Want,
+    BlockChannel, BlockRequest, Blocks, Delta, FetchError, Fetcher, InvalidSource, NotNow, Source,
+    Want, delta,
 };
 use crate::error::chain;
 use crate::image::{Digest, Pin};
@@ -61,6 +62,15 @@ impl Hands {
     }
 }
 
+fn sources(texts: &[String]) -> Result<Vec<Source>, FetchFailure> {
+    let invalid = |error: InvalidSource| FetchFailure {
+        reason: "InvalidSource".to_owned(),
+        message: chain(&error),
+        transient: false,
+    };
+    texts.iter().map(|text| Source::parse(text).map_err(invalid)).collect()
+}
+
 fn failed(error: &FetchError) -> FetchFailure {
     FetchFailure {
         reason: error.reason().to_owned(),
@@ -76,15 +86,11 @@ impl Artifacts for Hands {
         wanted: Wanted,
         progress: &(dyn Fn(u64) + Send + Sync),
     ) -> Result<(), FetchFailure> {
-        let mut sources = vec![];
-        for text in &wanted.sources {
-            sources.push(Source::parse(text).map_err(|error| FetchFailure {
-                reason: "InvalidSource".to_owned(),
-                message: chain(&error),
-                transient: false,
-            })?);
+        let mut want = Want::module(wanted.digest, wanted.size, sources(&wanted.sources)?);
+        for way in wanted.deltas.iter().filter(|way| way.format == delta::FORMAT) {
+            let sources = sources(&way.sources)?;
+            want.deltas.push(Delta { base: way.base, digest: way.digest, size: way.size, sources });
         }
-        let want = Want::module(wanted.digest, wanted.size, sources);
         let fetched = self.fetcher.fetch(want, &|now| progress(now.bytes)).await;
         fetched.map(drop).map_err(|error| failed(&error))
     }
