@@ -164,8 +164,12 @@ fn fault(error: DecryptError) -> OpenError {
     match error {
         DecryptError::NoMatchingKeys | DecryptError::KeyDecryptionFailed => OpenError::NotForUs,
         DecryptError::DecryptionFailed | DecryptError::InvalidMac => OpenError::Damaged,
-        // Neither a header, nor one that we know; an I/O error of a slice is its end.
-        _ => OpenError::NotAge,
+        // An I/O error of a slice is its end. The library may have more to say one day.
+        DecryptError::InvalidHeader
+        | DecryptError::UnknownFormat
+        | DecryptError::ExcessiveWork { .. }
+        | DecryptError::Io(_)
+        | _ => OpenError::NotAge,
     }
 }
 

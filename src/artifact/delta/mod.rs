@@ -169,9 +169,9 @@ struct Patch<R>(R);
 
 impl<R: Read> Patch<R> {
     fn fill(&mut self, into: &mut [u8]) -> Result<(), PatchFault> {
-        self.0.read_exact(into).map_err(|error| match error.kind() {
-            io::ErrorKind::UnexpectedEof => PatchFault::Short,
-            _ => PatchFault::ReadPatch(error),
+        self.0.read_exact(into).map_err(|error| {
+            let ended = error.kind() == io::ErrorKind::UnexpectedEof;
+            if ended { PatchFault::Short } else { PatchFault::ReadPatch(error) }
         })
     }
 

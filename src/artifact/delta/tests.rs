@@ -112,7 +112,7 @@ proptest! {
         body in proptest::collection::vec(any::<u8>(), 0..200), size in 0u64..5000,
     ) {
         let mut patch = b"pdlt\x01\x0a".to_vec();
-        patch.extend([(size & 0x7f) as u8 | 0x80, (size >> 7) as u8]);
+        patch.extend([size.to_le_bytes()[0] | 0x80, (size >> 7).to_le_bytes()[0]]);
         patch.extend(body);
         let _ = patched(&patch, b"0123456789", size);
     }
