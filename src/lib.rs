@@ -40,6 +40,7 @@ pub mod wasi;
 
 // The shell, inside out.
 pub mod board;
+pub mod fabric;
 pub mod outside;
 pub mod pod;
 pub mod reconciler;

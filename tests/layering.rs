@@ -37,8 +37,9 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("runtime", &["clock", "error", "limits", "net", "spec", "wasi"]),
     // Pods from afar: topics, signed documents, the protocol's core; and the link to the broker.
     ("mqtt", &["clock", "error", "image", "limits", "manifest", "spec"]),
-    // The host's network.
-    ("outside", &["clock", "error", "limits", "net", "spec"]),
+    // Between pods, and the host's network.
+    ("fabric", &["clock", "error", "limits", "net", "spec"]),
+    ("outside", &["clock", "error", "fabric", "limits", "net", "spec"]),
     // The hands.
     ("board", &["clock", "error", "limits", "manifest", "spec"]),
     (
@@ -49,6 +50,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "board",
             "clock",
             "error",
+            "fabric",
             "image",
             "lifecycle",
             "limits",
@@ -72,6 +74,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "board",
             "clock",
             "error",
+            "fabric",
             "image",
             "lifecycle",
             "limits",
@@ -108,6 +111,7 @@ const EVERYTHING_BELOW_THE_DAEMON: &[&str] = &[
     "board",
     "clock",
     "error",
+    "fabric",
     "image",
     "lifecycle",
     "limits",
@@ -135,6 +139,7 @@ const EVERYTHING_BELOW_PLAY: &[&str] = &[
     "clock",
     "daemon",
     "error",
+    "fabric",
     "image",
     "lifecycle",
     "limits",

@@ -14,6 +14,7 @@ use crate::artifact::{Fetcher, Keyring};
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::daemon::config::{Amounts, Config};
+use crate::fabric::Fabric;
 use crate::image::ImageStore;
 use crate::outside::Gateway;
 use crate::outside::dialer::Kernel;
@@ -115,6 +116,7 @@ impl NodeParts {
             volumes: self.volumes,
             host_paths: self.host_paths,
             board: Board::new(first_version, now),
+            fabric: Fabric::new(self.clock),
             node: self.node,
             addresses: PodAddresses::default(),
             usage: UsageBook::default(),

@@ -11,6 +11,7 @@
 //! connect(to) ─► route? ── Pod{net, to'} ─► that pod's listener at to'      (the caller sees `to`)
 //!                      ├── Outside ───────► Egress::connect(call) ─► call.connected() ─► Stream
 //!                      ├── Denied ────────► access denied
+//!                      ├── Refused ───────► connection refused
 //!                      └── Unreachable ───► no way there
 //! ```
 //! Limits: what is under way to the outside holds a socket of the member that asked, so
@@ -67,6 +68,9 @@ pub enum Route {
     Outside,
     /// Nothing allows it.
     Denied,
+    /// It is allowed, and nobody stands behind it: a Service without a ready pod, or another port
+    /// than a Service has. Connections are refused; datagrams go where nobody listens.
+    Refused,
     /// It is allowed, and there is no way there.
     Unreachable,
 }

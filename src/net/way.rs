@@ -21,6 +21,7 @@ pub(crate) enum Way {
     },
     Outside,
     Denied,
+    Refused,
     Unreachable,
 }
 
@@ -29,7 +30,7 @@ impl Way {
     pub(crate) fn address(&self, asked: SocketAddr) -> SocketAddr {
         match self {
             Way::Pod { to, .. } => *to,
-            Way::Here | Way::Outside | Way::Denied | Way::Unreachable => asked,
+            Way::Here | Way::Outside | Way::Denied | Way::Refused | Way::Unreachable => asked,
         }
     }
 }
@@ -52,6 +53,7 @@ impl Net {
             Route::Pod { .. } | Route::Unreachable => Way::Unreachable,
             Route::Outside => Way::Outside,
             Route::Denied => Way::Denied,
+            Route::Refused => Way::Refused,
         }
     }
 }

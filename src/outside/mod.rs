@@ -28,6 +28,7 @@ pub mod stats;
 mod tcp;
 pub mod test_net;
 mod udp;
+mod way_out;
 
 use std::sync::Arc;
 
@@ -44,6 +45,7 @@ use names::{Finding, Found, Names};
 
 pub use pod::{PodLimits, PodOutside};
 pub use tcp::reset;
+pub use way_out::WayOut;
 
 /// How long the answer `host.podling.internal` holds: it changes with the pod only.
 const HOST_TTL: std::time::Duration = std::time::Duration::from_secs(3600);

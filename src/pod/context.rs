@@ -2,7 +2,7 @@
 //!
 //! Owns: the bundle, and the pods' virtual addresses. Not: any of the things in it.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -11,6 +11,7 @@ use crate::admission::Capacity;
 use crate::artifact::Fetcher;
 use crate::board::Board;
 use crate::clock::Clock;
+use crate::fabric::Fabric;
 use crate::image::ImageStore;
 use crate::lifecycle::Restored;
 use crate::outside::Gateway;
@@ -19,7 +20,7 @@ use crate::pod::networks::NetworkBook;
 use crate::pod::usage::UsageBook;
 use crate::runtime::Runtime;
 use crate::secret::Decryptor;
-use crate::spec::PodUid;
+use crate::spec::{AddressRange, POD_RANGE, PodUid, host_number, name_hash};
 use crate::volume::{HostPathPolicy, VolumeRoot};
 
 /// Writes down the run-time facts that survive a restart of the daemon.
@@ -62,6 +63,7 @@ pub struct NodeContext {
     pub volumes: VolumeRoot,
     pub host_paths: HostPathPolicy,
     pub board: Board,
+    pub fabric: Fabric,
     pub node: NodeFacts,
     pub addresses: PodAddresses,
     /// What the modules use.
@@ -94,45 +96,39 @@ impl NodeContext {
             host_ips: self.node.host_ips.clone(),
             node_name: self.node.name.clone(),
             allocatable: self.node.allocatable,
+            services: BTreeMap::new(),
         }
     }
 }
 
-/// Hands out the pods' virtual addresses, 10.88.0.1 to 10.88.255.254. They exist inside this process only: no host
-/// interface carries them, so they cannot clash with a real network except in a pod's own view.
+/// Hands out the pods' virtual addresses.
+///
+/// An address is chosen by the pod's UID, the next free one if that is taken. So a pod has the same one whenever it is set up: after
+/// a failure, and after a restart of the daemon, without a record; and one that was just given back does not at once mean another
+/// pod, since another UID begins its search elsewhere.
 #[derive(Debug, Default)]
 pub struct PodAddresses {
-    state: Mutex<Addresses>,
-}
-
-#[derive(Debug, Default)]
-struct Addresses {
-    used: BTreeSet<u16>,
-    last: u16,
+    used: Mutex<BTreeSet<u16>>,
 }
 
 impl PodAddresses {
-    /// A free address; `None` if all 65,534 are taken. The one longest unused comes last, so that an address that was just
-    /// given back does not at once mean another pod.
+    /// A free address for the pod; `None` if all 65,534 are taken.
     #[must_use]
-    pub fn take(self: &PodAddresses) -> Option<Ipv4Addr> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let start = state.last;
-        let host = (1..=u16::MAX - 1)
-            .map(|step| (u32::from(start) + u32::from(step)) % u32::from(u16::MAX))
-            .filter_map(|n| u16::try_from(n).ok())
-            .find(|n| *n != 0 && !state.used.contains(n))?;
-        state.used.insert(host);
-        state.last = host;
-        let [high, low] = host.to_be_bytes();
-        Some(Ipv4Addr::new(10, 88, high, low))
+    pub fn take(&self, uid: &PodUid) -> Option<Ipv4Addr> {
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let hosts = u32::from(AddressRange::HOSTS);
+        let first = u32::from(name_hash(uid.as_str(), AddressRange::HOSTS));
+        let host = (0..hosts)
+            .filter_map(|step| u16::try_from((first + step) % hosts + 1).ok())
+            .find(|host| !used.contains(host))?;
+        used.insert(host);
+        Some(POD_RANGE.host(host))
     }
 
     /// Gives an address back.
     pub fn release(&self, address: Ipv4Addr) {
-        let [_, _, high, low] = address.octets();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.used.remove(&u16::from_be_bytes([high, low]));
+        let mut used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        used.remove(&host_number(address));
     }
 }
 
@@ -140,26 +136,33 @@ impl PodAddresses {
 mod test {
     use super::*;
 
+    fn uid(n: usize) -> PodUid {
+        PodUid::new(&format!("uid-{n}"))
+    }
+
     #[test]
-    fn addresses_are_unique_and_come_back_late() {
+    fn a_pod_has_the_same_address_again() {
         let addresses = PodAddresses::default();
-        let first = addresses.take();
-        assert_eq!(first, Some(Ipv4Addr::new(10, 88, 0, 1)));
-        let second = addresses.take();
-        assert_eq!(second, Some(Ipv4Addr::new(10, 88, 0, 2)));
-        addresses.release(Ipv4Addr::new(10, 88, 0, 1));
-        assert_eq!(addresses.take(), Some(Ipv4Addr::new(10, 88, 0, 3)));
+        let first = addresses.take(&uid(1));
+        let other = addresses.take(&uid(2));
+        assert_ne!(first, other);
+        first.into_iter().for_each(|ip| addresses.release(ip));
+        assert_eq!(addresses.take(&uid(1)), first);
+        // Another life of the daemon, and the other pod comes first.
+        let later = PodAddresses::default();
+        assert_eq!((later.take(&uid(2)), later.take(&uid(1))), (other, first));
+        let twice = later.take(&uid(1));
+        assert!(twice.is_some() && twice != first, "taken: the next free one");
     }
 
     #[test]
     fn all_addresses_can_be_taken_and_then_none() {
-        let addresses = PodAddresses::default();
-        let mut seen = BTreeSet::new();
-        while let Some(address) = addresses.take() {
-            assert!(seen.insert(address));
-        }
-        assert_eq!(seen.len(), 65_534);
+        let used = (1..=AddressRange::HOSTS).collect::<BTreeSet<u16>>();
+        assert_eq!(used.len(), 65_534);
+        assert!(used.iter().all(|host| POD_RANGE.has_host(POD_RANGE.host(*host))));
+        let addresses = PodAddresses { used: Mutex::new(used) };
+        assert_eq!(addresses.take(&uid(8)), None);
         addresses.release(Ipv4Addr::new(10, 88, 7, 7));
-        assert_eq!(addresses.take(), Some(Ipv4Addr::new(10, 88, 7, 7)));
+        assert_eq!(addresses.take(&uid(9)), Some(Ipv4Addr::new(10, 88, 7, 7)));
     }
 }

@@ -36,6 +36,8 @@ pub struct Facts {
     pub host_ips: Vec<IpAddr>,
     pub node_name: String,
     pub allocatable: Allocatable,
+    /// Variables for the Services of the namespace (`enableServiceLinks`).
+    pub services: BTreeMap<String, String>,
 }
 
 /// What the node has for pods; stands in for limits that are not set.
@@ -94,7 +96,7 @@ pub fn resolve(
     facts: &Facts,
     objects: &dyn Objects,
 ) -> Result<Resolved, EnvironmentError> {
-    let mut variables = Variables::default();
+    let mut variables = Variables { services: facts.services.clone(), ..Variables::default() };
     let asker = Asker { pod, container, facts, objects };
     for from in &container.env_from {
         asker.add_all(from, &mut variables)?;
@@ -110,6 +112,13 @@ pub fn resolve(
     // only.
     let mut env = vec![("HOSTNAME".to_owned(), pod.hostname.clone())];
     env.retain(|(name, _)| !variables.index.contains_key(name));
+    // A variable of the module's own wins over a Service's (`makeEnvironmentVariables`).
+    for (name, value) in std::mem::take(&mut variables.services) {
+        if !variables.index.contains_key(&name) {
+            variables.spend(name.len() + value.len())?;
+            env.push((name, value));
+        }
+    }
     env.extend(variables.list);
     Ok(Resolved { argv, env, sub_paths })
 }
@@ -119,12 +128,15 @@ pub fn resolve(
 struct Variables {
     list: Vec<(String, String)>,
     index: BTreeMap<String, usize>,
+    /// Known to `$(VAR)` from the start, unless one of the module's own has the name.
+    services: BTreeMap<String, String>,
     bytes: usize,
 }
 
 impl Variables {
     fn get(&self, name: &str) -> Option<&str> {
-        self.index.get(name).map(|index| self.list[*index].1.as_str())
+        let own = self.index.get(name).map(|index| self.list[*index].1.as_str());
+        own.or_else(|| self.services.get(name).map(String::as_str))
     }
 
     /// Sets a variable; a later one of the same name wins.

@@ -1,7 +1,7 @@
 //! One pod as the board shows it: the accepted object, its deletion, its status.
 //!
 //! Owns: putting the three together. The worker reports status, the reconciler reports deletion; both go through here, so
-//! that neither can overwrite what the other said.
+//! that neither can overwrite what the other said. The fabric hears of each change here.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
 use crate::board::{Board, wire_time};
 use crate::clock::Timestamp;
+use crate::fabric::{Fabric, PodState};
 use crate::lifecycle::PodStatus;
 use crate::manifest;
 use crate::spec::Pod;
@@ -19,6 +20,7 @@ use crate::spec::Pod;
 #[derive(Debug)]
 pub struct PublishedPod {
     board: Board,
+    fabric: Fabric,
     host_ips: Vec<IpAddr>,
     pod: Arc<Pod>,
     shown: Mutex<Shown>,
@@ -36,6 +38,7 @@ impl PublishedPod {
     #[must_use]
     pub fn new(
         board: Board,
+        fabric: Fabric,
         host_ips: Vec<IpAddr>,
         pod: Arc<Pod>,
         mut object: corev1::Pod,
@@ -45,9 +48,10 @@ impl PublishedPod {
             qos_class: Some(pod.qos.as_str().into()),
             ..corev1::PodStatus::default()
         });
+        fabric.describe(&pod);
         board.upsert_pod(object.clone());
         let shown = Mutex::new(Shown { object, deletion_asked: None });
-        Arc::new(Self { board, host_ips, pod, shown })
+        Arc::new(Self { board, fabric, host_ips, pod, shown })
     }
 
     #[must_use]
@@ -105,6 +109,20 @@ impl PublishedPod {
         // The board is told while the lock is held: two changes reach it in the order in which they were made.
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         change(&mut shown);
+        // Services take a pod in, or leave it out, before anyone is told that it is ready.
+        self.fabric.set_state(&self.pod.uid, state_of(&shown.object));
         self.board.upsert_pod(shown.object.clone())
+    }
+}
+
+/// What of the object decides about traffic.
+fn state_of(object: &corev1::Pod) -> PodState {
+    let status = object.status.as_ref();
+    let conditions = status.and_then(|status| status.conditions.as_deref()).unwrap_or_default();
+    let phase = status.and_then(|status| status.phase.as_deref());
+    PodState {
+        ready: conditions.iter().any(|c| c.type_ == "Ready" && c.status == "True"),
+        terminating: object.metadata.deletion_timestamp.is_some(),
+        over: matches!(phase, Some("Succeeded" | "Failed")),
     }
 }

@@ -104,7 +104,11 @@ impl Ingredients {
     }
 
     fn environment(&self, container: &Container) -> Result<Resolved, StartFailure> {
-        let facts = self.node.facts(self.sandbox.ip());
+        let mut facts = self.node.facts(self.sandbox.ip());
+        if self.pod.network.service_links {
+            let services = self.node.fabric.variables(&self.pod.key.namespace);
+            facts.services = services.into_iter().collect();
+        }
         let objects =
             BoardObjects { board: self.node.board.clone(), key: self.node.secrets.clone() };
         resolve(&self.pod, container, &facts, &objects)

@@ -5,13 +5,14 @@
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::error::chain;
+use crate::fabric::Attachment;
 use crate::net::{ConnectError, HostAlias, Member, MemberLimits, NetConfig, NoLedger, PodNet};
 use crate::outside::stats::Traffic;
 use crate::outside::{self, PodOutside};
@@ -61,6 +62,8 @@ pub struct Sandbox {
     pod: Arc<Pod>,
     address: Address,
     net: PodNet,
+    /// Its place among the pods of the node, until it goes.
+    place: Mutex<Option<Attachment>>,
     /// The daemon's own membership: probes. Apart from that of published ports, whose crowd must not make a probe fail.
     daemon: Arc<Member>,
     /// Published ports, and what is shown of the network.
@@ -93,24 +96,27 @@ impl Sandbox {
     /// # Errors
     /// With the first part that could not be had; what stood before it is taken down again or can be set up twice.
     pub async fn set_up(node: Arc<NodeContext>, pod: Arc<Pod>) -> Result<Self, SandboxError> {
-        let ip = node.addresses.take().ok_or(SandboxError::NoAddress)?;
+        let ip = node.addresses.take(&pod.uid).ok_or(SandboxError::NoAddress)?;
         let address = Address { node: Arc::clone(&node), ip };
         let volumes = set_up_volumes(&node, &pod, ip).await?;
-        let net = PodNet::new(net_config(&pod, ip));
+        let outside = PodOutside::new(pod.key.clone(), Vec::new(), outside::PodLimits::default());
+        let outside = Arc::new(outside);
+        let mut config = net_config(&pod, ip);
+        config.egress = node.fabric.egress(&pod, ip, node.gateway.way_out(&outside));
+        let net = PodNet::new(config);
         let daemon = net.join("podling", MemberLimits::default(), Arc::new(NoLedger));
         let daemon = Arc::new(daemon);
         let stop = CancellationToken::new();
         let ports = PublishedPorts::bind(&pod).await.map_err(SandboxError::Publish)?;
         let limits =
             MemberLimits { max_sockets: host_port::SOCKETS_MAX, ..MemberLimits::default() };
-        let outside = PodOutside::new(pod.key.clone(), Vec::new(), outside::PodLimits::default());
         let listed = node.networks.list(PodNetwork {
             key: pod.key.clone(),
             uid: pod.uid.clone(),
             net: net.clone(),
             host: Arc::new(net.join("host", limits, Arc::new(NoLedger))),
             published: ports.ports(),
-            outside: Arc::new(outside),
+            outside,
             forwarded: Arc::new(Traffic::default()),
         });
         let ports = ports.serve(&listed.network().host, ip.into(), node.clock, &stop);
@@ -120,12 +126,29 @@ impl Sandbox {
             cpu_request_millis: pod.cpu_request_millis(),
         });
         let files = Semaphore::new(1);
-        Ok(Self { node, pod, address, net, daemon, listed, volumes, account, stop, ports, files })
+        // Last: who is reachable is there.
+        let place = node.fabric.attach(&pod.uid, &net, &listed.network().host);
+        let place = Mutex::new(Some(place));
+        Ok(Self {
+            node,
+            pod,
+            address,
+            net,
+            place,
+            daemon,
+            listed,
+            volumes,
+            account,
+            stop,
+            ports,
+            files,
+        })
     }
 
     /// Takes everything down. With `keep_volumes` (the daemon ends, the pod does not) the files stay for its next life.
     pub async fn tear_down(&self, keep_volumes: bool) {
         self.stop.cancel();
+        drop(self.place.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.daemon.reset();
         self.listed.network().outside.close();
         // The successor of this pod may publish the same ports at once.

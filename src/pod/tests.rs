@@ -41,7 +41,8 @@ fn worker(node: &Arc<NodeContext>, pod: Pod) -> (WorkerHandle, mpsc::Receiver<Po
     object.metadata.name = Some(pod.key.name.to_string());
     object.metadata.namespace = Some(pod.key.namespace.to_string());
     object.metadata.uid = Some(pod.uid.to_string());
-    let published = PublishedPod::new(node.board.clone(), vec![], Arc::new(pod), object);
+    let published =
+        PublishedPod::new(node.board.clone(), node.fabric.clone(), vec![], Arc::new(pod), object);
     let (finished, gone) = mpsc::channel(1);
     (Worker::spawn(node, published, None, finished), gone)
 }
@@ -162,7 +163,13 @@ async fn a_repeated_deletion_moves_the_time_back_only() {
     let mut object = corev1::Pod::default();
     object.metadata.name = Some("p".into());
     object.metadata.generation = Some(1);
-    let published = PublishedPod::new(lab.context.board.clone(), vec![], pod, object);
+    let published = PublishedPod::new(
+        lab.context.board.clone(),
+        lab.context.fabric.clone(),
+        vec![],
+        pod,
+        object,
+    );
     let at = |seconds: u64| Timestamp::simulated(Duration::from_secs(seconds));
     let rows = [
         // At, grace asked for; grace and time shown.

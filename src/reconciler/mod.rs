@@ -12,6 +12,7 @@
 //! One task owns all of it ([`NodeTask`]); everyone else holds a [`NodeHandle`], whose methods are the whole protocol.
 
 pub mod desired;
+mod endpoints;
 mod files;
 pub mod handle;
 pub mod intake;

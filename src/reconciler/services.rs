@@ -12,8 +12,10 @@ use k8s_openapi::api::core::v1 as corev1;
 
 use super::task::NodeTask;
 use crate::board::{Kind, Object, ObjectKey, Query};
-use crate::manifest::{FieldError, FieldErrorKind};
-use crate::spec::{AddressRange, NODE_PORTS, SERVICE_RANGE, host_number, name_hash};
+use crate::manifest::{self, FieldError, FieldErrorKind};
+use crate::spec::{
+    AddressRange, NODE_PORTS, NamespacedName, SERVICE_RANGE, Source, host_number, name_hash,
+};
 
 impl NodeTask {
     /// The object with everything that the node gives it.
@@ -43,8 +45,33 @@ impl NodeTask {
         Ok(Object::Service(service))
     }
 
-    /// A Service or NetworkPolicy is another now, or gone.
-    pub(super) fn network_changed(&self, _key: &ObjectKey) {}
+    /// A Service or NetworkPolicy is another now, or gone: the fabric is told. In force when this returns.
+    pub(super) fn network_changed(&self, key: &ObjectKey) {
+        let name = NamespacedName::new(&key.namespace, &key.name);
+        let source = self.data_owners.get(key).cloned().unwrap_or(Source::Api);
+        let fabric = &self.node.fabric;
+        match (key.kind, self.board().get(key)) {
+            (_, Some(Object::Service(service))) => match manifest::lower_service(&service, &source)
+            {
+                Ok((service, _)) => fabric.set_service(service),
+                Err(errors) => broken(key, &errors),
+            },
+            (_, Some(Object::NetworkPolicy(policy))) => {
+                match manifest::lower_policy(&policy, &source) {
+                    Ok((policy, _)) => fabric.set_policy(policy),
+                    Err(errors) => broken(key, &errors),
+                }
+            }
+            (Kind::Service, _) => fabric.remove_service(&name),
+            (_, _) => fabric.remove_policy(&name),
+        }
+    }
+}
+
+/// Every object on the board was validated when it was taken in, by the very same rules.
+fn broken(key: &ObjectKey, errors: &[FieldError]) {
+    let problems: Vec<String> = errors.iter().map(ToString::to_string).collect();
+    tracing::error!(object = %key, ?problems, "an accepted object is not valid; it has no effect");
 }
 
 /// What other Services have.

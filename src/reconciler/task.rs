@@ -27,6 +27,7 @@ use crate::image::Pin;
 use crate::lifecycle::{Restored, StopReason};
 use crate::pod::{NodeContext, PublishedPod, Worker, WorkerHandle};
 use crate::reconciler::desired::{Accepted, Desired};
+use crate::reconciler::endpoints;
 use crate::reconciler::handle::{LogIndex, NodeHandle, REQUESTS_MAX, Request};
 use crate::reconciler::intake::Offer;
 use crate::reconciler::plan::{Plan, Running, Stage};
@@ -123,6 +124,8 @@ impl NodeTask {
 
     /// Runs the node until `stop`, then ends every pod within its grace.
     pub async fn run(mut self, stop: CancellationToken) {
+        let endpoints = endpoints::run(Arc::clone(&self.node), stop.clone());
+        let endpoints = tokio::spawn(endpoints);
         self.pass();
         loop {
             // Each arm is cancel-safe: both channels keep what was not taken.
@@ -138,6 +141,7 @@ impl NodeTask {
             self.pass();
         }
         self.end_all().await;
+        endpoints.abort();
     }
 
     async fn answer(&mut self, request: Request) {
@@ -233,6 +237,7 @@ impl NodeTask {
         if !in_place {
             self.node.board.remove_pod(key, Some(&old.pod.uid));
         }
+        self.node.fabric.forget(&old.pod.uid);
         if let Some(keeper) = &self.keeper {
             keeper.forget(&old.pod.uid);
         }
@@ -269,7 +274,8 @@ impl NodeTask {
         let now = wire_time(self.node.clock.now().wall_ms());
         object.metadata.creation_timestamp.get_or_insert(now);
         let pod = Arc::clone(&accepted.pod);
-        PublishedPod::new(self.node.board.clone(), host_ips, pod, object)
+        let (board, fabric) = (self.node.board.clone(), self.node.fabric.clone());
+        PublishedPod::new(board, fabric, host_ips, pod, object)
     }
 
     /// The workers of pods that have not ended.

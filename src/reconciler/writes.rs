@@ -94,6 +94,8 @@ impl NodeTask {
             Some(worker) => worker.published.set_metadata(&changed.object.metadata),
             None => Arc::clone(&changed.object),
         };
+        // Policies that select by the new labels are in force when this is acknowledged.
+        self.node.fabric.describe(&changed.pod);
         self.desired.amend(changed);
         Ok(Written { object, warnings })
     }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use crate::artifact::{ArtifactSettings, Fetcher, Keyring};
 use crate::board::Board;
 use crate::clock::Clock;
+use crate::fabric::Fabric;
 use crate::image::ImageStore;
 use crate::outside::Gateway;
 use crate::outside::names::{NameServers, SystemNames};
@@ -60,6 +61,7 @@ impl TestNode {
             volumes: VolumeRoot::open(&dir.path().join("volumes"), None).unwrap(),
             host_paths: HostPathPolicy { own: vec![], allow: vec![] },
             board: Board::new(1, clock.now()),
+            fabric: Fabric::new(clock),
             node: NodeFacts {
                 name: "gw-test".to_owned(),
                 host_ips: vec![],

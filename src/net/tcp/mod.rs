@@ -74,6 +74,7 @@ fn begin(
     let from = net.addresses.source(bound, to).ok_or(ConnectError::InvalidAddress(to))?;
     let way = match net.way(&member.name, Protocol::Tcp, from, to) {
         Way::Denied => return Err(ConnectError::Denied(to)),
+        Way::Refused => return Err(ConnectError::Refused(to)),
         Way::Unreachable => return Err(ConnectError::Unreachable(to)),
         way @ (Way::Here | Way::Pod { .. } | Way::Outside) => way,
     };
@@ -141,7 +142,7 @@ fn listener(net: &Net, way: &Way, to: SocketAddr) -> Option<Arc<ListenerCore>> {
     match way {
         Way::Here => lease::listener_at(net, to),
         Way::Pod { net, to } => lease::listener_at(&net.0, *to),
-        Way::Outside | Way::Denied | Way::Unreachable => None,
+        Way::Outside | Way::Denied | Way::Refused | Way::Unreachable => None,
     }
 }
 

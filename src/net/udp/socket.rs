@@ -180,7 +180,7 @@ impl UdpSocket {
                 Err(SendError::Denied(to))
             }
             Way::Unreachable => Err(SendError::Unreachable(to)),
-            way @ (Way::Here | Way::Pod { .. } | Way::Outside) => Ok(way),
+            way @ (Way::Here | Way::Pod { .. } | Way::Outside | Way::Refused) => Ok(way),
         }
     }
 
@@ -224,6 +224,7 @@ impl UdpSocket {
                 Ok(UdpWay::Pod { net, real })
             }
             Way::Outside => Ok(UdpWay::Outside),
+            Way::Refused => Ok(UdpWay::Nobody),
             Way::Here | Way::Denied | Way::Unreachable => Err(SendError::Unreachable(to)),
         }
     }
@@ -389,6 +390,8 @@ enum UdpWay {
     /// To a socket of another pod that asked this one.
     Visitor(Arc<UdpCore>),
     Outside,
+    /// Nobody has it, as where a port of a pod is closed.
+    Nobody,
 }
 
 impl UdpWay {
@@ -396,7 +399,7 @@ impl UdpWay {
     fn real(&self, asked: SocketAddr) -> SocketAddr {
         match self {
             UdpWay::Pod { real, .. } => *real,
-            UdpWay::Here | UdpWay::Visitor(_) | UdpWay::Outside => asked,
+            UdpWay::Here | UdpWay::Visitor(_) | UdpWay::Outside | UdpWay::Nobody => asked,
         }
     }
 
@@ -416,6 +419,7 @@ impl UdpWay {
                 let receiver = lease::udp_at(&net.0, real);
                 Ok(receiver.is_some_and(|it| it.deliver(datagram, Some(sender))))
             }
+            UdpWay::Nobody => Ok(false),
             // An answer opens no way of its own: what the asker sends next is routed anew.
             UdpWay::Visitor(asker) => Ok(asker.deliver(datagram, None)),
             UdpWay::Outside => {

@@ -41,6 +41,7 @@ fn facts() -> Facts {
             memory_bytes: 2 << 30,
             ephemeral_storage_bytes: 1 << 30,
         },
+        services: BTreeMap::new(),
     }
 }
 
@@ -292,4 +293,24 @@ proptest! {
         let escaped = text.replace('$', "$$");
         prop_assert_eq!(expand(&escaped, |_, out| out.push('!')).unwrap(), text);
     }
+}
+
+#[test]
+fn variables_of_services_are_there_and_yield_to_the_modules_own() {
+    let (pod, objects) = pod(
+        "env: [{name: URL, value: 'http://$(WEB_SERVICE_HOST):80'}, {name: DB_SERVICE_HOST, value: mine}], args: [$(DB_SERVICE_HOST)]",
+        "",
+    );
+    let services = [("WEB_SERVICE_HOST", "10.89.0.1"), ("DB_SERVICE_HOST", "10.89.0.2")];
+    let services = services.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    let facts = Facts { services, ..facts() };
+    let resolved = resolve(&pod, &pod.containers[0], &facts, &objects).unwrap();
+    let find = |wanted: &str| {
+        let found = resolved.env.iter().filter(|(name, _)| name == wanted);
+        found.map(|(_, value)| value.as_str()).collect::<Vec<_>>()
+    };
+    assert_eq!(find("WEB_SERVICE_HOST"), ["10.89.0.1"]);
+    assert_eq!(find("DB_SERVICE_HOST"), ["mine"]);
+    assert_eq!(find("URL"), ["http://10.89.0.1:80"]);
+    assert_eq!(resolved.argv[1], "mine");
 }
