@@ -326,6 +326,7 @@ pub mod codes {
     pub const BANNED: u8 = 0x8a;
     pub const BAD_AUTH_METHOD: u8 = 0x8c;
     pub const SESSION_TAKEN_OVER: u8 = 0x8e;
+    pub const PACKET_TOO_LARGE: u8 = 0x95;
 }
 
 /// A connection to a broker, and the next one, and the next. See the header.

@@ -1,13 +1,15 @@
-//! A second instance of a module with another argv: exec probes and hooks.
+//! A second instance of a module with another argv: exec probes, hooks, and commands that somebody asked for.
 //!
 //! It shares the pod's network and the container's volumes, environment and limits, not its memory. Its output is kept,
 //! bounded, for the probe's message.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use tokio::sync::oneshot;
+
 use crate::pod::run::{Ingredients, StartFailure};
 use crate::runtime::{LogSink, RunControl, Stream};
-use crate::spec::{Container, Exit};
+use crate::spec::{Container, ContainerName, Exit};
 
 /// Output kept of one exec (`pkg/probe/exec` `maxReadLength`).
 const OUTPUT_BYTES_MAX: usize = 10 * 1024;
@@ -17,6 +19,26 @@ const OUTPUT_BYTES_MAX: usize = 10 * 1024;
 pub struct ExecResult {
     pub exit: Exit,
     pub output: String,
+}
+
+/// A command to run beside a module. Dropping the other end of `reply` kills it.
+#[derive(Debug)]
+pub struct ExecAsk {
+    /// Absent: the pod's only one.
+    pub container: Option<ContainerName>,
+    pub command: Vec<String>,
+    pub reply: oneshot::Sender<Result<ExecResult, ExecRefused>>,
+}
+
+/// Why a command was not run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ExecRefused {
+    #[error("the pod has several containers; name one of {}", .0.join(", "))]
+    WhichContainer(Vec<String>),
+    #[error("container {0} does not run")]
+    NotRunning(String),
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// Ends the instance when the caller loses interest (a timeout drops the future).

@@ -21,6 +21,7 @@ use tracing::{debug, error, info};
 use crate::lifecycle::{Action, Event, PodState, PodStatus, Restored, StopReason};
 use crate::limits::POD_EVENTS_MAX;
 use crate::pod::context::NodeContext;
+use crate::pod::exec::ExecAsk;
 use crate::pod::hands::{Hands, Report};
 use crate::pod::logs::PodLogs;
 use crate::pod::published::PublishedPod;
@@ -29,6 +30,9 @@ use crate::spec::{PodKey, PodUid};
 
 /// How long a pod whose worker panicked is left alone before it is started anew.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
+
+/// Commands that wait for a pod's worker, which takes each in microseconds.
+const ASKS_MAX: usize = 4;
 
 /// An order to end the pod. A later one may shorten the grace and never takes the order back.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,9 +51,16 @@ pub struct WorkerHandle {
     order: watch::Sender<Option<StopOrder>>,
     refresh: Arc<Notify>,
     keep_volumes: Arc<AtomicBool>,
+    asks: mpsc::Sender<ExecAsk>,
 }
 
 impl WorkerHandle {
+    /// Where to ask for a command to be run in the pod.
+    #[must_use]
+    pub fn asks(&self) -> mpsc::Sender<ExecAsk> {
+        self.asks.clone()
+    }
+
     /// Whether the files of a pod that ends stay for its successor. Holds until its last run is over.
     pub fn keep_volumes(&self, keep: bool) {
         self.keep_volumes.store(keep, Ordering::Release);
@@ -121,6 +132,7 @@ pub struct Worker {
     reports: mpsc::Receiver<Report>,
     order: watch::Receiver<Option<StopOrder>>,
     refresh: Arc<Notify>,
+    asks: mpsc::Receiver<ExecAsk>,
     shown: Option<PodStatus>,
 }
 
@@ -138,6 +150,7 @@ impl Worker {
         let (order, orders) = watch::channel(None);
         let refresh = Arc::new(Notify::new());
         let keep_volumes = Arc::new(AtomicBool::new(false));
+        let (ask, asks) = mpsc::channel(ASKS_MAX);
         let handle = WorkerHandle {
             key: pod.key.clone(),
             uid: pod.uid.clone(),
@@ -146,6 +159,7 @@ impl Worker {
             order,
             refresh: Arc::clone(&refresh),
             keep_volumes: Arc::clone(&keep_volumes),
+            asks: ask,
         };
         let (reporter, reports) = mpsc::channel(POD_EVENTS_MAX);
         let (state, actions) = PodState::new(Arc::clone(&pod), restored, node.clock.now());
@@ -158,6 +172,7 @@ impl Worker {
             reports,
             order: orders,
             refresh,
+            asks,
             shown: None,
         };
         tokio::spawn(async move {
@@ -214,6 +229,7 @@ impl Worker {
                     }
                 }
                 () = self.refresh.notified() => self.hands.refresh_volumes(),
+                Some(ask) = self.asks.recv() => self.hands.exec(ask),
                 () = timer => {}
             }
         }

@@ -15,10 +15,11 @@ use crate::manifest::FieldError;
 use crate::mqtt::cause::{Reason, Refusal as RemoteRefusal};
 use crate::mqtt::intent::Release;
 use crate::mqtt::protocol::Admission;
+use crate::pod::exec::{ExecAsk, ExecRefused, ExecResult};
 use crate::pod::logs::PodLogs;
 use crate::reconciler::desired::SourceConflict;
 use crate::reconciler::intake::Offered;
-use crate::spec::PodKey;
+use crate::spec::{ContainerName, PodKey};
 
 /// Requests waiting for the node. Each caller has one at a time; more than this many callers wait in turn.
 pub const REQUESTS_MAX: usize = 64;
@@ -46,6 +47,15 @@ pub enum Refusal {
     Storage(String),
     #[error("the node is shutting down")]
     ShuttingDown,
+}
+
+/// Why a command was not run.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+pub enum ExecError {
+    #[error(transparent)]
+    Pod(#[from] Refusal),
+    #[error(transparent)]
+    Container(#[from] ExecRefused),
 }
 
 /// What must hold of an object for a change to apply.
@@ -106,6 +116,8 @@ pub enum Request {
     Withdraw(PodKey, oneshot::Sender<()>),
     /// End a pod's modules and start them again.
     Restart(PodKey, Reply<()>),
+    /// Where a pod's commands are asked for.
+    Asks(PodKey, Reply<mpsc::Sender<ExecAsk>>),
 }
 
 /// The front of the node's task. Cheap to clone.
@@ -274,6 +286,23 @@ impl NodeHandle {
     /// See [`Refusal`].
     pub async fn delete_object(&self, key: ObjectKey, how: Write) -> Result<Object, Refusal> {
         self.ask(|reply| Request::DeleteObject(key, how, reply)).await
+    }
+
+    /// Runs a command beside a module, in its pod. Dropping the future kills it.
+    ///
+    /// # Errors
+    /// If there is no such pod, or it does not run, or the command cannot be started.
+    pub async fn exec(
+        &self,
+        key: PodKey,
+        container: Option<ContainerName>,
+        command: Vec<String>,
+    ) -> Result<ExecResult, ExecError> {
+        let asks = self.ask(|reply| Request::Asks(key, reply)).await?;
+        let (reply, answer) = oneshot::channel();
+        let ended = || ExecRefused::Failed("the pod has ended".to_owned());
+        asks.send(ExecAsk { container, command, reply }).await.map_err(|_| ended())?;
+        Ok(answer.await.unwrap_or_else(|_| Err(ended()))?)
     }
 
     async fn ask_remote<T>(

@@ -12,16 +12,18 @@ use tracing::info;
 
 use super::desired::{Accepted, Offered, SourceConflict};
 use super::files::NO_ROOM;
-use super::handle::NodeHandle;
+use super::handle::{ExecError, NodeHandle};
 use super::intake::{Offer, offer, pod_offer};
 use super::task::NodeTask;
 use crate::board::{Board, Object as BoardObject, ObjectKey};
+use crate::error::chain;
 use crate::image::Digest;
 use crate::limits::PODS_MAX;
 use crate::manifest::{self, FieldValidation, Object};
 use crate::mqtt::cause::{Cause, Reason, Refusal};
 use crate::mqtt::intent::{Artifact, Manifest, Release};
 use crate::mqtt::protocol::Admission;
+use crate::pod::exec::{ExecAsk, ExecRefused};
 use crate::pod::logs::PodLogs;
 use crate::source::mqtt::{INTENT_ANNOTATION, Node};
 use crate::spec::{Container, ContainerName, ImageRef, Pod, PodKey, PodUid, Source};
@@ -63,12 +65,20 @@ impl Node for NodeHandle {
 
     async fn exec(
         &self,
-        _: PodKey,
-        _: Option<ContainerName>,
-        _: Vec<String>,
+        key: PodKey,
+        container: Option<ContainerName>,
+        command: Vec<String>,
     ) -> Result<(i32, String), Refusal> {
-        let message = "this version runs commands in pods for probes and hooks only";
-        Err(Refusal::new(Reason::NotSupported, message))
+        let refused = |error: ExecError| {
+            let reason = match &error {
+                ExecError::Pod(super::Refusal::NotFound) => Reason::NotFound,
+                ExecError::Container(ExecRefused::WhichContainer(_)) => Reason::Invalid,
+                ExecError::Pod(_) | ExecError::Container(_) => Reason::Failed,
+            };
+            Refusal::new(reason, chain(&error))
+        };
+        let result = self.exec(key, container, command).await.map_err(refused)?;
+        Ok((result.exit.code(), result.output))
     }
 
     async fn name_came_free(&self) {
@@ -121,6 +131,16 @@ impl NodeTask {
     /// Ends a pod's modules and starts them again; its volumes stay.
     pub(super) fn restart(&mut self, key: &PodKey) -> Result<(), super::Refusal> {
         if self.desired.restart(key) { Ok(()) } else { Err(super::Refusal::NotFound) }
+    }
+
+    /// Where a running pod's commands are asked for.
+    pub(super) fn asks(
+        &self,
+        key: &PodKey,
+    ) -> Result<tokio::sync::mpsc::Sender<ExecAsk>, super::Refusal> {
+        let uid = self.desired.get(key).map(|(accepted, _)| accepted.pod.uid.clone());
+        let worker = uid.as_ref().and_then(|uid| self.worker(uid));
+        worker.map(crate::pod::WorkerHandle::asks).ok_or(super::Refusal::NotFound)
     }
 
     /// The same pod under a newer intent: what is shown of it changes, and nothing else.

@@ -177,6 +177,7 @@ impl NodeTask {
                 let _ = reply.send(());
             }
             Request::Restart(key, reply) => drop(reply.send(self.restart(&key))),
+            Request::Asks(key, reply) => drop(reply.send(self.asks(&key))),
         }
     }
 

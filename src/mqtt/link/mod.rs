@@ -15,6 +15,7 @@
 //! | 13 MiB for 65,536 packets in flight; ids that collide | a limit of 16 (`engine`), never a full circle (`window`) |
 //! | a dead peer is waited for without end | 1.5 × keep-alive for each turn of the loop, as much for each answer (`conn`) |
 //! | no pause between attempts, also after a refusal | `reconnect` |
+//! | an MQTT 3.1.1 broker ends the connection on what it finds too large, each time | the size is learnt (`fits`) |
 //! | a message above its limit comes again and again | the limit is told to the broker; what comes all the same is cut down (`scan`) |
 //! | state that outlives its connection: queued requests, events, ids | a fresh loop for each connection; events carry its number |
 //! | refusals in SUBACK and PUBACK are only logged | they are events (`engine`) |
@@ -27,6 +28,7 @@
 mod conn;
 mod dial;
 mod engine;
+mod fits;
 mod inbox;
 mod pump;
 mod reconnect;
@@ -56,6 +58,7 @@ use crate::mqtt::transport::{
 use conn::{Attempt, Shared, Ticks};
 use dial::Tls;
 use engine::{INFLIGHT_MAX, Requester, engine};
+use fits::Fits;
 use pump::Door;
 use window::{Ask, Window};
 
@@ -190,6 +193,7 @@ pub struct Link {
     /// Which broker is next, and which version of the protocol.
     endpoint: usize,
     version: Version,
+    fits: Fits,
     conns: u64,
     tokens: u64,
     current: Option<Current>,
@@ -227,7 +231,8 @@ impl Link {
             stats: Arc::default(),
             ticks: Ticks::start(),
         };
-        Ok(Self { shared, endpoint: 0, version, conns: 0, tokens: 0, current: None })
+        let fits = Fits::default();
+        Ok(Self { shared, endpoint: 0, version, fits, conns: 0, tokens: 0, current: None })
     }
 
     /// The counters, which others may read at any time.
@@ -251,7 +256,10 @@ impl Link {
                 }
             }
             Event::Closed(closed) => {
-                let was_up = self.current.take().is_some_and(|current| current.limits.is_some());
+                let ended = self.current.take();
+                let largest = ended.as_ref().and_then(|current| lock(&current.window).largest());
+                self.fits.closed(self.shared.ticks.now(), closed, largest);
+                let was_up = ended.is_some_and(|current| current.limits.is_some());
                 if *closed == Closed::OnlyV311 && self.shared.settings.speak == Speak::Either {
                     self.version = Version::V311;
                 } else if !was_up {
@@ -270,6 +278,7 @@ impl Link {
     fn ask(
         &mut self,
         ask: Ask,
+        size: usize,
         request: impl FnOnce(&Requester) -> Result<(), NotTaken>,
     ) -> Result<Token, NotTaken> {
         let current = self.connected()?;
@@ -280,7 +289,7 @@ impl Link {
         // Noted under the same lock as it is sent: its id may be told at once.
         request(&current.requester)?;
         let token = Token(self.tokens + 1);
-        window.asked(token, ask, self.shared.ticks.now());
+        window.asked(token, ask, size, self.shared.ticks.now());
         drop(window);
         self.tokens += 1;
         Ok(token)
@@ -345,17 +354,18 @@ impl Transport for Link {
         if filters.is_empty() || !filters.iter().all(|filter| rumqttc::valid_filter(filter)) {
             return Err(NotTaken::BadTopic);
         }
-        self.ask(Ask::Subscribe, |requester| requester.subscribe(filters))
+        self.ask(Ask::Subscribe, 0, |requester| requester.subscribe(filters))
     }
 
     fn unsubscribe(&mut self, filter: &str) -> Result<Token, NotTaken> {
-        self.ask(Ask::Unsubscribe, |requester| requester.unsubscribe(filter))
+        self.ask(Ask::Unsubscribe, 0, |requester| requester.unsubscribe(filter))
     }
 
     fn publish(&mut self, message: &Outgoing) -> Result<Token, NotTaken> {
         let limits = self.limits().ok_or(NotTaken::NotConnected)?;
         let own = self.shared.settings.message_bytes_max;
-        let max = limits.max_packet.map_or(own, |max| max.min(own));
+        let learnt = self.fits.limit(self.shared.ticks.now());
+        let max = [limits.max_packet, learnt].into_iter().flatten().fold(own, usize::min);
         let size = packet_size(message);
         if size > max {
             return Err(NotTaken::TooLarge { size, max });
@@ -365,7 +375,9 @@ impl Transport for Link {
             return Err(NotTaken::BadTopic);
         }
         let token = match message.qos {
-            Qos::AtLeastOnce => self.ask(Ask::Publish, |requester| requester.publish(message))?,
+            Qos::AtLeastOnce => {
+                self.ask(Ask::Publish, size, |requester| requester.publish(message))?
+            }
             Qos::AtMostOnce => {
                 self.connected()?.requester.publish(message)?;
                 self.tokens += 1;

@@ -29,12 +29,18 @@ const HEALTHY: Duration = Duration::from_secs(60);
 /// More take-overs than this in [`LONGEST`] mean that two clients have one name.
 const TAKEOVERS_MAX: usize = 3;
 
+/// Connections in a row that the broker took and soon closed without a word. Brokers of MQTT 3.1.1, and mosquitto 2.0, say nothing when
+/// another client takes a name.
+const SHORT_LIVES: u32 = 3;
+
 /// What to do after a connection's end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Retry {
     pub after: Duration,
     /// Two clients fight for one name.
     pub duplicate: bool,
+    /// They may: the broker takes us and closes the connection soon after, again and again.
+    pub suspect: bool,
 }
 
 /// What is remembered of the attempts so far.
@@ -45,6 +51,7 @@ pub struct Reconnect {
     takeovers: VecDeque<Timestamp>,
     /// Since the last take-over: whether it was one of a fight.
     fighting: bool,
+    short_lives: u32,
 }
 
 impl Reconnect {
@@ -59,10 +66,17 @@ impl Reconnect {
         if lasted.is_some_and(|lasted| lasted >= HEALTHY) {
             self.failures = 0;
         }
+        self.short_lives = match (why, lasted) {
+            (Closed::ByPeer, Some(lasted)) if lasted < HEALTHY => self.short_lives + 1,
+            // It did not come about: says nothing of the ones that did.
+            (_, None) => self.short_lives,
+            (_, Some(_)) => 0,
+        };
+        let suspect = self.short_lives >= SHORT_LIVES;
         let first = match why.class() {
-            Class::Ours => return Retry { after: Duration::ZERO, duplicate: false },
+            Class::Ours => return Retry { after: Duration::ZERO, duplicate: false, suspect },
             Class::TakenOver if self.is_duplicate(now) => {
-                return Retry { after: LONGEST, duplicate: true };
+                return Retry { after: LONGEST, duplicate: true, suspect };
             }
             Class::NeedsAPerson => FIRST_OF_A_PERSON,
             Class::Transient | Class::TakenOver | Class::Downgrade => FIRST,
@@ -72,7 +86,7 @@ impl Reconnect {
         let drawn = ceiling.mul_f64(f64::from(chance) / f64::from(u32::MAX));
         // A refusal is not worth asking again at once, however the dice fall.
         let floor = if first == FIRST { SHORTEST } else { ceiling / 2 };
-        Retry { after: drawn.max(floor), duplicate: false }
+        Retry { after: drawn.max(floor), duplicate: false, suspect }
     }
 
     fn is_duplicate(&mut self, now: Timestamp) -> bool {
@@ -145,8 +159,28 @@ mod test {
         for _ in 0..9 {
             retry = Some(reconnect.closed(at(1541), &taken, 0));
         }
-        assert_eq!(retry, Some(Retry { after: LONGEST, duplicate: true }));
+        assert_eq!(retry, Some(Retry { after: LONGEST, duplicate: true, suspect: false }));
         assert!(reconnect.takeovers.len() <= TAKEOVERS_MAX + 1);
+    }
+
+    #[test]
+    fn a_broker_that_takes_us_and_closes_soon_again_and_again_is_suspicious() {
+        let mut reconnect = Reconnect::default();
+        let mut seen = vec![];
+        for (up, lasts, why) in [
+            (true, 1, Closed::ByPeer),
+            (true, 1, Closed::ByPeer),
+            (false, 0, Closed::NoAnswer(HEALTHY)),
+            (true, 1, Closed::ByPeer),
+            (true, 100, Closed::ByPeer),
+            (true, 1, Closed::ByPeer),
+        ] {
+            if up {
+                reconnect.connected(at(0));
+            }
+            seen.push(reconnect.closed(at(lasts), &why, 0).suspect);
+        }
+        assert_eq!(seen, [false, false, false, true, false, false]);
     }
 
     #[test]

@@ -22,6 +22,8 @@ pub(super) enum Ask {
 struct Entry {
     token: Token,
     ask: Ask,
+    /// Bytes on the wire.
+    size: usize,
     since: Timestamp,
     id: Option<u16>,
     answered: bool,
@@ -51,8 +53,8 @@ impl Window {
     }
 
     /// Notes a request that was made.
-    pub(super) fn asked(&mut self, token: Token, ask: Ask, now: Timestamp) {
-        self.entries.push_back(Entry { token, ask, since: now, id: None, answered: false });
+    pub(super) fn asked(&mut self, token: Token, ask: Ask, size: usize, now: Timestamp) {
+        self.entries.push_back(Entry { token, ask, size, since: now, id: None, answered: false });
     }
 
     /// The library gave the oldest request without an id this one. False if that is not what was asked.
@@ -78,6 +80,12 @@ impl Window {
         Some(token)
     }
 
+    /// The largest message that is not acknowledged.
+    pub(super) fn largest(&self) -> Option<usize> {
+        let open = self.entries.iter().filter(|e| !e.answered && e.ask == Ask::Publish);
+        open.map(|entry| entry.size).max()
+    }
+
     /// Since when the oldest request has waited.
     pub(super) fn oldest(&self) -> Option<Timestamp> {
         self.entries.front().map(|entry| entry.since)
@@ -99,10 +107,11 @@ mod test {
     #[test]
     fn an_answer_finds_its_request_and_only_that() {
         let mut window = Window::new(4);
-        window.asked(Token(1), Ask::Subscribe, NOW);
-        window.asked(Token(2), Ask::Publish, NOW);
+        window.asked(Token(1), Ask::Subscribe, 0, NOW);
+        window.asked(Token(2), Ask::Publish, 10, NOW);
         assert!(!window.sent(Ask::Publish, 1), "requests are sent in order");
         assert!(window.sent(Ask::Subscribe, 1) && window.sent(Ask::Publish, 2));
+        assert_eq!(window.largest(), Some(10));
         assert_eq!(window.answered(Ask::Publish, 1), None, "an id of another kind of request");
         assert_eq!(window.answered(Ask::Publish, 2), Some(Token(2)));
         assert_eq!(window.answered(Ask::Publish, 2), None, "answered before");
@@ -123,7 +132,7 @@ mod test {
                 match step {
                     None if window.has_room() => {
                         tokens += 1;
-                        window.asked(Token(tokens), Ask::Publish, NOW);
+                        window.asked(Token(tokens), Ask::Publish, 1, NOW);
                         last = if last == limit { 1 } else { last + 1 };
                         window.sent(Ask::Publish, last);
                         open.push((last, tokens));

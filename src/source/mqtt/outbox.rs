@@ -3,7 +3,7 @@
 //! A retained message replaces an earlier one of its topic that has not gone out; the others (parts of command replies) wait in line,
 //! bounded. Nothing survives the connection: the protocol says everything again on the next one.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::mqtt::protocol::Publish;
 use crate::mqtt::transport::Token;
@@ -14,38 +14,39 @@ const UNRETAINED_MAX: usize = 64;
 /// Keeps messages in the order in which they are to go out.
 #[derive(Debug, Default)]
 pub(super) struct Outbox {
-    queue: VecDeque<Publish>,
+    /// By their place in the line.
+    queue: BTreeMap<u64, Publish>,
+    /// The place of each topic's retained message.
+    places: BTreeMap<String, u64>,
+    last: u64,
     unretained: usize,
     /// What is on its way, and under which topic.
     under_way: BTreeMap<Token, String>,
-    dropped: u64,
 }
 
 impl Outbox {
     /// Adds a message.
     pub(super) fn push(&mut self, publish: Publish) {
+        self.last += 1;
         if publish.retain {
             // In its old place: what was to be said first is still said first.
-            match self.queue.iter_mut().find(|p| p.retain && p.topic == publish.topic) {
-                Some(waiting) => *waiting = publish,
-                None => self.queue.push_back(publish),
-            }
+            let place = *self.places.entry(publish.topic.clone()).or_insert(self.last);
+            self.queue.insert(place, publish);
             return;
         }
         if self.unretained >= UNRETAINED_MAX {
             // The oldest: whoever asked has the least use for it.
-            let oldest = self.queue.iter().position(|p| !p.retain);
-            oldest.and_then(|at| self.queue.remove(at));
+            let oldest = self.queue.iter().find(|(_, p)| !p.retain).map(|(place, _)| *place);
+            oldest.and_then(|place| self.queue.remove(&place));
             self.unretained -= 1;
-            self.dropped += 1;
         }
         self.unretained += 1;
-        self.queue.push_back(publish);
+        self.queue.insert(self.last, publish);
     }
 
     /// The next message to send.
     pub(super) fn next(&self) -> Option<&Publish> {
-        self.queue.front()
+        self.queue.first_key_value().map(|(_, publish)| publish)
     }
 
     /// It was sent, and will be acknowledged.
@@ -57,8 +58,12 @@ impl Outbox {
 
     /// It will never be sent.
     pub(super) fn pop(&mut self) -> Option<Publish> {
-        let publish = self.queue.pop_front()?;
-        self.unretained -= usize::from(!publish.retain);
+        let (_, publish) = self.queue.pop_first()?;
+        if publish.retain {
+            self.places.remove(&publish.topic);
+        } else {
+            self.unretained -= 1;
+        }
         Some(publish)
     }
 
@@ -74,7 +79,7 @@ impl Outbox {
 
     /// The connection is over.
     pub(super) fn clear(&mut self) {
-        *self = Self { dropped: self.dropped, ..Self::default() };
+        *self = Self::default();
     }
 }
 
@@ -110,7 +115,6 @@ mod test {
             outbox.push(publish("res/1", "old", false));
         }
         outbox.push(publish("res/1", "new", false));
-        assert_eq!(outbox.dropped, 1);
         let sent = drain(&mut outbox);
         assert_eq!(sent.len(), UNRETAINED_MAX + 1);
         assert_eq!(

@@ -45,6 +45,9 @@ const WILL_DELAY: Duration = Duration::from_secs(20);
 /// What was queued may take this long before we leave.
 const LEAVE: Duration = Duration::from_secs(2);
 
+/// What is added where a broker takes us and closes the connection soon after, again and again.
+const SUSPICION: &str = ", soon after it took this node, several times in a row: is there another client with this client id?";
+
 /// Changes of the board taken in one turn.
 const PODS_AT_ONCE: usize = 64;
 
@@ -410,7 +413,9 @@ impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
             warn!(broker = self.broker, "another client connects under this node's name");
             self.show(LinkState::Duplicate);
         } else {
-            self.show(LinkState::Down { why: closed.to_string(), label: closed.label() });
+            let hint = if retry.suspect { SUSPICION } else { "" };
+            let (why, label) = (format!("{closed}{hint}"), closed.label());
+            self.show(LinkState::Down { why, label });
         }
         if closed.class() == Class::Ours {
             debug!(%closed, "connection ended");

@@ -177,6 +177,34 @@ fn commands_are_answered() {
 }
 
 #[test]
+fn a_command_runs_beside_a_module_where_the_node_allows_it() {
+    let Some(rig) = Rig::start() else { return };
+    let all = "  commands: [ping, exec]\n";
+    let node = crate::support::Node::start_with(&rig.node_configuration(all));
+    node.load("sleep");
+    let intent = rig.intent_of("sleep", "web", "    args: [forever]\n");
+    rig.deliver(&intent);
+    let exec = |words: &[&str]| Arguments {
+        namespace: Some("default".into()),
+        name: Some("web".into()),
+        command: words.iter().map(|&word| word.to_owned()).collect(),
+        ..Arguments::default()
+    };
+    let (text, outcome) = rig.command(Verb::Exec, exec(&["sleep", "1"]));
+    assert_eq!(
+        (&outcome["ok"], &outcome["exitCode"]),
+        (&true.into(), &0.into()),
+        "{text} {outcome}"
+    );
+    let (text, outcome) = rig.command(Verb::Exec, exec(&["sleep", "nonsense"]));
+    assert_eq!(outcome["exitCode"], 2, "{text} {outcome}");
+    assert!(text.contains("usage: sleep"), "{text}");
+    assert_eq!(restarts(&node.pod("web").unwrap(), "c"), 0);
+    let (_, outcome) = rig.command(Verb::Logs, Arguments { command: vec![], ..exec(&[]) });
+    assert_eq!(outcome["reason"], "NotSupported", "not in this node's list: {outcome}");
+}
+
+#[test]
 fn another_nodes_certificate_reads_and_says_nothing_of_this_one() {
     let Some(rig) = Rig::start() else { return };
     let _node = rig.node();

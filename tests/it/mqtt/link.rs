@@ -171,3 +171,37 @@ fn an_older_broker_is_spoken_to_in_mqtt_3_1_1() {
     assert_eq!(status["ready"], true);
     assert!(wait_link(&node, "True").contains("MQTT 3.1.1"));
 }
+
+#[test]
+fn two_clients_with_one_name_are_noticed_and_do_not_fight_for_ever() {
+    let Some(rig) = Rig::start() else { return };
+    let node = rig.node();
+    rig.deliver(&rig.intent("web", ""));
+    let before = life(&node);
+    // Connects again and again by itself, as a second gateway from the same image would.
+    let mut twin = rig.listen_as(NODE, NODE);
+    let why = crate::support::wait_for("the twin to be noticed", || {
+        link_is(&node, "False").filter(|why| why.contains("another client"))
+    });
+    // This mosquitto does not say who took the name; a broker that does is in the tests of the link.
+    assert!(why.contains("client id"), "{why}");
+    twin.kill().unwrap();
+    twin.wait().unwrap();
+    assert_eq!(life(&node), before);
+}
+
+#[test]
+fn an_older_broker_that_takes_little_is_not_lost_to_what_it_refuses() {
+    let Some(mut rig) = Rig::start() else { return };
+    let configuration = rig.node_configuration("  protocol: '3.1.1'\n");
+    rig.kill_broker();
+    // It cannot say so in MQTT 3.1.1: it just closes the connection on the node's status.
+    rig.start_broker("max_packet_size 900");
+    let node = Node::start_with(&configuration);
+    crate::support::wait_for("a size to be learnt", || {
+        let events = node.ok(&["get", "events", "-A"]);
+        events.contains("PublishRefused").then_some(())
+    });
+    wait_link(&node, "True");
+    rig.wait_topic("pods/v1/acme/s/gw-test/online", "online", |o| o["online"] == true);
+}

@@ -10,7 +10,6 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
-use podling::image::Digest;
 use podling::mqtt::command::{self, Arguments, Verb};
 use podling::mqtt::controller::{self, Message, SecretKey};
 use podling::mqtt::intent::{API_VERSION, Artifact, Manifest, PodIntent, RolloutPolicy};
@@ -179,6 +178,13 @@ impl Rig {
         output.status.success().then_some(output.stdout)
     }
 
+    /// A client that stays, with a client id of its own choice.
+    pub fn listen_as(&self, who: &str, client_id: &str) -> Child {
+        let mut command = self.client("mosquitto_sub", who);
+        command.args(["-i", client_id, "-t", &format!("pods/v1/{TENANT}/n/{who}/none")]);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     pub fn read(&self, topic: &str) -> Option<Value> {
         serde_json::from_slice(&self.read_as(OPERATOR, topic)?).ok()
     }
@@ -211,12 +217,19 @@ impl Rig {
 
     /// An intent for the node, newer than every one before: one container with a guest that is small enough to come along.
     pub fn intent(&self, pod: &str, container: &str) -> Intent {
-        let module = std::fs::read(guest("counter")).unwrap();
-        let digest = sha256(&module);
-        let data = base64::engine::general_purpose::STANDARD.encode(&module);
+        self.intent_of("counter", pod, container)
+    }
+
+    /// The same with any guest; one that is too large to come along must be on the node already.
+    pub fn intent_of(&self, module: &str, pod: &str, container: &str) -> Intent {
+        let bytes = std::fs::read(guest(module)).unwrap();
+        let digest = podling::mqtt::envelope::digest(&bytes);
+        let encode = |bytes: &[u8]| base64::engine::general_purpose::STANDARD.encode(bytes);
+        let inline = (bytes.len() < 16 * 1024).then(|| format!("data:;base64,{}", encode(&bytes)));
+        let image = format!("{module}:v1");
         let manifest = format!(
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {pod}}}\n\
-             spec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: c\n    image: counter:v1\n{container}"
+             spec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: c\n    image: '{image}'\n{container}"
         );
         let generation = self.generation.fetch_add(1, Ordering::Relaxed) + 1;
         Intent {
@@ -237,11 +250,11 @@ impl Rig {
                 node_selector: Default::default(),
                 rollout: RolloutPolicy { min_ready_seconds: Some(0), ..RolloutPolicy::default() },
                 artifacts: vec![Artifact {
-                    image: "counter:v1".to_owned(),
+                    image,
                     digest,
-                    size: module.len() as u64,
+                    size: bytes.len() as u64,
                     media_type: String::new(),
-                    sources: vec![format!("data:;base64,{data}")],
+                    sources: inline.into_iter().collect(),
                     deltas: vec![],
                 }],
                 secrets: vec![],
@@ -320,10 +333,6 @@ impl Drop for Rig {
             eprintln!("---- mosquitto ----\n{log}");
         }
     }
-}
-
-fn sha256(bytes: &[u8]) -> Digest {
-    podling::mqtt::envelope::digest(bytes)
 }
 
 /// What Prometheus would read.

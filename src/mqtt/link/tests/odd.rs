@@ -253,6 +253,24 @@ async fn disconnect_of_the_broker_has_its_code_also_in_its_shortest_form() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_a_broker_dies_of_is_not_sent_a_third_time() {
+    let fake = Fake::listen().await;
+    let mut link = fake.link();
+    let large = message("t", Qos::AtLeastOnce, &[0; 2000]);
+    for _ in 0..2 {
+        let mut peer = fake.connect(&mut link).await;
+        link.publish(&large).unwrap();
+        peer.read_work().await.unwrap();
+        drop(peer);
+        closed(&mut link).await;
+    }
+    let mut peer = fake.connect(&mut link).await;
+    assert!(matches!(link.publish(&large), Err(NotTaken::TooLarge { .. })));
+    link.publish(&message("t", Qos::AtLeastOnce, &[0; 1000])).unwrap();
+    assert_eq!(peer.read_work().await.unwrap().kind(), 3);
+}
+
+#[tokio::test(start_paused = true)]
 async fn nothing_is_asked_before_the_broker_took_us_or_of_nonsense() {
     let fake = Fake::listen().await;
     let mut link = fake.link();
