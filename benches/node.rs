@@ -317,6 +317,7 @@ fn config(dir: &Path) -> Config {
         reserved: podling::daemon::config::Amounts::default(),
         max_pods: podling::limits::PODS_MAX,
         proc_dir: "/proc".into(),
+        node_key_file: dir.join("node.key"),
         mqtt: None,
         artifacts: podling::artifact::ArtifactSettings::default(),
         node_labels: BTreeMap::new(),

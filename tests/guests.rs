@@ -136,7 +136,7 @@ fn the_record_and_the_folder_hold_the_same_modules() {
 #[test]
 fn every_guest_is_used_by_a_test_a_benchmark_or_a_manifest() {
     let mut users = String::new();
-    for folder in ["tests", "benches", "manifests"] {
+    for folder in ["tests", "benches", "manifests", "src"] {
         for path in files_below(&repository().join(folder)) {
             // This file names guests only to speak of them.
             if path.file_name() != Path::new(file!()).file_name() {

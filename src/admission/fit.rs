@@ -169,7 +169,9 @@ mod test {
     #[test]
     fn what_a_pod_asks_for_follows_kubernetes() {
         use ContainerKind::{Init, Sidecar};
-        let rows: &[(&[(u64, ContainerKind)], &[u64], Option<u64>, u64, &str)] = &[
+        type Row =
+            (&'static [(u64, ContainerKind)], &'static [u64], Option<u64>, u64, &'static str);
+        let rows: &[Row] = &[
             (&[], &[100, 200], None, 300, "containers add up"),
             (&[(500, Init), (250, Init)], &[100, 200], None, 500, "init containers run one by one"),
             (&[(50, Init)], &[100], None, 100, "a small init container costs nothing"),

@@ -86,10 +86,10 @@ impl PodEgress {
     fn to_pod(&self, ip: Ipv4Addr, to: SocketAddr, protocol: Protocol) -> Route {
         let stamp = self.stamp();
         let state = self.fabric.read();
-        self.into_pod(&state, stamp, ip, to, protocol)
+        self.enter_pod(&state, stamp, ip, to, protocol)
     }
 
-    fn into_pod(
+    fn enter_pod(
         &self,
         state: &State,
         stamp: Stamp,
@@ -152,7 +152,7 @@ impl PodEgress {
         });
         let Some((ip, number)) = chosen else { return Route::Refused };
         let to = SocketAddr::new(ip.into(), number);
-        self.into_pod(&state, stamp, ip, to, protocol)
+        self.enter_pod(&state, stamp, ip, to, protocol)
     }
 
     fn to_outside(&self, to: SocketAddr, protocol: Protocol) -> Route {

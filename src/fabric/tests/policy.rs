@@ -108,9 +108,8 @@ fn of(policies: &[Arc<NetworkPolicy>]) -> Isolation {
 fn admitted(rules: Vec<PolicyRule>) -> [bool; 3] {
     let isolation = of(&[policy(Some(rules), None)]);
     let outside = Party { ip: "172.17.3.4".parse().unwrap(), pod: None };
-    let from = [front().party(), other().party(), outside]
-        .map(|from| isolation.admits(&db().view(), &from, at(6379)));
-    from
+    [front().party(), other().party(), outside]
+        .map(|from| isolation.admits(&db().view(), &from, at(6379)))
 }
 
 #[test]

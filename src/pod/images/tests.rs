@@ -2,9 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-#[path = "../../../tests/it/registry.rs"]
-#[allow(dead_code, reason = "shared with tests that need more of it")]
-mod registry;
+use crate::testkit::registry;
 
 use std::cell::Cell;
 

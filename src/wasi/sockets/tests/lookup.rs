@@ -35,9 +35,11 @@ async fn names_resolve_to_their_addresses_one_at_a_time() {
     assert_eq!(code(resolve("not a name")), ErrorCode::InvalidArgument);
 }
 
+type Answer = Result<Vec<IpAddr>, ResolveError>;
+
 /// A resolver that answers when it is told to.
 #[derive(Debug)]
-struct Resolver(Mutex<Option<oneshot::Receiver<Result<Vec<IpAddr>, ResolveError>>>>);
+struct Resolver(Mutex<Option<oneshot::Receiver<Answer>>>);
 
 impl Egress for Resolver {
     fn route(&self, _ask: &Ask<'_>) -> Route {
@@ -68,7 +70,8 @@ async fn a_name_that_a_resolver_knows_is_waited_for_and_would_block_until_then()
         let pollable = host.view().subscribe(lend(&stream)).unwrap();
         let waits = host.table.block(lend(&pollable));
         let (waited, sent) = tokio::join!(waits, async { tell.send(answer) });
-        waited.and(Ok(sent.unwrap())).unwrap();
+        sent.unwrap();
+        waited.unwrap();
         match outcome {
             Ok(()) => {
                 assert!(matches!(next(host), Ok(Some(IpAddress::Ipv4((192, 0, 2, 7))))));
