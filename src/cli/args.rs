@@ -173,7 +173,7 @@ pub enum ImageCommand {
     },
     /// Fetch a module from its registry into the store
     Pull {
-        /// REGISTRY/REPOSITORY[:TAG][@sha256:HEX]
+        /// `REGISTRY/REPOSITORY[:TAG][@sha256:HEX]`
         #[arg(value_name = "REF")]
         reference: String,
         #[command(flatten)]
@@ -183,7 +183,7 @@ pub enum ImageCommand {
     Push {
         /// The module: a WebAssembly component or core module
         file: PathBuf,
-        /// REGISTRY/REPOSITORY[:TAG]
+        /// `REGISTRY/REPOSITORY[:TAG]`
         #[arg(value_name = "REF")]
         reference: String,
         #[command(flatten)]

@@ -1,6 +1,6 @@
 //! Which of two documents is newer: `(epoch, generation)`, and what tells equals apart.
 //!
-//! Owns: [`Version`], [`Revision`], [`Mark`] and the comparison. Not: where marks are kept (`record`), nor who may raise an
+//! Owns: [`Version`], [`Revision`], the mark of a pod, and the comparison. Not: where marks are kept (`record`), nor who may raise an
 //! epoch (`trust`). What was accepted only moves forward: a mark never falls, and outlives its pod.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};

@@ -1,6 +1,6 @@
 //! Pods over MQTT: the task that carries out what the protocol decides.
 //!
-//! Owns: driving [`Protocol`] with what happens (connection, disk, node, artifacts, time) and doing what it answers; when to connect
+//! Owns: driving [`Protocol`](crate::mqtt::protocol::Protocol) with what happens (connection, disk, node, artifacts, time) and doing what it answers; when to connect
 //! again. Not: any decision about pods (`crate::mqtt::protocol`), the connection itself (`crate::mqtt::link`), running pods
 //! (behind [`Node`]).
 //!
