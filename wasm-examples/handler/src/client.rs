@@ -18,7 +18,11 @@ pub(crate) fn ask(request: &IncomingRequest, url: &str, post: bool, out: Respons
     }
 }
 
-fn exchange(request: &IncomingRequest, url: &str, post: bool) -> Result<IncomingResponse, ErrorCode> {
+fn exchange(
+    request: &IncomingRequest,
+    url: &str,
+    post: bool,
+) -> Result<IncomingResponse, ErrorCode> {
     let (scheme, rest) = url.split_once("://").ok_or(ErrorCode::HttpRequestUriInvalid)?;
     let (authority, path) = rest.find('/').map_or((rest, "/"), |at| rest.split_at(at));
     let outgoing = OutgoingRequest::new(Fields::new());

@@ -95,7 +95,10 @@ impl Guest for Handler {
 /// A number in the query; `fallback` where it is absent.
 fn number(query: &str, name: &str, fallback: u64) -> u64 {
     let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
-    pairs.find(|(key, _)| *key == name).and_then(|(_, value)| value.parse().ok()).unwrap_or(fallback)
+    pairs
+        .find(|(key, _)| *key == name)
+        .and_then(|(_, value)| value.parse().ok())
+        .unwrap_or(fallback)
 }
 
 /// Begins a response of unknown length.
