@@ -200,32 +200,46 @@ impl MemberState {
     }
 
     fn try_open(self: &Arc<Self>, protocol: Protocol) -> Result<Ticket, OpenError> {
+        if !self.ledger.try_charge(SOCKET_COST) {
+            return Err(OpenError::NoMemory);
+        }
+        self.take_place(protocol).inspect_err(|_| self.ledger.release(SOCKET_COST))
+    }
+
+    /// A place for one more socket that is paid for already; `paid` is [`SOCKET_COST`].
+    pub(crate) fn open_paid(
+        self: &Arc<Self>,
+        protocol: Protocol,
+        paid: Held,
+    ) -> Result<Ticket, (OpenError, Held)> {
+        match self.take_place(protocol) {
+            Ok(ticket) => {
+                paid.leave_to_socket();
+                Ok(ticket)
+            }
+            Err(error) => {
+                self.counters.sockets_refused.add(1);
+                Err((error, paid))
+            }
+        }
+    }
+
+    fn take_place(self: &Arc<Self>, protocol: Protocol) -> Result<Ticket, OpenError> {
         if !take_within(&self.net.sockets, 1, self.net.limits.max_sockets) {
             return Err(OpenError::PodLimit);
         }
-        if !self.ledger.try_charge(SOCKET_COST) {
-            self.net.sockets.fetch_sub(1, Ordering::Relaxed);
-            return Err(OpenError::NoMemory);
-        }
-        let place = {
-            let mut registry = lock(&self.registry);
-            if self.is_gone() {
-                Err(OpenError::Gone)
-            } else if registry.open >= self.limits.max_sockets {
-                Err(OpenError::MemberLimit)
-            } else {
-                let place = registry.add(Entry::Idle(protocol));
-                self.counters.sockets_peak.peak(registry.open);
-                Ok(place)
-            }
+        let mut registry = lock(&self.registry);
+        let refusal = if self.is_gone() {
+            OpenError::Gone
+        } else if registry.open >= self.limits.max_sockets {
+            OpenError::MemberLimit
+        } else {
+            let place = registry.add(Entry::Idle(protocol));
+            self.counters.sockets_peak.peak(registry.open);
+            return Ok(Ticket::new(Arc::clone(self), place));
         };
-        match place {
-            Ok(place) => Ok(Ticket::new(Arc::clone(self), place)),
-            Err(error) => {
-                self.give_back_socket();
-                Err(error)
-            }
-        }
+        self.net.sockets.fetch_sub(1, Ordering::Relaxed);
+        Err(refusal)
     }
 
     pub(crate) fn give_back_socket(&self) {
@@ -280,10 +294,14 @@ impl MemberState {
 
     pub(crate) fn release(&self, bytes: usize) {
         if bytes > 0 {
-            self.buffered.fetch_sub(bytes, Ordering::Relaxed);
-            self.net.buffered.fetch_sub(bytes, Ordering::Relaxed);
+            self.uncount(bytes);
             self.ledger.release(bytes);
         }
+    }
+
+    fn uncount(&self, bytes: usize) {
+        self.buffered.fetch_sub(bytes, Ordering::Relaxed);
+        self.net.buffered.fetch_sub(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn sockets(&self) -> Vec<SocketInfo> {
@@ -311,6 +329,13 @@ impl MemberState {
 pub(crate) struct Held {
     member: Arc<MemberState>,
     bytes: usize,
+}
+
+impl Held {
+    /// The bytes are a socket's price from now on, and no buffer any more.
+    fn leave_to_socket(mut self) {
+        self.member.uncount(std::mem::take(&mut self.bytes));
+    }
 }
 
 impl Drop for Held {

@@ -12,12 +12,38 @@
 //! Limits: every port once per address; the "any" range is Linux's default 32768–60999.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
 use std::net::IpAddr;
 
 /// First and last port given out for port 0 (Linux's `ip_local_port_range`).
 const EPHEMERAL_FIRST: u16 = 32_768;
 const EPHEMERAL_LAST: u16 = 60_999;
 const EPHEMERAL_COUNT: usize = (EPHEMERAL_LAST - EPHEMERAL_FIRST) as usize + 1;
+
+/// Bindings for which a table always keeps room.
+const ROOM_KEPT: usize = 64;
+
+/// Spreads port numbers over a table: a multiplication by a large odd number (the golden ratio's
+/// bits). Ports are few and no secret, so nothing needs to be kept from whoever chooses them.
+#[derive(Clone, Copy, Debug, Default)]
+struct PortHasher(u64);
+
+impl Hasher for PortHasher {
+    fn write_u16(&mut self, port: u16) {
+        let spread = u64::from(port).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        self.0 = spread ^ (spread >> 32);
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// Why the table did not take a binding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,14 +95,14 @@ impl<T> Slot<T> {
 /// See the header.
 #[derive(Debug)]
 pub(crate) struct PortTable<T> {
-    slots: HashMap<u16, Slot<T>>,
+    slots: HashMap<u16, Slot<T>, BuildHasherDefault<PortHasher>>,
     ephemeral: Ephemeral,
     next_id: u64,
 }
 
 impl<T> PortTable<T> {
     pub(crate) fn new() -> Self {
-        Self { slots: HashMap::new(), ephemeral: Ephemeral::new(), next_id: 0 }
+        Self { slots: HashMap::default(), ephemeral: Ephemeral::new(), next_id: 0 }
     }
 
     /// Takes the claim, or says why not.
@@ -110,11 +136,20 @@ impl<T> PortTable<T> {
             if slot.more.is_empty() {
                 self.slots.remove(&bound.port);
                 self.ephemeral.mark(bound.port, false);
+                self.give_back_memory();
                 return;
             }
             slot.first = slot.more.swap_remove(0);
         } else {
             slot.more.retain(|binding| binding.id != bound.id);
+        }
+    }
+
+    /// Keeps no more room than a multiple of what is bound, so that a peak long ago costs nothing.
+    fn give_back_memory(&mut self) {
+        let (used, room) = (self.slots.len(), self.slots.capacity());
+        if room > ROOM_KEPT && used < room / 8 {
+            self.slots.shrink_to(ROOM_KEPT.max(used * 2));
         }
     }
 

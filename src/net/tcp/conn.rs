@@ -19,15 +19,16 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, Mutex};
 use std::task::Waker;
 
+use super::options::BufferSizes;
 use super::pipe::Pipe;
 use crate::net::addr::Protocol;
 use crate::net::faults::{Link, News};
 use crate::net::lease::Lease;
 use crate::net::lock;
-use crate::net::member::MemberState;
+use crate::net::member::{Held, MemberState, OpenError};
 use crate::net::registry::{Entry, Ticket};
 use crate::net::stats::{SocketInfo, SocketState};
 
@@ -74,16 +75,21 @@ pub(crate) enum Seen {
     },
 }
 
-/// What one side brings to a new connection.
+/// What a side brings to a new connection.
 #[derive(Debug)]
-pub(crate) struct EndSeed {
+pub(crate) struct SideSeed {
     pub(crate) member: Arc<MemberState>,
     pub(crate) address: SocketAddr,
-    pub(crate) send_size: usize,
-    pub(crate) receive_size: usize,
+    pub(crate) sizes: BufferSizes,
+}
+
+/// What the side that asks for the connection brings.
+#[derive(Debug)]
+pub(crate) struct EndSeed {
+    pub(crate) side: SideSeed,
     /// The port it holds; an accepted connection shares its listener's.
     pub(crate) lease: Option<Arc<Lease>>,
-    pub(crate) ticket: Option<Ticket>,
+    pub(crate) ticket: Ticket,
 }
 
 /// One end of a connection, shared by the halves and the guest's socket object.
@@ -92,17 +98,23 @@ pub(crate) struct End {
     conn: Arc<Conn>,
     side: Side,
     lease: Option<Arc<Lease>>,
-    ticket: OnceLock<Ticket>,
+    ticket: Option<Ticket>,
 }
+
+/// The server's side of a connection before anybody holds it. Dropped, it is as one whose module
+/// died: the client sees a reset.
+#[derive(Debug)]
+pub(crate) struct Unclaimed(Option<Arc<Conn>>);
 
 const SHUT_READ: u8 = 1;
 const SHUT_WRITE: u8 = 2;
 const SHUT_BOTH: u8 = SHUT_READ | SHUT_WRITE;
 
-/// Makes a connection; the client's end first.
-pub(crate) fn pair(client: EndSeed, server: EndSeed, seen: Seen) -> (Arc<End>, Arc<End>) {
-    let pipe = |from: &EndSeed, to: &EndSeed| {
-        Mutex::new(Pipe::new(Arc::clone(&from.member), from.send_size, to.receive_size))
+/// Makes a connection: the client's end, and the server's side.
+pub(crate) fn pair(client: EndSeed, server: SideSeed, seen: Seen) -> (Arc<End>, Unclaimed) {
+    let EndSeed { side: client, lease, ticket } = client;
+    let pipe = |from: &SideSeed, to: &SideSeed| {
+        Mutex::new(Pipe::new(Arc::clone(&from.member), from.sizes.send, to.sizes.receive))
     };
     let net = &client.member.net;
     let faults = net.faults.as_ref();
@@ -118,14 +130,38 @@ pub(crate) fn pair(client: EndSeed, server: EndSeed, seen: Seen) -> (Arc<End>, A
     if let Some(link) = &conn.link {
         link.join(&conn);
     }
-    let end = |conn, side, lease, ticket: Option<Ticket>| {
-        let ticket = ticket.map_or_else(OnceLock::new, OnceLock::from);
-        Arc::new(End { conn, side, lease, ticket })
-    };
-    (
-        end(Arc::clone(&conn), Side::Client, client.lease, client.ticket),
-        end(conn, Side::Server, server.lease, server.ticket),
-    )
+    let ticket = Some(ticket);
+    let end = Arc::new(End { conn: Arc::clone(&conn), side: Side::Client, lease, ticket });
+    (end, Unclaimed(Some(conn)))
+}
+
+impl Unclaimed {
+    /// The end of a listener's member, if that may open one more socket. It is paid for by what the
+    /// place in the queue was. The caller attaches it, with nothing locked.
+    pub(crate) fn claim(mut self, paid: Held) -> Result<Arc<End>, (OpenError, Self, Held)> {
+        let conn = self.0.take().expect("claimed once, by value");
+        match conn.member(Side::Server).open_paid(Protocol::Tcp, paid) {
+            Ok(ticket) => {
+                let ticket = Some(ticket);
+                Ok(Arc::new(End { conn, side: Side::Server, lease: None, ticket }))
+            }
+            Err((error, paid)) => Err((error, Self(Some(conn)), paid)),
+        }
+    }
+
+    /// The end that the host holds of a connection to the outside.
+    pub(crate) fn claim_for_host(mut self) -> Option<Arc<End>> {
+        let conn = self.0.take()?;
+        Some(Arc::new(End { conn, side: Side::Server, lease: None, ticket: None }))
+    }
+}
+
+impl Drop for Unclaimed {
+    fn drop(&mut self) {
+        if let Some(conn) = &self.0 {
+            conn.abort(Side::Server);
+        }
+    }
 }
 
 impl Conn {
@@ -172,6 +208,60 @@ impl Conn {
         if !outside && self.shut[other as usize].load(Ordering::Acquire) != SHUT_BOTH {
             self.member(other).counters.resets.add(1);
         }
+    }
+
+    /// Tells the other side, or leaves it to the faults that lie between.
+    fn announce(&self, side: Side, news: News) {
+        match &self.link {
+            Some(link) => link.tell(self, side, news),
+            None => self.tell(side, news),
+        }
+    }
+
+    /// `side` writes no more; the other reads what is left, then the end.
+    fn shut_write(&self, side: Side) {
+        if self.link.is_some() {
+            let writer = lock(self.pipe_from(side)).close();
+            wake_all([writer, None]);
+        }
+        self.announce(side, News::End);
+        self.note_shut(side, SHUT_WRITE);
+    }
+
+    /// `side` reads no more; what is buffered is lost.
+    fn shut_read(&self, side: Side) {
+        let woken = lock(self.pipe_from(side.other())).deafen();
+        wake_all(woken);
+        self.note_shut(side, SHUT_READ);
+    }
+
+    fn note_shut(&self, side: Side, which: u8) {
+        let before = self.shut[side as usize].fetch_or(which, Ordering::AcqRel);
+        if before != SHUT_BOTH && before | which == SHUT_BOTH {
+            self.announce(side, News::Closed);
+        }
+    }
+
+    /// `side` died: both directions end in a reset, after what was written.
+    fn abort(&self, side: Side) {
+        let before = self.shut[side as usize].swap(SHUT_BOTH, Ordering::AcqRel);
+        if before != SHUT_BOTH {
+            let woken = lock(self.pipe_from(side.other())).deafen();
+            wake_all(woken);
+            if self.link.is_some() {
+                let writer = lock(self.pipe_from(side)).close();
+                wake_all([writer, None]);
+            }
+            self.announce(side, News::Died);
+        }
+        self.leave_to_reader(side);
+    }
+
+    /// From here on the reader of what `side` wrote pays for it.
+    fn leave_to_reader(&self, side: Side) {
+        let heir = self.member(side.other());
+        let Some(woken) = lock(self.pipe_from(side)).hand_over(heir) else { return };
+        wake_all(woken);
     }
 
     /// The network itself breaks the connection: both sides see a reset.
@@ -231,79 +321,30 @@ impl End {
         }
     }
 
-    /// The end's ticket, which an accepted one gets only when it is accepted.
-    pub(crate) fn set_ticket(self: &Arc<Self>, ticket: Ticket) {
-        // An end is accepted once, so the slot is empty.
-        let _ = self.ticket.set(ticket);
-        self.attach();
-    }
-
     /// Makes the end known to its member's registry.
     pub(crate) fn attach(self: &Arc<Self>) {
-        let alive = self
-            .ticket
-            .get()
-            .is_none_or(|ticket| ticket.attach(Entry::Connected(Arc::downgrade(self))));
-        if !alive {
+        let known = |ticket: &Ticket| ticket.attach(Entry::Connected(Arc::downgrade(self)));
+        if !self.ticket.as_ref().is_none_or(known) {
             self.abort();
-        }
-    }
-
-    /// Tells the other side, or leaves it to the faults that lie between.
-    fn tell(&self, news: News) {
-        match self.link() {
-            Some((link, side)) => link.tell(&self.conn, side, news),
-            None => self.conn.tell(self.side, news),
         }
     }
 
     /// No more from us; the peer reads what is left, then the end.
     pub(crate) fn shut_write(&self) {
-        if self.link().is_some() {
-            let writer = lock(self.outgoing()).close();
-            wake_all([writer, None]);
-        }
-        self.tell(News::End);
-        self.note_shut(SHUT_WRITE);
+        self.conn.shut_write(self.side);
     }
 
     /// No more to us; what is buffered is lost.
     pub(crate) fn shut_read(&self) {
-        let woken = lock(self.incoming()).deafen();
-        wake_all(woken);
-        self.note_shut(SHUT_READ);
-    }
-
-    fn note_shut(&self, which: u8) {
-        let before = self.conn.shut[self.side as usize].fetch_or(which, Ordering::AcqRel);
-        if before != SHUT_BOTH && before | which == SHUT_BOTH {
-            self.tell(News::Closed);
-        }
+        self.conn.shut_read(self.side);
     }
 
     /// The side died: both directions end in a reset, after what was written; its port is free.
     pub(crate) fn abort(&self) {
-        let before = self.conn.shut[self.side as usize].swap(SHUT_BOTH, Ordering::AcqRel);
-        if before != SHUT_BOTH {
-            let woken = lock(self.incoming()).deafen();
-            wake_all(woken);
-            if self.link().is_some() {
-                let writer = lock(self.outgoing()).close();
-                wake_all([writer, None]);
-            }
-            self.tell(News::Died);
-        }
-        self.leave_to_reader();
+        self.conn.abort(self.side);
         if let Some(lease) = &self.lease {
             lease.release();
         }
-    }
-
-    /// From here on the reader pays for what it has not read.
-    fn leave_to_reader(&self) {
-        let heir = self.conn.member(self.side.other());
-        let Some(woken) = lock(self.outgoing()).hand_over(heir) else { return };
-        wake_all(woken);
     }
 
     pub(crate) fn set_send_size(&self, size: usize) {
@@ -349,7 +390,7 @@ impl End {
 
 impl Drop for End {
     fn drop(&mut self) {
-        self.leave_to_reader();
+        self.conn.leave_to_reader(self.side);
     }
 }
 

@@ -90,7 +90,7 @@ enum Slot {
 impl Handshake {
     pub(crate) fn new(to: SocketAddr, seed: EndSeed) -> Self {
         Self {
-            from: seed.address,
+            from: seed.side.address,
             to,
             slot: Mutex::new(Slot::Waiting { seed, queue: None, waker: None, caller: None }),
         }
@@ -120,10 +120,9 @@ impl Handshake {
     /// Makes the handshake known to its member's registry.
     pub(crate) fn attach(self: &Arc<Self>) {
         let alive = match &*lock(&self.slot) {
-            Slot::Waiting { seed, .. } => seed
-                .ticket
-                .as_ref()
-                .is_none_or(|ticket| ticket.attach(Entry::Connecting(Arc::downgrade(self)))),
+            Slot::Waiting { seed, .. } => {
+                seed.ticket.attach(Entry::Connecting(Arc::downgrade(self)))
+            }
             // Finished meanwhile: the end attaches itself when it is taken.
             Slot::Done(_) | Slot::Over => true,
         };
@@ -164,7 +163,7 @@ impl Handshake {
             Slot::Waiting { seed, waker, .. } => {
                 *slot = Slot::Done(Err(error));
                 drop(slot);
-                seed.member.counters.count_failure(error);
+                seed.side.member.counters.count_failure(error);
                 waker
             }
             other @ (Slot::Done(_) | Slot::Over) => {
@@ -185,7 +184,7 @@ impl Handshake {
                     listener.forget(queue.place);
                 }
                 if let Some(why) = why {
-                    seed.member.counters.count_failure(why);
+                    seed.side.member.counters.count_failure(why);
                 }
                 drop(seed);
                 for waker in waker.into_iter().chain(caller) {

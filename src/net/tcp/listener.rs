@@ -18,7 +18,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use super::conn::{self, End, EndSeed, Seen};
+use super::conn::{self, End, EndSeed, Seen, SideSeed, Unclaimed};
 use super::halves::Stream;
 use super::handshake::{ConnectError, Connecting, Handshake, Queue};
 use super::options::TcpOptions;
@@ -71,8 +71,8 @@ struct State {
 /// A connection nobody has accepted yet.
 #[derive(Debug)]
 struct Queued {
-    end: Arc<End>,
-    _paid: Held,
+    side: Unclaimed,
+    paid: Held,
 }
 
 /// A connect that waits for room in the queue.
@@ -176,8 +176,8 @@ impl ListenerCore {
     }
 
     /// Puts a connection into the queue. Returns whom to wake.
-    fn push(&self, state: &mut State, end: Arc<End>, paid: Held) -> Option<Waker> {
-        state.queue.push_back(Queued { end, _paid: paid });
+    fn push(&self, state: &mut State, side: Unclaimed, paid: Held) -> Option<Waker> {
+        state.queue.push_back(Queued { side, paid });
         self.member.counters.backlog_peak.peak(state.queue.len());
         state.acceptor.take()
     }
@@ -188,14 +188,11 @@ impl ListenerCore {
         asked: SocketAddr,
         real: SocketAddr,
         client: EndSeed,
-    ) -> (Arc<End>, Arc<End>) {
-        let server = EndSeed {
+    ) -> (Arc<End>, Unclaimed) {
+        let server = SideSeed {
             member: Arc::clone(&self.member),
             address: real,
-            send_size: state.options.sizes.send,
-            receive_size: state.options.sizes.receive,
-            lease: None,
-            ticket: None,
+            sizes: state.options.sizes,
         };
         conn::pair(client, server, Seen::As(asked))
     }
@@ -215,11 +212,11 @@ impl ListenerCore {
             }
             return Poll::Pending;
         };
-        let ticket = match self.member.open(Protocol::Tcp) {
-            Ok(ticket) => ticket,
-            Err(error) => {
+        let end = match next.side.claim(next.paid) {
+            Ok(end) => end,
+            Err((error, side, paid)) => {
                 // At its limit of sockets; the module finds the connection again later.
-                state.queue.push_front(next);
+                state.queue.push_front(Queued { side, paid });
                 return Poll::Ready(Err(error.into()));
             }
         };
@@ -227,9 +224,9 @@ impl ListenerCore {
         let options = state.options;
         drop(state);
         wake(connectors);
-        next.end.set_ticket(ticket);
+        end.attach();
         self.member.counters.accepts.add(1);
-        Poll::Ready(Ok((next.end, options)))
+        Poll::Ready(Ok((end, options)))
     }
 
     /// Lets those who wait into the queue, as far as there is room. Returns whom to wake.
@@ -252,7 +249,7 @@ impl ListenerCore {
             });
             if let (Some(connector), Some(server)) = (completed, server) {
                 woken.extend(connector);
-                state.queue.push_back(Queued { end: server, _paid: paid });
+                state.queue.push_back(Queued { side: server, paid });
             }
         }
         woken
@@ -274,9 +271,7 @@ impl ListenerCore {
             (queue, std::mem::take(&mut state.waiting), state.acceptor.take())
         };
         self.member.counters.arrivals_refused.add(queue.len() + waiting.len());
-        for queued in queue {
-            queued.end.abort();
-        }
+        drop(queue);
         for Waiter { handshake, .. } in waiting.into_values() {
             handshake.fail(ConnectError::Refused(handshake.to()));
         }
@@ -388,10 +383,8 @@ impl Listener {
         let connectors = self.core().move_up(&mut state);
         drop(state);
         wake(connectors);
-        if let Some(next) = next {
-            self.core().member.counters.arrivals_refused.add(1);
-            next.end.abort();
-        }
+        self.core().member.counters.arrivals_refused.add(usize::from(next.is_some()));
+        drop(next);
     }
 
     /// Changes the length of the queue. What is queued stays; whoever now has room comes in.

@@ -35,7 +35,7 @@ use super::member::MemberState;
 use super::port::Claim;
 use super::registry::Ticket;
 use super::way::Way;
-use conn::EndSeed;
+use conn::{EndSeed, SideSeed};
 use handshake::{ConnectError, Connecting, Handshake};
 use listener::ListenerCore;
 use options::{BufferSizes, TcpOptions};
@@ -89,14 +89,9 @@ fn begin(
             Lease::take(net, Protocol::Tcp, claim).map_err(|_| ConnectError::NoPort)?
         }
     };
-    let seed = EndSeed {
-        address: SocketAddr::new(from.ip(), lease.address().port()),
-        send_size: sizes.send,
-        receive_size: sizes.receive,
-        lease: Some(lease),
-        ticket: Some(ticket),
-        member: Arc::clone(&member),
-    };
+    let address = SocketAddr::new(from.ip(), lease.address().port());
+    let side = SideSeed { member: Arc::clone(&member), address, sizes };
+    let seed = EndSeed { side, lease: Some(lease), ticket };
     let connecting = match (&net.faults, listener, &way) {
         (None, Some(listener), _) => listener.admit(to, way.address(to), seed)?,
         (None, None, Way::Outside) => call_outside(&member, to, seed),
@@ -120,14 +115,8 @@ pub(crate) fn connect_for(
         return Err(ConnectError::InvalidAddress(to));
     }
     let sizes = TcpOptions::default().sizes;
-    let seed = EndSeed {
-        address: client,
-        send_size: sizes.send,
-        receive_size: sizes.receive,
-        lease: None,
-        ticket: Some(ticket),
-        member: Arc::clone(&member),
-    };
+    let side = SideSeed { member: Arc::clone(&member), address: client, sizes };
+    let seed = EndSeed { side, lease: None, ticket };
     let listener = lease::listener_at(&member.net, to).ok_or(ConnectError::Refused(to));
     let connecting = listener.and_then(|listener| listener.admit(to, to, seed));
     match &connecting {

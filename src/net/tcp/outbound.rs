@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::conn::{self, EndSeed, Seen};
+use super::conn::{self, Seen, SideSeed};
 use super::halves::Stream;
 use super::handshake::{ConnectError, Handshake};
 use super::options::TcpOptions;
@@ -43,15 +43,11 @@ impl OutboundCall {
     #[must_use]
     pub fn connected(self, local: SocketAddr) -> Option<Stream> {
         let mut far = None;
-        let sizes = TcpOptions::default().sizes;
         let waker = self.0.complete(|seed| {
-            let server = EndSeed {
-                member: Arc::clone(&seed.member),
+            let server = SideSeed {
+                member: Arc::clone(&seed.side.member),
                 address: self.0.to(),
-                send_size: sizes.send,
-                receive_size: sizes.receive,
-                lease: None,
-                ticket: None,
+                sizes: TcpOptions::default().sizes,
             };
             let (near, ours) = conn::pair(seed, server, Seen::Outside { via: local });
             far = Some(ours);
@@ -60,7 +56,7 @@ impl OutboundCall {
         if let Some(Some(waker)) = waker {
             waker.wake();
         }
-        far.map(Stream::new)
+        far?.claim_for_host().map(Stream::new)
     }
 
     /// There will be no connection, and why. The guest's connect fails with it.

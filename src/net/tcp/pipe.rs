@@ -463,6 +463,9 @@ impl Pipe {
     }
 
     fn discard(&mut self) {
+        if self.buffered == 0 && self.charged == 0 {
+            return;
+        }
         self.lost |= self.buffered > 0;
         self.front = Bytes::new();
         self.chunks = VecDeque::new();
