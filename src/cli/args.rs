@@ -334,6 +334,9 @@ pub struct NetArgs {
     /// What the traffic adds up to, instead of sockets
     #[arg(short, long, conflicts_with_all = ["listening"])]
     pub traffic: bool,
+    /// What policy denied; of a pod that is audited, as a NetworkPolicy that allows exactly what it used
+    #[arg(short, long, conflicts_with_all = ["listening", "traffic", "container"])]
+    pub audit: bool,
     /// Output format: json, for all of it
     #[arg(short, long, value_name = "FORMAT", value_enum)]
     pub output: Option<NetFormat>,

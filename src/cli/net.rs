@@ -1,12 +1,14 @@
-//! `podling net`: a pod's sockets as `ss` would show them, and what its traffic adds up to.
+//! `podling net`: a pod's sockets as `ss` would show them, what its traffic adds up to, and the policy it needs.
 
 use std::process::ExitCode;
 
 use super::Out;
 use super::args::{NetArgs, NetFormat};
 use super::client::{Client, PathBuilder};
-use super::columns::align;
+use super::columns::{self, align};
+use super::yaml;
 use crate::server::network::{Counters, NetworkReport, SocketRow};
+use crate::server::network_audit::AuditReport;
 
 /// What stands where there is no address, as in `ss`.
 const NONE: &str = "*:*";
@@ -21,6 +23,9 @@ pub(super) async fn run(
         Some((kind, _)) => anyhow::bail!("only pods have a network, not a {kind}"),
         None => &args.pod,
     };
+    if args.audit {
+        return audit(client, args, pod, out).await;
+    }
     let segments = ["namespaces", args.target.namespace(), "pods", pod, "network"];
     let report: NetworkReport = client.get(PathBuilder::new(&segments).as_str()).await?;
     match args.output {
@@ -32,6 +37,51 @@ pub(super) async fn run(
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn audit(
+    client: &Client,
+    args: &NetArgs,
+    pod: &str,
+    out: &mut Out,
+) -> anyhow::Result<ExitCode> {
+    let segments = ["namespaces", args.target.namespace(), "pods", pod, "networkaudit"];
+    let report: AuditReport = client.get(PathBuilder::new(&segments).as_str()).await?;
+    match args.output {
+        Some(NetFormat::Json) => out.line(&serde_json::to_string_pretty(&report)?)?,
+        None => out.text(&proposal(&report)?)?,
+    }
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What was seen as comments, and the policy: the whole can be applied as it is.
+fn proposal(report: &AuditReport) -> anyhow::Result<String> {
+    let name = &report.metadata.name;
+    let mut text = if report.audited {
+        format!(
+            "# What pod {name} used since it is audited. Policy denies, but for the audit, what is marked so.\n"
+        )
+    } else {
+        format!(
+            "# Pod {name} is not audited: only what was denied is known, so there is no policy to propose. To find it:\n\
+             #   kubectl annotate pod {name} podling.dev/network-audit=true\n"
+        )
+    };
+    for row in &report.seen {
+        let mark = if row.denied { "denied " } else { "allowed" };
+        text.push_str(&format!("#   {mark}  {}\n", columns::visible(&row.what)));
+    }
+    if report.seen.is_empty() {
+        text.push_str("#   nothing so far\n");
+    }
+    if report.lost > 0 {
+        text.push_str(&format!("#   and {} more that were not remembered\n", report.lost));
+    }
+    if let Some(policy) = &report.policy {
+        text.push_str(&yaml::to_string(&serde_json::to_value(policy)?));
+    }
+    Ok(text)
 }
 
 fn sockets(report: &NetworkReport, args: &NetArgs) -> String {

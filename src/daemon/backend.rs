@@ -10,7 +10,7 @@ use prometheus_client::registry::Registry;
 
 use crate::board::logs::LogSource;
 use crate::board::{Board, Object, ObjectKey};
-use crate::daemon::{metrics, network_report};
+use crate::daemon::{metrics, network_audit, network_report};
 use crate::pod::NodeContext;
 use crate::pod::usage::{ContainerUsage, PodUsage};
 use crate::reconciler::handle::{Deletion, Preconditions, Write, Written};
@@ -20,6 +20,7 @@ use crate::server::backend::{
     WriteOptions,
 };
 use crate::server::network::NetworkReport;
+use crate::server::network_audit::AuditReport;
 use crate::server::usage::{ContainerUse, NodeUse, PodUse};
 use crate::spec::{ContainerName, PodKey};
 
@@ -91,6 +92,10 @@ impl Backend for NodeBackend {
 
     fn network(&self, key: &PodKey) -> Option<NetworkReport> {
         self.context.networks.get(key).map(|network| network_report::report(&network))
+    }
+
+    fn network_audit(&self, key: &PodKey) -> Option<AuditReport> {
+        self.context.fabric.audit(key).map(|audit| network_audit::report(&audit))
     }
 
     fn pods_use(&self) -> Vec<PodUse> {

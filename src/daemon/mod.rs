@@ -14,6 +14,7 @@ pub mod config;
 pub mod doctor;
 pub mod metrics;
 pub mod mqtt;
+mod network_audit;
 mod network_report;
 pub mod node;
 mod node_object;

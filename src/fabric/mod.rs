@@ -33,7 +33,9 @@ use tokio::sync::watch;
 
 use crate::clock::{Clock, Timestamp};
 use crate::net::{Member, PodNet};
-use crate::spec::{Labels, NamespacedName, NetworkPolicy, Pod, PodKey, PodUid, Service};
+use crate::spec::{
+    Labels, NamespacedName, NetworkPolicy, Pod, PodKey, PodUid, Protocol, Service, ServicePort,
+};
 
 pub use audit::{AuditLog, Direction, Peer, Seen, Use};
 pub use egress::PodEgress;
@@ -70,10 +72,21 @@ pub struct Denial {
     pub audited: bool,
 }
 
+/// A pod that a client of the host was given, and the way there.
+#[derive(Clone, Debug)]
+pub struct Picked {
+    pub pod: PodUid,
+    /// The daemon's own membership in the pod's network.
+    pub host: Arc<Member>,
+    /// The pod's address, and the port that the Service's leads to.
+    pub to: SocketAddr,
+}
+
 /// What is known of a pod's traffic, for a person who writes its policy.
 #[derive(Clone, Debug)]
 pub struct Audit {
     pub pod: PodKey,
+    pub uid: PodUid,
     pub labels: Labels,
     /// Whether what is denied is let through.
     pub on: bool,
@@ -160,23 +173,29 @@ impl Fabric {
         self.read().service(key).map(state::ServiceEntry::backing)
     }
 
-    /// A pod behind a Service's port (by its place in the Service) for a client of the host, and the way there: the daemon's own
-    /// membership in that pod's network, and the address to connect to. `None` if none is ready, as kube-proxy refuses it.
+    /// A pod behind a Service's port for a client of the host. `None` if none is ready, as kube-proxy refuses it.
     #[must_use]
     pub fn pick(
         &self,
         key: &NamespacedName,
-        port: usize,
+        protocol: Protocol,
+        port: u16,
         client: Client,
-    ) -> Option<(Arc<Member>, SocketAddr)> {
+    ) -> Option<Picked> {
         let state = self.read();
         let entry = state.service(key)?;
+        let is_it = |own: &ServicePort| own.protocol == protocol && own.port == port;
+        let port = entry.service.ports.iter().position(is_it)?;
         let mut balancer = lock(entry.balancers.get(port)?);
         let affinity = entry.service.affinity;
         let now = self.now();
         let (endpoint, number) = balancer.pick(&entry.endpoints, port, client, affinity, now)?;
-        let (_, seat) = state.pod_at(endpoint.ip)?;
-        Some((Arc::clone(&seat.host), SocketAddr::new(endpoint.ip.into(), number)))
+        let (pod, seat) = state.pod_at(endpoint.ip)?;
+        Some(Picked {
+            pod: pod.uid.clone(),
+            host: Arc::clone(&seat.host),
+            to: SocketAddr::new(endpoint.ip.into(), number),
+        })
     }
 
     /// Whether policy lets somebody outside connect to the pod at that port, as through a published one. Never asked of probes and of
@@ -210,6 +229,7 @@ impl Fabric {
         let pod = state.pod_named(key)?;
         Some(Audit {
             pod: pod.key.clone(),
+            uid: pod.uid.clone(),
             labels: pod.labels.clone(),
             on: pod.is_audited(),
             log: lock(&pod.log).clone(),

@@ -28,6 +28,7 @@ pub mod parse;
 pub mod path;
 pub mod qos;
 pub mod quantity;
+pub mod raise;
 pub mod rules;
 pub mod scan;
 pub mod status;

@@ -104,7 +104,7 @@ pub const ANNOTATIONS: &[AnnotationRow] = &[
         word: "network-audit",
         scope: Scope::PodOrPolicy,
         values: &["true", "false"],
-        note: "`true`: what policy would deny the pod is let through and written down; `podling net audit POD` prints the NetworkPolicy that allows \
+        note: "`true`: what policy would deny the pod is let through and written down; `podling net POD --audit` prints the NetworkPolicy that allows \
                exactly what was used. On a NetworkPolicy: for the pods it selects. For finding a policy, not for running without one.",
     },
 ];

@@ -8,12 +8,13 @@
 //!                        └► waits: nobody listens there yet, or not now
 //! ```
 //!
-//! Modules see the client's own address over TCP, if it is of the pod's family; over UDP each client is a socket of the daemon
+//! Policy is asked for each client (`fabric`). Modules see the client's own address over TCP, if it is of the pod's family; over UDP each client is a socket of the daemon
 //! inside the pod, so that answers find back.
 
 mod tcp;
 mod udp;
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -23,9 +24,10 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::fabric::{self, Fabric};
 use crate::net::Member;
 use crate::outside::stats::Traffic;
-use crate::spec::{Pod, Port, Protocol};
+use crate::spec::{Pod, PodUid, Port, Protocol};
 
 /// Sockets in the pod that all its published ports may have together: connections and UDP clients of a handful of ports.
 pub const SOCKETS_MAX: usize = 2048;
@@ -99,37 +101,116 @@ impl PublishedPorts {
         self.bound.iter().map(|(_, port)| Arc::clone(port)).collect()
     }
 
-    /// Starts serving on behalf of `host`, a member of the pod's network, until `stop`. When the returned tasks have ended, the
-    /// ports are free again.
-    pub fn serve(
-        self,
-        host: &Arc<Member>,
-        pod_ip: IpAddr,
-        clock: Clock,
-        stop: &CancellationToken,
-    ) -> TaskTracker {
+    /// Starts serving for the pod behind `door`, until `stop`. When the returned tasks have ended, the ports are free again.
+    pub fn serve(self, door: &PodDoor, clock: Clock, stop: &CancellationToken) -> TaskTracker {
         let tasks = TaskTracker::new();
         for (socket, port) in self.bound {
-            let to = SocketAddr::new(pod_ip, port.container_port);
-            let way = Way {
-                host: Arc::clone(host),
-                to,
-                port,
-                clock,
-                stop: stop.clone(),
-                tasks: tasks.clone(),
-            };
-            match socket {
-                Socket::Tcp(listener) => drop(tasks.spawn(tcp::serve(listener, way))),
-                Socket::Udp(socket) => drop(tasks.spawn(udp::serve(Arc::new(socket), way))),
-            }
+            let leads = Arc::new(Published { door: door.clone(), port: Arc::clone(&port) });
+            let stop = stop.clone();
+            serve_one(socket, Entrance { leads, port, clock, stop, tasks: tasks.clone() });
         }
         tasks.close();
         tasks
     }
 }
 
-/// Where a published port leads, and who sees to it.
+/// Opens one port of the host that leads to whomever `leads` finds, until `stop`.
+///
+/// # Errors
+/// If the host does not give it.
+pub async fn open_port(
+    port: Arc<PublishedPort>,
+    leads: Arc<dyn Leads>,
+    clock: Clock,
+    stop: CancellationToken,
+) -> io::Result<TaskTracker> {
+    let socket = open(port.protocol, port.address).await?;
+    let tasks = TaskTracker::new();
+    serve_one(socket, Entrance { leads, port, clock, stop, tasks: tasks.clone() });
+    tasks.close();
+    Ok(tasks)
+}
+
+fn serve_one(socket: Socket, entrance: Entrance) {
+    let tasks = entrance.tasks.clone();
+    match socket {
+        Socket::Tcp(listener) => drop(tasks.spawn(tcp::serve(listener, entrance))),
+        Socket::Udp(socket) => drop(tasks.spawn(udp::serve(Arc::new(socket), entrance))),
+    }
+}
+
+/// Whom clients of a port of the host get.
+pub trait Leads: Send + Sync + fmt::Debug {
+    /// For a client: a member of the pod's network on whose behalf to connect, and the address there. `None`: it is refused.
+    fn find(&self, client: SocketAddr) -> Option<(Arc<Member>, SocketAddr)>;
+}
+
+/// The way into one pod from the host.
+#[derive(Clone, Debug)]
+pub struct PodDoor {
+    /// On whose behalf connections from the host are made.
+    pub host: Arc<Member>,
+    pub ip: IpAddr,
+    pub uid: PodUid,
+    /// Asked whether policy lets a client in.
+    pub fabric: Fabric,
+}
+
+#[derive(Debug)]
+struct Published {
+    door: PodDoor,
+    port: Arc<PublishedPort>,
+}
+
+impl Leads for Published {
+    fn find(&self, client: SocketAddr) -> Option<(Arc<Member>, SocketAddr)> {
+        let (door, port) = (&self.door, &self.port);
+        let to = SocketAddr::new(door.ip, port.container_port);
+        let admitted = admitted(&door.fabric, &door.uid, client, port.protocol, to.port());
+        admitted.then(|| (Arc::clone(&door.host), to))
+    }
+}
+
+/// Whether policy lets a client of the host into the pod. The node itself always may (Kubernetes: "traffic to and from the node
+/// where a Pod is running is always allowed").
+#[must_use]
+pub fn admitted(
+    fabric: &Fabric,
+    pod: &PodUid,
+    client: SocketAddr,
+    protocol: Protocol,
+    port: u16,
+) -> bool {
+    let ip = client.ip().to_canonical();
+    ip.is_loopback() || fabric.admits(pod, ip, fabric::Port { protocol, number: port })
+}
+
+/// A port of the host, and all that its clients need.
+#[derive(Clone, Debug)]
+struct Entrance {
+    leads: Arc<dyn Leads>,
+    port: Arc<PublishedPort>,
+    clock: Clock,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl Entrance {
+    /// The way of one client; `None`: it is refused.
+    fn way(&self, client: SocketAddr) -> Option<Way> {
+        let (host, to) = self.leads.find(client)?;
+        Some(Way {
+            host,
+            to,
+            port: Arc::clone(&self.port),
+            clock: self.clock,
+            stop: self.stop.clone(),
+            tasks: self.tasks.clone(),
+        })
+    }
+}
+
+/// Where a client of a published port goes, and who sees to it.
 #[derive(Clone, Debug)]
 struct Way {
     host: Arc<Member>,

@@ -22,6 +22,7 @@ pub mod images;
 pub mod logs;
 pub mod net_io;
 pub mod networks;
+pub mod node_ports;
 pub mod objects;
 pub mod prober;
 pub mod published;

@@ -17,7 +17,7 @@ use crate::net::{ConnectError, HostAlias, Member, MemberLimits, NetConfig, NoLed
 use crate::outside::stats::Traffic;
 use crate::outside::{self, PodOutside};
 use crate::pod::context::NodeContext;
-use crate::pod::host_port::{self, PublishError, PublishedPorts};
+use crate::pod::host_port::{self, PodDoor, PublishError, PublishedPorts};
 use crate::pod::http_probe::Dial;
 use crate::pod::net_io::NetStream;
 use crate::pod::networks::{Listed, PodNetwork};
@@ -119,7 +119,13 @@ impl Sandbox {
             outside,
             forwarded: Arc::new(Traffic::default()),
         });
-        let ports = ports.serve(&listed.network().host, ip.into(), node.clock, &stop);
+        let door = PodDoor {
+            host: Arc::clone(&listed.network().host),
+            ip: ip.into(),
+            uid: pod.uid.clone(),
+            fabric: node.fabric.clone(),
+        };
+        let ports = ports.serve(&door, node.clock, &stop);
         let account = PodAccount::new(PodLimits {
             memory_bytes: pod.resources.memory_limit_bytes,
             cpu_millis: pod.resources.cpu_limit_millis,

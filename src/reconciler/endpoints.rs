@@ -237,9 +237,8 @@ fn tell(node: &NodeContext, denial: &Denial) {
         ("NetworkAudited", message)
     } else {
         let name = &denial.pod.name;
-        let message = format!(
-            "{what}: denied, no policy allows it; `podling net audit {name}` shows the one that would"
-        );
+        let message =
+            format!("{what}: denied, no policy allows it; `podling net {name} --audit` says more");
         ("NetworkDenied", message)
     };
     let draft = EventDraft {

@@ -25,6 +25,7 @@ use crate::admission::Level;
 use crate::board::{Board, ObjectKey, wire_time};
 use crate::image::Pin;
 use crate::lifecycle::{Restored, StopReason};
+use crate::pod::node_ports;
 use crate::pod::{NodeContext, PublishedPod, Worker, WorkerHandle};
 use crate::reconciler::desired::{Accepted, Desired};
 use crate::reconciler::endpoints;
@@ -126,6 +127,9 @@ impl NodeTask {
     pub async fn run(mut self, stop: CancellationToken) {
         let endpoints = endpoints::run(Arc::clone(&self.node), stop.clone());
         let endpoints = tokio::spawn(endpoints);
+        let ports_stop = CancellationToken::new();
+        let ports = node_ports::run(Arc::clone(&self.node), ports_stop.clone());
+        let ports = tokio::spawn(ports);
         self.pass();
         loop {
             // Each arm is cancel-safe: both channels keep what was not taken.
@@ -142,6 +146,9 @@ impl NodeTask {
         }
         self.end_all().await;
         endpoints.abort();
+        // Ports of Services lead to pods that are gone now.
+        ports_stop.cancel();
+        drop(ports.await);
     }
 
     async fn answer(&mut self, request: Request) {

@@ -18,6 +18,7 @@ use crate::board::{Board, Object, ObjectKey};
 use crate::net::Stream;
 use crate::outside::stats::Traffic;
 use crate::server::network::NetworkReport;
+use crate::server::network_audit::AuditReport;
 use crate::spec::PodKey;
 
 use super::usage::{NodeUse, PodUse};
@@ -43,6 +44,12 @@ pub trait Backend: fmt::Debug + Send + Sync + 'static {
 
     /// The pod's network as it is now; `None` if it has none.
     fn network(&self, key: &PodKey) -> Option<NetworkReport> {
+        let _ = key;
+        None
+    }
+
+    /// What was seen of the pod's traffic; `None` if there is no such pod.
+    fn network_audit(&self, key: &PodKey) -> Option<AuditReport> {
         let _ = key;
         None
     }

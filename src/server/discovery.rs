@@ -90,10 +90,11 @@ const READ: &[&str] = &["get", "list", "watch"];
 const WRITE: &[&str] =
     &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
-/// `network` is ours: what `podling net` reads.
+/// `network` and `networkaudit` are ours: what `podling net` reads.
 const POD_SUBRESOURCES: &[(&str, &[&str])] = &[
     ("log", &["get"]),
     ("network", &["get"]),
+    ("networkaudit", &["get"]),
     ("portforward", &["create", "get"]),
     ("status", &["get"]),
 ];

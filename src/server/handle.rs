@@ -10,7 +10,8 @@ use crate::board::Kind;
 use super::request::{Params, Route, Target, negotiate};
 use super::status::ApiError;
 use super::{
-    App, discovery, follow, logs, metrics, network, openapi, portforward, read, usage, wire, write,
+    App, discovery, follow, logs, metrics, network, network_audit, openapi, portforward, read,
+    usage, wire, write,
 };
 
 /// Answers a request. Never fails: a refusal is a response with a `Status`.
@@ -74,10 +75,13 @@ async fn objects(
         (Kind::Pod, Some("portforward")) if matches!(method, Method::GET | Method::POST) => {
             return portforward::serve(app, &target, &params, request).await;
         }
+        (Kind::Pod, Some("networkaudit")) if method == Method::GET => {
+            return network_audit::serve(app, &target);
+        }
         (Kind::Pod, Some("network")) if method == Method::GET => {
             return network::serve(app, &target);
         }
-        (Kind::Pod, Some("log" | "status" | "portforward" | "network")) => {
+        (Kind::Pod, Some("log" | "status" | "portforward" | "network" | "networkaudit")) => {
             return Err(ApiError::method_not_allowed());
         }
         (_, Some(_)) => return Err(ApiError::no_such_path()),

@@ -23,6 +23,7 @@ pub mod listen;
 mod logs;
 mod metrics;
 pub mod network;
+pub mod network_audit;
 mod openapi;
 pub mod patch;
 mod portforward;

@@ -1,6 +1,6 @@
-//! ConfigMaps and Secrets in Kubernetes' protobuf form, as JSON.
+//! ConfigMaps, Secrets and Services in Kubernetes' protobuf form, as JSON.
 //!
-//! Since 1.32 `kubectl create configmap` and `create secret` send nothing else. Field numbers from `k8s.io/api/core/v1/generated.proto`. A
+//! Since 1.32 `kubectl create configmap`, `create secret` and `create service` send nothing else. Field numbers from `k8s.io/api/core/v1/generated.proto`. A
 //! field that is not read here is refused, so that nothing is lost in silence; fields that only the server may set are skipped. Pure.
 //!
 //! Limits: the body's; no nesting is followed further than the messages named here.
@@ -46,6 +46,16 @@ impl<'a> Content<'a> {
         std::str::from_utf8(self.bytes()?).map_err(|_| ProtobufError::Damaged)
     }
 
+    fn number(self) -> Result<i32, ProtobufError> {
+        match self {
+            // An `int32`; a negative one is spelled in 64 bits.
+            Self::Number(number) => {
+                i32::try_from(number.cast_signed()).map_err(|_| ProtobufError::Damaged)
+            }
+            Self::Bytes(_) => Err(ProtobufError::Damaged),
+        }
+    }
+
     fn flag(self) -> Result<bool, ProtobufError> {
         match self {
             Self::Number(number) => Ok(number != 0),
@@ -77,6 +87,7 @@ pub(super) fn object(body: &[u8]) -> Result<Value, ProtobufError> {
         _ if version != "v1" => return Err(ProtobufError::Kind(format!("{kind} of {version}"))),
         _ if kind == Kind::ConfigMap.as_str() => config_map(raw)?,
         _ if kind == Kind::Secret.as_str() => secret(raw)?,
+        _ if kind == Kind::Service.as_str() => service(raw)?,
         _ => return Err(ProtobufError::Kind(kind.to_owned())),
     };
     object.insert("apiVersion".to_owned(), json!(version));
@@ -113,6 +124,115 @@ fn secret(raw: &[u8]) -> Result<Map<String, Value>, ProtobufError> {
         Ok(())
     })?;
     Ok(object)
+}
+
+fn service(raw: &[u8]) -> Result<Map<String, Value>, ProtobufError> {
+    let mut object = Map::new();
+    each(raw, |number, content| {
+        match number {
+            1 => metadata(&mut object, content.bytes()?)?,
+            2 => {
+                let spec = service_spec(content.bytes()?)?;
+                object.insert("spec".to_owned(), Value::Object(spec));
+            }
+            // The status: the server's own.
+            3 => {}
+            number => return Err(ProtobufError::Field { message: "Service", number }),
+        }
+        Ok(())
+    })?;
+    Ok(object)
+}
+
+fn service_spec(raw: &[u8]) -> Result<Map<String, Value>, ProtobufError> {
+    let mut spec = Map::new();
+    let mut ports = Vec::new();
+    each(raw, |number, content| {
+        match number {
+            1 => ports.push(Value::Object(service_port(content.bytes()?)?)),
+            2 => entry(&mut spec, "selector", content, text_value)?,
+            3 => some_text(&mut spec, "clusterIP", content)?,
+            4 => some_text(&mut spec, "type", content)?,
+            7 => some_text(&mut spec, "sessionAffinity", content)?,
+            // What `kubectl` leaves empty, and its encoder writes all the same.
+            8 => some_text(&mut spec, "loadBalancerIP", content)?,
+            10 => some_text(&mut spec, "externalName", content)?,
+            11 => some_text(&mut spec, "externalTrafficPolicy", content)?,
+            12 => some_number(&mut spec, "healthCheckNodePort", content)?,
+            13 => some_flag(&mut spec, "publishNotReadyAddresses", content)?,
+            number => return Err(ProtobufError::Field { message: "ServiceSpec", number }),
+        }
+        Ok(())
+    })?;
+    if !ports.is_empty() {
+        spec.insert("ports".to_owned(), Value::Array(ports));
+    }
+    Ok(spec)
+}
+
+fn service_port(raw: &[u8]) -> Result<Map<String, Value>, ProtobufError> {
+    let mut port = Map::new();
+    each(raw, |number, content| {
+        match number {
+            1 => some_text(&mut port, "name", content)?,
+            2 => some_text(&mut port, "protocol", content)?,
+            3 => some_number(&mut port, "port", content)?,
+            4 => int_or_string(&mut port, "targetPort", content.bytes()?)?,
+            5 => some_number(&mut port, "nodePort", content)?,
+            6 => some_text(&mut port, "appProtocol", content)?,
+            number => return Err(ProtobufError::Field { message: "ServicePort", number }),
+        }
+        Ok(())
+    })?;
+    Ok(port)
+}
+
+/// `intstr.IntOrString`: type (0 a number, 1 a text), number, text.
+fn int_or_string(
+    object: &mut Map<String, Value>,
+    key: &str,
+    raw: &[u8],
+) -> Result<(), ProtobufError> {
+    let (mut is_text, mut number, mut text) = (false, 0, "");
+    each(raw, |field, content| {
+        match field {
+            1 => is_text = content.flag()?,
+            2 => number = content.number()?,
+            3 => text = content.text()?,
+            number => return Err(ProtobufError::Field { message: "IntOrString", number }),
+        }
+        Ok(())
+    })?;
+    if is_text && !text.is_empty() {
+        object.insert(key.to_owned(), json!(text));
+    } else if !is_text && number != 0 {
+        object.insert(key.to_owned(), json!(number));
+    }
+    Ok(())
+}
+
+/// An absent number and zero are the same, as with texts.
+fn some_number(
+    object: &mut Map<String, Value>,
+    key: &str,
+    content: Content<'_>,
+) -> Result<(), ProtobufError> {
+    let number = content.number()?;
+    if number != 0 {
+        object.insert(key.to_owned(), json!(number));
+    }
+    Ok(())
+}
+
+fn some_flag(
+    object: &mut Map<String, Value>,
+    key: &str,
+    content: Content<'_>,
+) -> Result<(), ProtobufError> {
+    if content.flag()? {
+        object.insert(key.to_owned(), json!(true));
+    }
+    Ok(())
 }
 
 fn metadata(object: &mut Map<String, Value>, raw: &[u8]) -> Result<(), ProtobufError> {
@@ -276,6 +396,43 @@ mod test {
             "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"p": "cQ=="}, "type": "Opaque",
         });
         assert_eq!(object(&body("Secret", &raw)), Ok(expected));
+    }
+
+    #[test]
+    fn services_are_read() {
+        let varint = |number: u8, value: u8| vec![number << 3, value];
+        let by_number = [
+            field(1, b"80-8080"),
+            field(2, b"TCP"),
+            varint(3, 80),
+            field(4, &[8, 0, 16, 82, 26, 0]),
+            varint(5, 0),
+        ];
+        let by_name = [field(2, b"UDP"), varint(3, 53), field(4, &[8, 1, 26, 3, b'd', b'n', b's'])];
+        let spec = [
+            field(1, &by_number.concat()),
+            field(1, &by_name.concat()),
+            pair(2, "app", b"web"),
+            field(3, b""),
+            field(4, b"ClusterIP"),
+            field(7, b""),
+            varint(12, 0),
+            varint(13, 0),
+        ];
+        let raw = [field(1, &field(1, b"web")), field(2, &spec.concat()), field(3, b"")].concat();
+        let expected = json!({
+            "apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": {
+                "ports": [
+                    {"name": "80-8080", "protocol": "TCP", "port": 80, "targetPort": 82},
+                    {"protocol": "UDP", "port": 53, "targetPort": "dns"},
+                ],
+                "selector": {"app": "web"}, "type": "ClusterIP",
+            },
+        });
+        assert_eq!(object(&body("Service", &raw)), Ok(expected));
+        let session = field(2, &field(14, b""));
+        let error = Err(ProtobufError::Field { message: "ServiceSpec", number: 14 });
+        assert_eq!(object(&body("Service", &session)), error);
     }
 
     #[test]

@@ -12,6 +12,7 @@
 mod api;
 mod bad_input;
 mod crashes;
+mod fabric;
 mod folder;
 mod forward;
 mod images;

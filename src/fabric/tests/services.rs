@@ -10,7 +10,7 @@ use super::kit::{Guest, Node, at, got};
 use super::pods::{from_pods, policy};
 use crate::fabric::{Client, PodState};
 use crate::net::{ConnectError, Family, ResolveError};
-use crate::spec::{NamespacedName, PodUid, ServiceAddress};
+use crate::spec::{NamespacedName, PodUid, Protocol, ServiceAddress};
 
 const WEB: &str = "10.89.0.1:80";
 
@@ -179,12 +179,14 @@ fn a_client_of_the_host_gets_a_pod_and_the_way_there() {
     node.fabric.set_service(node.service("web", "app=web", "8080"));
     let key = NamespacedName::new("lab", "web");
     let client = Client { from: at("192.0.2.1:5"), is_flow: false };
-    let (member, to) = node.fabric.pick(&key, 0, client).unwrap();
-    assert_eq!(to, at("10.88.0.1:8080"));
-    assert_eq!(member.net().pod_ip(), Ipv4Addr::new(10, 88, 0, 1));
-    assert!(node.fabric.pick(&key, 2, client).is_none(), "no such port");
+    let pick = |port| node.fabric.pick(&key, Protocol::Tcp, port, client);
+    let picked = pick(80).unwrap();
+    assert_eq!(picked.to, at("10.88.0.1:8080"));
+    assert_eq!(picked.pod, web.pod.uid);
+    assert_eq!(picked.host.net().pod_ip(), Ipv4Addr::new(10, 88, 0, 1));
+    assert!(pick(81).is_none(), "no such port");
     node.fabric.set_state(&web.pod.uid, state(false, false));
-    assert!(node.fabric.pick(&key, 0, client).is_none());
+    assert!(pick(80).is_none());
 }
 
 #[test]

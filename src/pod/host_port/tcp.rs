@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
-use super::Way;
+use super::{Entrance, Way};
 use crate::net::{ConnectError, Connecting, Member, Stream};
 use crate::outside;
 use crate::outside::pump::{Ended, Pump};
@@ -42,7 +42,7 @@ const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(120);
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_PROBES: u32 = 4;
 
-pub(super) async fn serve(listener: TcpListener, way: Way) {
+pub(super) async fn serve(listener: TcpListener, entrance: Entrance) {
     let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     let waiting = Arc::new(Semaphore::new(WAITING_MAX));
     loop {
@@ -50,20 +50,27 @@ pub(super) async fn serve(listener: TcpListener, way: Way) {
             let place = Arc::clone(&room).acquire_owned().await;
             (place, listener.accept().await)
         };
-        let Some((place, accepted)) = way.stop.run_until_cancelled(accepted).await else { return };
+        let stop = &entrance.stop;
+        let Some((place, accepted)) = stop.run_until_cancelled(accepted).await else { return };
         match accepted {
             Ok((client, from)) => {
-                let (way, waiting) = (way.clone(), Arc::clone(&waiting));
-                way.tasks.clone().spawn(async move {
+                let Some(way) = entrance.way(from) else {
+                    debug!(%from, port = %entrance.port.address, "a client of a published port is refused");
+                    entrance.port.traffic.connections_failed.add(1);
+                    outside::reset(&client);
+                    continue;
+                };
+                let waiting = Arc::clone(&waiting);
+                entrance.tasks.spawn(async move {
                     let _place = place;
                     carry(client, from, &way, &waiting).await;
                 });
             }
             Err(error) => {
                 // Out of descriptors, or a client that gave up: neither may end the listener, nor make it spin.
-                way.port.traffic.connections_failed.add(1);
-                debug!(to = %way.to, %error, "accepting on a published port failed");
-                if way.stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+                entrance.port.traffic.connections_failed.add(1);
+                debug!(port = %entrance.port.address, %error, "accepting on a published port failed");
+                if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
                     return;
                 }
             }

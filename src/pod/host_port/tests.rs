@@ -12,11 +12,12 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{PublishedPort, PublishedPorts, SOCKETS_MAX};
+use super::{PodDoor, PublishedPort, PublishedPorts, SOCKETS_MAX};
 use crate::clock::Clock;
+use crate::fabric::Fabric;
 use crate::net::{Family, Listener, Member, MemberLimits, NetConfig, NoLedger, PodNet};
 use crate::pod::net_io::NetStream;
-use crate::spec::{Port, Protocol};
+use crate::spec::{PodUid, Port, Protocol};
 use crate::testkit::pods;
 
 struct World {
@@ -45,7 +46,10 @@ async fn publish(protocol: Protocol, ip: &str) -> World {
     let host = Arc::new(net.join("host", limits, Arc::new(NoLedger)));
     let port = Arc::clone(&ports.ports()[0]);
     let stop = CancellationToken::new();
-    let tasks = ports.serve(&host, POD_IP.into(), Clock::start(), &stop);
+    let clock = Clock::start();
+    let door =
+        PodDoor { host, ip: POD_IP.into(), uid: PodUid::new("u"), fabric: Fabric::new(clock) };
+    let tasks = ports.serve(&door, clock, &stop);
     World { module, port, address, stop, tasks }
 }
 

@@ -17,7 +17,7 @@ use tokio::net::UdpSocket;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
-use super::Way;
+use super::{Entrance, Way};
 use crate::net::{Family, ReceiveError, SendError};
 use crate::outside::flows::{Flows, Idle};
 use crate::outside::rate::Rate;
@@ -66,16 +66,16 @@ fn lock(clients: &Mutex<Table>) -> MutexGuard<'_, Table> {
     clients.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-pub(super) async fn serve(socket: Arc<UdpSocket>, way: Way) {
+pub(super) async fn serve(socket: Arc<UdpSocket>, entrance: Entrance) {
     let (per_second, burst) = NEW_CLIENTS;
     let table = Table { flows: Flows::new(CLIENTS_MAX), new: Rate::new(per_second, burst) };
     let clients = Arc::new(Mutex::new(table));
-    let stop = way.stop.clone();
+    let stop = entrance.stop.clone();
     // What is in the table ends with it.
-    stop.run_until_cancelled(receive_all(&socket, &way, &clients)).await;
+    stop.run_until_cancelled(receive_all(&socket, &entrance, &clients)).await;
 }
 
-async fn receive_all(socket: &Arc<UdpSocket>, way: &Way, clients: &Clients) {
+async fn receive_all(socket: &Arc<UdpSocket>, entrance: &Entrance, clients: &Clients) {
     loop {
         let ready = socket.ready(Interest::READABLE | Interest::ERROR).await;
         let which = match ready {
@@ -84,10 +84,10 @@ async fn receive_all(socket: &Arc<UdpSocket>, way: &Way, clients: &Clients) {
         };
         for _ in 0..AT_ONCE {
             match socket.try_io(which, || receive(socket)) {
-                Ok((from, data)) => inwards(socket, way, clients, from, data),
+                Ok((from, data)) => inwards(socket, entrance, clients, from, data),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
-                    debug!(to = %way.to, %error, "receiving on a published port failed");
+                    debug!(port = %entrance.port.address, %error, "receiving on a published port failed");
                     tokio::time::sleep(PAUSE).await;
                     break;
                 }
@@ -107,15 +107,27 @@ fn receive(socket: &UdpSocket) -> io::Result<(SocketAddr, Bytes)> {
 }
 
 /// Passes a client's datagram on to the module.
-fn inwards(socket: &Arc<UdpSocket>, way: &Way, clients: &Clients, from: SocketAddr, data: Bytes) {
-    let (traffic, bytes) = (&way.port.traffic, data.len());
+fn inwards(
+    socket: &Arc<UdpSocket>,
+    entrance: &Entrance,
+    clients: &Clients,
+    from: SocketAddr,
+    data: Bytes,
+) {
+    let (traffic, bytes) = (&entrance.port.traffic, data.len());
     let mut table = lock(clients);
-    let now = way.clock.now();
-    if table.flows.touch(&from, now).is_none() && !admit(socket, way, clients, &mut table, from) {
-        traffic.datagrams_dropped.add(1);
-        return;
-    }
-    let sent = table.flows.touch(&from, now).map(|client| send(&client.inside, data));
+    let now = entrance.clock.now();
+    let mut pass = |table: &mut Table| {
+        table.flows.touch(&from, now).map(|client| send(&client.inside, data.clone()))
+    };
+    let sent = match pass(&mut table) {
+        // Nobody yet, or its pod is gone: to whomever it leads now.
+        None | Some(Err(SendError::Gone)) => {
+            let admitted = admit(socket, entrance, clients, &mut table, from);
+            if admitted { pass(&mut table) } else { None }
+        }
+        sent => sent,
+    };
     match sent {
         Some(Ok(())) => {
             traffic.datagrams_in.add(1);
@@ -137,14 +149,15 @@ fn send(inside: &crate::net::UdpSocket, data: Bytes) -> Result<(), SendError> {
 /// Lets a new client in.
 fn admit(
     socket: &Arc<UdpSocket>,
-    way: &Way,
+    entrance: &Entrance,
     clients: &Clients,
     table: &mut Table,
     from: SocketAddr,
 ) -> bool {
-    if !table.new.take(way.clock.now()) {
+    if !table.new.take(entrance.clock.now()) {
         return false;
     }
+    let Some(way) = entrance.way(from) else { return false };
     let family = if way.to.is_ipv4() { Family::V4 } else { Family::V6 };
     let Ok(inside) = way.host.udp_socket(family) else { return false };
     if inside.connect(way.to).is_err() {

@@ -40,19 +40,19 @@ fn serve(port: u16) -> io::Result<()> {
     let name = env::var("HOSTNAME").unwrap_or_default();
     let listener = TcpListener::bind(("0.0.0.0", port))?;
     let datagrams = UdpSocket::bind(("0.0.0.0", port))?;
+    // What was ready may be gone when it is taken: a probe connects and goes away.
+    listener.set_nonblocking(true)?;
+    datagrams.set_nonblocking(true)?;
     println!("talk: {name} on port {port}");
     loop {
         let mut both = [Interest::readable(&listener), Interest::readable(&datagrams)];
         poll::wait(&mut both, None)?;
-        let [tcp, udp] = both.map(|interest| interest.is_ready());
         // Whoever goes away before the answer has come does not want it.
-        if tcp {
-            let (mut stream, _) = listener.accept()?;
+        while let Ok((mut stream, _)) = listener.accept() {
             let _ = stream.write_all(name.as_bytes());
         }
-        if udp {
-            let mut question = [0; 64];
-            let (_, from) = datagrams.recv_from(&mut question)?;
+        let mut question = [0; 64];
+        while let Ok((_, from)) = datagrams.recv_from(&mut question) {
             let _ = datagrams.send_to(name.as_bytes(), from);
         }
     }
