@@ -117,7 +117,7 @@ fn inwards(
     let (traffic, bytes) = (&entrance.port.traffic, data.len());
     let mut table = lock(clients);
     let now = entrance.clock.now();
-    let mut pass = |table: &mut Table| {
+    let pass = |table: &mut Table| {
         table.flows.touch(&from, now).map(|client| send(&client.inside, data.clone()))
     };
     let sent = match pass(&mut table) {
