@@ -11,6 +11,7 @@ use serde::Deserialize;
 
 use crate::artifact::{ArtifactSettings, SettingsError};
 use crate::daemon::mqtt::{MqttConfig, MqttError, MqttFile};
+use crate::daemon::network::{NetworkConfig, NetworkError, NetworkFile};
 use crate::limits::PODS_MAX;
 use crate::manifest::quantity::Quantity;
 
@@ -41,6 +42,8 @@ pub struct ConfigFile {
     pub proc_dir: Option<PathBuf>,
     /// Pods over MQTT; absent: none.
     pub mqtt: Option<MqttFile>,
+    /// Ways to other hosts and to the host's own loopback.
+    pub network: NetworkFile,
     /// The key that secrets are encrypted to; made at the first start. Default: `node.key` in the state directory.
     pub node_key_file: Option<PathBuf>,
     /// Where modules may come from, and how.
@@ -82,6 +85,8 @@ pub enum ConfigError {
     #[error(transparent)]
     Mqtt(#[from] MqttError),
     #[error(transparent)]
+    Network(#[from] NetworkError),
+    #[error(transparent)]
     Artifacts(#[from] SettingsError),
     #[error("no home folder is known; set HOME, or stateDir and cacheDir in the configuration")]
     NoHome,
@@ -106,6 +111,7 @@ pub struct Config {
     pub max_pods: usize,
     pub proc_dir: PathBuf,
     pub mqtt: Option<MqttConfig>,
+    pub network: NetworkConfig,
     pub node_key_file: PathBuf,
     pub artifacts: ArtifactSettings,
 }
@@ -167,6 +173,11 @@ impl ConfigFile {
             max_pods: over.max_pods.or(self.max_pods),
             proc_dir: over.proc_dir.or(self.proc_dir),
             mqtt: over.mqtt.or(self.mqtt),
+            network: if over.network == NetworkFile::default() {
+                self.network
+            } else {
+                over.network
+            },
             node_key_file: over.node_key_file.or(self.node_key_file),
             // The command line has no word for it.
             artifacts: self.artifacts,
@@ -185,6 +196,7 @@ impl ConfigFile {
         let state_dir = or_default(self.state_dir, &places.state)?;
         let config = Config {
             mqtt: self.mqtt.map(|mqtt| mqtt.resolve(&node_name)).transpose()?,
+            network: self.network.resolve(!cfg!(debug_assertions))?,
             node_name,
             node_key_file: self.node_key_file.unwrap_or_else(|| state_dir.join("node.key")),
             state_dir,

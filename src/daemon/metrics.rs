@@ -14,6 +14,7 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::{Registry, Unit};
 
+use crate::daemon::network_metrics::Networks;
 use crate::pod::NodeContext;
 use crate::pod::usage::{ContainerUsage, PodUsage};
 use crate::store::Store;
@@ -25,6 +26,7 @@ type Labels<'a> = [(&'static str, &'a str); 4];
 pub fn registry(node: &Arc<NodeContext>, store: Option<&Arc<Store>>) -> Registry {
     let mut registry = Registry::default();
     registry.register_collector(Box::new(Modules(Arc::clone(node))));
+    registry.register_collector(Box::new(Networks(Arc::clone(node))));
     if let Some(store) = store {
         registry.register_collector(Box::new(Flash(Arc::clone(store))));
     }

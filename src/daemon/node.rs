@@ -14,11 +14,12 @@ use crate::artifact::{Fetcher, Keyring};
 use crate::board::Board;
 use crate::clock::Clock;
 use crate::daemon::config::{Amounts, Config};
+use crate::daemon::network::NetworkConfig;
 use crate::fabric::Fabric;
 use crate::image::ImageStore;
 use crate::outside::Gateway;
-use crate::outside::dialer::Kernel;
-use crate::outside::names::{NameServers, SystemNames};
+use crate::outside::dialer::{Dialer, Kernel};
+use crate::outside::names::SystemNames;
 use crate::pod::context::PodAddresses;
 use crate::pod::environment::Allocatable;
 use crate::pod::networks::NetworkBook;
@@ -97,7 +98,7 @@ impl NodeParts {
             allocatable: less(total(config), config.reserved),
             pods_max: config.max_pods,
         };
-        let gateway = gateway(clock);
+        let gateway = gateway(clock, &config.network);
         Ok(Self { clock, runtime, images, fetcher, secrets, volumes, host_paths, node, gateway })
     }
 
@@ -150,14 +151,23 @@ fn raise_descriptor_limit() {
 }
 
 /// The way out of the node, on the runtime this is called from.
-fn gateway(clock: Clock) -> Gateway {
+fn gateway(clock: Clock, config: &NetworkConfig) -> Gateway {
     use rustix::process::{Resource, getrlimit};
     // Half of what this process may open: the rest is for the node's own files, volumes and sockets.
     let all = getrlimit(Resource::Nofile).current.unwrap_or(DESCRIPTORS_MAX);
     let descriptors = usize::try_from(all.min(DESCRIPTORS_MAX) / 2).unwrap_or(0);
-    let names = SystemNames::new(NameServers::default());
+    let names = SystemNames::new(config.name_servers.clone());
     let control = tokio::runtime::Handle::current();
-    Gateway::new(Arc::new(Kernel), Arc::new(names), control, clock, descriptors)
+    let dialer: Arc<dyn Dialer> = match &config.test_net {
+        Some(test_net) => {
+            tracing::warn!("addresses kept for documentation lead to this machine: a test");
+            Arc::new(test_net.clone())
+        }
+        None => Arc::new(Kernel),
+    };
+    let gateway = Gateway::new(dialer, Arc::new(names), control, clock, descriptors);
+    gateway.set_loopback_for_all(config.host_loopback_allow_list.clone());
+    gateway
 }
 
 /// Makes a directory that only this user may enter, or checks that it is one.

@@ -51,6 +51,8 @@ pub enum Support {
 pub enum Scope {
     /// One container of a pod: `WORD.podling.dev/CONTAINER`.
     Container,
+    /// A pod: `podling.dev/WORD`.
+    Pod,
     /// A pod, or the pods that a NetworkPolicy selects: `podling.dev/WORD`.
     PodOrPolicy,
 }
@@ -70,7 +72,7 @@ impl AnnotationRow {
     pub fn form(&self) -> String {
         match self.scope {
             Scope::Container => format!("{}.podling.dev/CONTAINER", self.word),
-            Scope::PodOrPolicy => format!("podling.dev/{}", self.word),
+            Scope::Pod | Scope::PodOrPolicy => format!("podling.dev/{}", self.word),
         }
     }
 }
@@ -99,6 +101,14 @@ pub const ANNOTATIONS: &[AnnotationRow] = &[
         note: "Names outside that the pod may look up and reach, separated by commas: `api.example.com:443,*.ntp.org:123/udp`. `*.` stands for every \
                name below. Without a port all ports are meant, with one TCP unless `/udp` follows. On a NetworkPolicy: for the pods it selects. See \
                docs/network.md.",
+    },
+    AnnotationRow {
+        word: "host-loopback",
+        scope: Scope::Pod,
+        values: &["tcp/PORT", "udp/PORT"],
+        note: "Ports of the host's own loopback that the pod may reach, separated by commas: `tcp/5432,udp/53`. It finds them at \
+               `host.podling.internal` (169.254.1.1). Nothing else of the host is ever reached, whatever policy allows. From the API and MQTT only ports \
+               of the node's own list (`network.hostLoopbackAllowList`, docs/configuration.md).",
     },
     AnnotationRow {
         word: "network-audit",

@@ -30,7 +30,7 @@ pub mod test_net;
 mod udp;
 mod way_out;
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -39,6 +39,7 @@ use tracing::debug;
 
 use crate::clock::Clock;
 use crate::net::ResolveError;
+use crate::spec::{HostPort, Pod};
 use address::{Closed, HOST_IP, HOST_NAME};
 use dialer::Dialer;
 use names::{Finding, Found, Names};
@@ -61,7 +62,17 @@ struct Inner {
     control: Handle,
     clock: Clock,
     descriptors: Arc<Semaphore>,
+    /// Ports of the host's loopback that pods from afar may be granted.
+    loopback: OnceLock<Vec<HostPort>>,
 }
+
+/// A pod asks for a port of the host's loopback that its source may not have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "annotation podling.dev/host-loopback asks for {0}, which pods from this source may have only if \
+     network.hostLoopbackAllowList of the node's configuration lists it"
+)]
+pub struct NotGranted(pub HostPort);
 
 /// The addresses of a name: known, or asked for.
 pub enum Asked {
@@ -83,7 +94,30 @@ impl Gateway {
         descriptors: usize,
     ) -> Self {
         let descriptors = Arc::new(Semaphore::new(descriptors.min(Semaphore::MAX_PERMITS)));
-        Self(Arc::new(Inner { dialer, names, control, clock, descriptors }))
+        let loopback = OnceLock::new();
+        Self(Arc::new(Inner { dialer, names, control, clock, descriptors, loopback }))
+    }
+
+    /// Pods whose manifest is no file of this machine may be granted these ports of the host's
+    /// loopback; said once, none before.
+    pub fn set_loopback_for_all(&self, ports: Vec<HostPort>) {
+        // A second list would be a mistake of ours, and grants nothing.
+        let _ = self.0.loopback.set(ports);
+    }
+
+    /// Lets a pod in, with the ports of the host's loopback that its manifest asks for.
+    ///
+    /// # Errors
+    /// If its source may not have one of them.
+    pub fn admit(&self, pod: &Pod) -> Result<PodOutside, NotGranted> {
+        let grants = &pod.network.host_loopback;
+        let known = self.0.loopback.get().map(Vec::as_slice).unwrap_or_default();
+        let ours = pod.source.may_name_files();
+        let refused = grants.iter().find(|port| !ours && !known.contains(port));
+        match refused {
+            Some(port) => Err(NotGranted(*port)),
+            None => Ok(PodOutside::new(pod.key.clone(), grants.clone(), PodLimits::default())),
+        }
     }
 
     /// Looks a name up for the pod.

@@ -11,7 +11,7 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use super::dialer::{Dialer, Dialing, Kernel};
 
 /// What stands where.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TestNet {
     map: BTreeMap<SocketAddr, SocketAddr>,
 }

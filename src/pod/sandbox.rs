@@ -14,8 +14,8 @@ use tokio_util::task::TaskTracker;
 use crate::error::chain;
 use crate::fabric::Attachment;
 use crate::net::{ConnectError, HostAlias, Member, MemberLimits, NetConfig, NoLedger, PodNet};
+use crate::outside::NotGranted;
 use crate::outside::stats::Traffic;
-use crate::outside::{self, PodOutside};
 use crate::pod::context::NodeContext;
 use crate::pod::host_port::{self, PodDoor, PublishError, PublishedPorts};
 use crate::pod::http_probe::Dial;
@@ -33,6 +33,8 @@ pub enum SandboxError {
     Volume(#[from] VolumeError),
     #[error("Failed to create pod sandbox: no pod address is free; the node runs 65534 pods")]
     NoAddress,
+    #[error("Failed to create pod sandbox: {0}")]
+    NotGranted(#[from] NotGranted),
     #[error("Failed to create pod sandbox")]
     Publish(#[source] PublishError),
     #[error("podling failed internally while setting up the pod")]
@@ -45,7 +47,9 @@ impl SandboxError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Volume(e) => e.reason(),
-            Self::NoAddress | Self::Publish(_) | Self::Broken(_) => "FailedCreatePodSandBox",
+            Self::NoAddress | Self::NotGranted(_) | Self::Publish(_) | Self::Broken(_) => {
+                "FailedCreatePodSandBox"
+            }
         }
     }
 
@@ -99,8 +103,7 @@ impl Sandbox {
         let ip = node.addresses.take(&pod.uid).ok_or(SandboxError::NoAddress)?;
         let address = Address { node: Arc::clone(&node), ip };
         let volumes = set_up_volumes(&node, &pod, ip).await?;
-        let outside = PodOutside::new(pod.key.clone(), Vec::new(), outside::PodLimits::default());
-        let outside = Arc::new(outside);
+        let outside = Arc::new(node.gateway.admit(&pod)?);
         let mut config = net_config(&pod, ip);
         config.egress = node.fabric.egress(&pod, ip, node.gateway.way_out(&outside));
         let net = PodNet::new(config);

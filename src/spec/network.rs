@@ -5,7 +5,7 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::ops::RangeInclusive;
 
-use super::NameRule;
+use super::{HostPort, NameRule};
 
 /// The network settings of one pod.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,6 +15,8 @@ pub struct PodNetwork {
     pub service_links: bool,
     /// Names outside that the pod may reach (annotation `podling.dev/egress-names`).
     pub egress_names: Vec<NameRule>,
+    /// Ports of the host's own loopback that the pod asks for (annotation `podling.dev/host-loopback`), each once.
+    pub host_loopback: Vec<HostPort>,
     /// What the pod is denied is let through and written down (annotation `podling.dev/network-audit`).
     pub audit: bool,
 }

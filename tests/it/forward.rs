@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::support::{Node, guest, podling, program, wait_for};
+use super::support::{Node, guest, http_get_socket, podling, program, wait_for};
 
 /// A pod that echoes, on its port 7, published nowhere.
 fn echo(name: &str) -> String {
@@ -234,4 +234,40 @@ fn sockets_and_traffic_are_shown() {
     assert_eq!(row("accepts"), Some(1), "{traffic}");
     let error = node.fails(&["net", "nobody"]);
     assert!(error.contains("pods \"nobody\" not found"), "{error}");
+}
+
+#[test]
+fn traffic_is_in_the_metrics_under_the_names_that_dashboards_know() {
+    let node = Node::start();
+    node.put_manifest("echo.yaml", &echo("echo"));
+    node.wait_ready("echo");
+    listening(&node, "echo");
+    let mut command = podling();
+    command.env("PODLING_SOCKET", node.socket()).args(["port-forward", "echo", ":7"]);
+    let forwarding = Forwarding::start(&mut command);
+    let data = pattern(5000);
+    assert!(exchange(forwarding.port, &data).is_some_and(|answer| answer == data));
+    let uid = node.pod("echo").unwrap()["metadata"]["uid"].as_str().unwrap().to_owned();
+    let of_pod = format!("namespace=\"default\",pod=\"echo\",uid=\"{uid}\"");
+    let metrics = http_get_socket(&node.socket(), "/metrics").unwrap();
+    let value = |name: &str, more: &str| {
+        let start = format!("{name}{{{of_pod}{more}}} ");
+        let line = metrics.lines().find_map(|line| line.strip_prefix(&start));
+        line.and_then(|value| value.parse::<u64>().ok())
+    };
+    let of_echo = ",container=\"echo\"";
+    let received = value("container_network_receive_bytes_total", of_echo);
+    assert_eq!(received, Some(5000), "{metrics}");
+    assert_eq!(value("container_network_transmit_bytes_total", of_echo), Some(5000));
+    let accepted = value("podling_net_connections_total", ",container=\"echo\",direction=\"in\"");
+    assert_eq!(accepted, Some(1), "{metrics}");
+    assert_eq!(value("podling_portforward_connections_total", ""), Some(1));
+    assert_eq!(value("podling_outside_connections_total", ""), Some(0));
+    // Each family stands once: Prometheus refuses anything else.
+    let mut families: Vec<&str> =
+        metrics.lines().filter_map(|line| line.strip_prefix("# TYPE ")).collect();
+    let all = families.len();
+    families.sort_unstable();
+    families.dedup();
+    assert_eq!(families.len(), all, "{metrics}");
 }

@@ -8,13 +8,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::super::support::{ANNOTATIONS, AnnotationRow, Scope};
 use super::check::Check;
 use super::{METADATA, Path, names};
-use crate::spec::{NameRule, OnMemoryLimit, StopSignal};
+use crate::spec::{HostPort, NameRule, OnMemoryLimit, StopSignal};
 
 /// The settings of all containers, by name, and those of the pod.
 #[derive(Debug, Default)]
 pub(super) struct Annotations {
     stop_signal: BTreeMap<String, StopSignal>,
     on_memory_limit: BTreeMap<String, OnMemoryLimit>,
+    pub(super) host_loopback: Vec<HostPort>,
     pub(super) of_object: OfObject,
 }
 
@@ -49,7 +50,7 @@ fn find(key: &str) -> Option<&'static AnnotationRow> {
     let (prefix, name) = key.split_once('/')?;
     ANNOTATIONS.iter().find(|row| match row.scope {
         Scope::Container => prefix.strip_suffix(".podling.dev") == Some(row.word),
-        Scope::PodOrPolicy => prefix == "podling.dev" && name == row.word,
+        Scope::Pod | Scope::PodOrPolicy => prefix == "podling.dev" && name == row.word,
     })
 }
 
@@ -95,6 +96,7 @@ impl Annotations {
             };
             match row.scope {
                 Scope::PodOrPolicy => read.of_object.set(row, value, &path, check),
+                Scope::Pod => read.host_loopback = host_ports(value, &path, check),
                 Scope::Container => {
                     let container = key.split_once('/').map_or("", |(_, container)| container);
                     if !has_container(pod, container) {
@@ -131,6 +133,19 @@ impl Annotations {
             }
         }
     }
+}
+
+/// Reads `tcp/5432,udp/53`.
+fn host_ports(value: &str, path: &Path<'_>, check: &mut Check<'_>) -> Vec<HostPort> {
+    let mut ports = Vec::new();
+    for text in value.split(',').map(str::trim) {
+        match HostPort::parse(text) {
+            Some(port) if ports.contains(&port) => check.duplicate(path, text),
+            Some(port) => ports.push(port),
+            None => check.invalid(path, text, "must be tcp/PORT or udp/PORT, separated by commas"),
+        }
+    }
+    ports
 }
 
 fn has_container(pod: &corev1::Pod, name: &str) -> bool {

@@ -28,6 +28,7 @@ pub(super) fn lower(
         dns: dns(spec, check),
         service_links: spec.enable_service_links.unwrap_or(true),
         egress_names: annotations.of_object.egress_names.clone(),
+        host_loopback: annotations.host_loopback.clone(),
         audit: annotations.of_object.audit,
     }
 }

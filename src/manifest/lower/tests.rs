@@ -852,3 +852,29 @@ fn the_whole_is_said_in_kubernetes_one_sentence() {
     assert_eq!(errors[0].cause_reason(), "FieldValueRequired");
     assert_eq!(errors[0].cause_message(), "Required value");
 }
+
+#[test]
+fn ports_of_the_hosts_loopback_are_asked_for_one_by_one() {
+    let asked = |value: &str| {
+        let metadata = format!("name: p, annotations: {{podling.dev/host-loopback: '{value}'}}");
+        let lowered = try_lower(&pod_of(&metadata, C), &Source::Api);
+        lowered.map(|lowered| {
+            lowered.pod.network.host_loopback.iter().map(ToString::to_string).collect::<Vec<_>>()
+        })
+    };
+    assert_eq!(asked("tcp/5432, udp/53").unwrap(), ["tcp/5432", "udp/53"]);
+    for (value, expected) in [
+        (
+            "5432",
+            "metadata.annotations[podling.dev/host-loopback]: Invalid value: \"5432\": must be tcp/PORT",
+        ),
+        ("", "metadata.annotations[podling.dev/host-loopback]: Invalid value: \"\""),
+        (
+            "tcp/1,tcp/1",
+            "metadata.annotations[podling.dev/host-loopback]: Duplicate value: \"tcp/1\"",
+        ),
+    ] {
+        let errors = asked(value).unwrap_err();
+        assert!(errors.len() == 1 && errors[0].starts_with(expected), "{value}: {errors:?}");
+    }
+}

@@ -10,7 +10,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::kit::{NoNames, Stuck, World, at, test_net, until};
 use crate::net::{ConnectError, OpenError, ReadError, Stream};
-use crate::outside::PodLimits;
+use crate::outside::{NotGranted, PodLimits};
+use crate::spec::{HostPort, Source};
+use crate::testkit::pods::{self, Tweak as _};
 
 async fn listener() -> (TcpListener, SocketAddr) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -284,4 +286,27 @@ async fn an_address_that_does_not_answer_is_given_up() {
     let to = at("192.0.2.1:80");
     let late = world.module.connect(to).unwrap().await.unwrap_err();
     assert_eq!(late, ConnectError::TimedOut(to));
+}
+
+#[tokio::test]
+async fn a_pod_from_afar_is_granted_what_the_node_lists_and_no_more() {
+    let world = World::mapped(&[]);
+    let grant = |text: &str| HostPort::parse(text).unwrap();
+    let pod = |source: Source, ports: &[&str]| {
+        pods::pod([pods::regular("c")]).tweak(|pod| {
+            pod.source = source;
+            pod.network.host_loopback = ports.iter().map(|port| grant(port)).collect();
+        })
+    };
+    let file = Source::Folder("/etc/pods/a.yaml".into());
+    assert!(world.gateway.admit(&pod(file, &["tcp/5432"])).is_ok_and(|pod| pod.has_grants()));
+    assert!(world.gateway.admit(&pod(Source::Api, &[])).is_ok_and(|pod| !pod.has_grants()));
+    let refused = world.gateway.admit(&pod(Source::Api, &["tcp/5432"])).unwrap_err();
+    assert_eq!(refused, NotGranted(grant("tcp/5432")), "nothing is listed by default");
+    world.gateway.set_loopback_for_all(vec![grant("tcp/5432")]);
+    for source in [Source::Api, Source::Mqtt] {
+        assert!(world.gateway.admit(&pod(source.clone(), &["tcp/5432"])).is_ok());
+        let refused = world.gateway.admit(&pod(source, &["tcp/5432", "udp/5432"])).unwrap_err();
+        assert_eq!(refused, NotGranted(grant("udp/5432")));
+    }
 }
