@@ -21,6 +21,9 @@ mod records;
 mod reports;
 mod task;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
