@@ -81,6 +81,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "manifest",
             "mqtt",
             "pod",
+            "secret",
             "source",
             "spec",
             "store",

@@ -8,6 +8,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use k8s_openapi::api::core::v1::Secret;
 use tracing::info;
 
 use super::desired::{Accepted, Offered, SourceConflict};
@@ -25,6 +26,7 @@ use crate::mqtt::intent::{Artifact, Manifest, Release};
 use crate::mqtt::protocol::Admission;
 use crate::pod::exec::{ExecAsk, ExecRefused};
 use crate::pod::logs::PodLogs;
+use crate::secret::{self, Form};
 use crate::source::mqtt::{INTENT_ANNOTATION, Node};
 use crate::spec::{Container, ContainerName, ImageRef, Pod, PodKey, PodUid, Source};
 
@@ -208,7 +210,9 @@ impl NodeTask {
         let (mut pods, mut data, mut warnings) = (vec![], vec![], vec![]);
         // Rejected ones are looked at as well: their author should see all that is wrong at once.
         let usable = parsed.documents.into_iter().map(|d| d.object);
-        for mut object in usable.chain(parsed.rejected.into_iter().map(|d| d.object)) {
+        let all = usable.chain(parsed.rejected.into_iter().map(|d| d.object));
+        let sealed = self.sealed_secrets(release, &mut causes);
+        for mut object in all.chain(sealed) {
             object
                 .metadata_mut()
                 .namespace
@@ -265,6 +269,34 @@ impl NodeTask {
             Offer::Data(object) => Ok((object, warnings)),
             Offer::Pod(_) => Err(vec![]),
         }
+    }
+
+    /// Why a Secret must not come this way, or is of no use here.
+    fn secret_faults(&self, secret: &Secret) -> Vec<Cause> {
+        if Form::of(secret).is_ok_and(|form| form == Form::Plain) {
+            // In clear it would stand in the broker's files, and in everybody's who listens.
+            let message =
+                "a Secret over MQTT must be encrypted to the node (podling.dev/encryption)";
+            return vec![Cause::new("FieldValueForbidden", "data", message)];
+        }
+        let faults = secret::check(secret, self.node.secrets.as_ref());
+        faults.into_iter().map(|fault| Cause::invalid(&fault.field, fault.message)).collect()
+    }
+
+    /// The Secrets that came sealed beside the manifest, as objects; what cannot be opened here is named by its place in the intent.
+    fn sealed_secrets(&self, release: &Release, causes: &mut Vec<Cause>) -> Vec<Object> {
+        let mut objects = vec![];
+        for (index, sealed) in release.intent.secrets.iter().enumerate() {
+            let object =
+                secret::sealed_object(&release.key.namespace, &sealed.name, &sealed.sealed);
+            let faults = secret::check(&object, self.node.secrets.as_ref());
+            if faults.is_empty() {
+                objects.push(Object::Secret(Box::new(object)));
+            }
+            let field = format!("secrets[{index}].sealed");
+            causes.extend(faults.into_iter().map(|fault| Cause::invalid(&field, fault.message)));
+        }
+        objects
     }
 
     fn remote_pod(

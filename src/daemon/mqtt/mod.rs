@@ -92,7 +92,7 @@ impl Remote {
         };
         let crashes = crashes::Watch::begin(store, &mut records);
         let (trust, mut off) = trust(&mqtt);
-        let config = protocol_config(&mqtt, config, trust, crashes.is_safe_mode());
+        let config = protocol_config(&mqtt, config, node, trust, crashes.is_safe_mode());
         let present = node.images.contents().unwrap_or_else(|error| {
             warn!(cause = %chain(&error), "the image store cannot be read");
             BTreeSet::new()
@@ -286,6 +286,7 @@ fn read_anchor(path: PathBuf) -> Result<AnchorFile, String> {
 fn protocol_config(
     mqtt: &MqttConfig,
     config: &Config,
+    node: &NodeContext,
     trust: Trust,
     safe_mode: bool,
 ) -> protocol::Config {
@@ -302,6 +303,7 @@ fn protocol_config(
             features,
             architecture: std::env::consts::ARCH.to_owned(),
             compiler: cfg!(feature = "compiler"),
+            recipient: node.secrets.as_ref().map(|secrets| secrets.recipient().to_string()),
             ..Capabilities::default()
         },
         boot: uuid::Uuid::new_v4().to_string(),

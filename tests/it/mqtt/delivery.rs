@@ -2,6 +2,7 @@
 
 use podling::mqtt::command::{Arguments, Verb};
 use podling::mqtt::controller;
+use podling::mqtt::intent::SealedSecret;
 
 use super::rig::{NODE, Rig};
 use crate::support::{container, is_ready, restarts, wait_for};
@@ -202,6 +203,42 @@ fn a_command_runs_beside_a_module_where_the_node_allows_it() {
     assert_eq!(restarts(&node.pod("web").unwrap(), "c"), 0);
     let (_, outcome) = rig.command(Verb::Logs, Arguments { command: vec![], ..exec(&[]) });
     assert_eq!(outcome["reason"], "NotSupported", "not in this node's list: {outcome}");
+}
+
+#[test]
+fn a_sealed_secret_reaches_the_module_and_nothing_that_can_be_read() {
+    let Some(rig) = Rig::start() else { return };
+    let node = rig.node();
+    node.load("exit");
+    let status = rig.wait_topic(&format!("{STATUS}/node"), "there", |s| {
+        s["capabilities"]["recipient"].is_string()
+    });
+    let recipient = status["capabilities"]["recipient"].as_str().unwrap().parse().unwrap();
+    let secret = serde_json::json!({
+        "apiVersion": "v1", "kind": "Secret", "metadata": {"name": "code", "namespace": "default"},
+        "stringData": {"code": "42"}
+    });
+    let sealed = podling::secret::encrypt(&recipient, secret.to_string().as_bytes()).unwrap();
+    let env = "    env: [{name: EXIT_CODE, valueFrom: {secretKeyRef: {name: code, key: code}}}]\n  restartPolicy: Never\n";
+    let mut intent = rig.intent_of("exit", "web", env);
+    intent.intent.secrets.push(SealedSecret { name: "code".into(), sealed: sealed.clone() });
+    rig.send(&rig.sign(&intent));
+    let pod = node.wait_pod("web", "at its end", |pod| pod["status"]["phase"] == "Failed");
+    assert_eq!(container(&pod, "c")["state"]["terminated"]["exitCode"], 42, "{pod:#}");
+    let shown = node.ok(&["get", "secret", "code", "-o", "yaml"]);
+    assert!(!shown.contains("NDI=") && shown.contains("age-secret"), "{shown}");
+    // For another node's key it is of no use, and whoever sent it hears so.
+    let mut foreign = rig.intent_of("exit", "other", env);
+    let stranger =
+        "age1apxrejfawdg5pvqu4kfutzvqfp60qk5ptcd3r93skc7ud5lp9pkqvakx8n".parse().unwrap();
+    let sealed = podling::secret::encrypt(&stranger, b"{}").unwrap();
+    foreign.intent.secrets.push(SealedSecret { name: "code2".into(), sealed });
+    rig.send(&rig.sign(&foreign));
+    rig.wait_status("other", "refused", |status| {
+        let refused = &status["documents"][0]["refused"];
+        refused["reason"] == "Invalid"
+            && refused["errors"].to_string().contains("not encrypted to this node's key")
+    });
 }
 
 #[test]
