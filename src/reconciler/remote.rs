@@ -256,12 +256,18 @@ impl NodeTask {
             let message = format!("{kind} {} must be in the pod's namespace", object.name());
             return Err(vec![Cause::invalid("metadata.namespace", message)]);
         }
-        // A Secret in clear would stand in the broker's files.
-        if !matches!(object, Object::ConfigMap(_)) {
-            let message = format!(
-                "{kind}: only a Pod and its ConfigMaps; Secrets arrive sealed, in `secrets`"
-            );
-            return Err(vec![Cause::new("FieldValueNotSupported", "kind", message)]);
+        match &object {
+            Object::ConfigMap(_) => {}
+            Object::Secret(secret) => {
+                let faults = self.secret_faults(secret);
+                if !faults.is_empty() {
+                    return Err(faults);
+                }
+            }
+            Object::Pod(_) | Object::Service(_) | Object::NetworkPolicy(_) => {
+                let message = format!("{kind}: only a Pod, its ConfigMaps and its sealed Secrets");
+                return Err(vec![Cause::new("FieldValueNotSupported", "kind", message)]);
+            }
         }
         let (offer, warnings) = offer(object, &Source::Mqtt, &self.node.node.name)
             .map_err(|errors| errors.iter().map(Cause::from).collect::<Vec<_>>())?;
