@@ -27,8 +27,9 @@ const CONN_MAX: u64 = NUMBER_MAX - CONN_BLOCK * 1024;
 /// How long a refused subscription waits.
 const RESUBSCRIBE: Duration = Duration::from_secs(300);
 
-/// Least time between two requests for everything retained.
-const RESYNC: Duration = Duration::from_secs(5);
+/// Least time between two requests for everything retained; doubled, up to the second, while one follows the other: what does
+/// not fit in a queue once does not fit twice.
+const RESYNC: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(300));
 
 /// Births that may answer stale wills within [`REBIRTH_WINDOW`]; after that another client must be using this identity.
 const REBIRTHS_MAX: u32 = 8;
@@ -60,6 +61,7 @@ pub(super) struct Connection {
     /// When everything retained was last asked for.
     synced_at: Option<Timestamp>,
     resync_wanted: bool,
+    resync_wait: Duration,
     /// When what is missing counts as missing.
     pub(super) sync_until: Option<Timestamp>,
     rebirths: u32,
@@ -106,7 +108,7 @@ impl Connection {
     }
 
     fn resync_at(&self) -> Option<Timestamp> {
-        self.synced_at.map(|at| at.plus(RESYNC))
+        self.synced_at.map(|at| at.plus(self.resync_wait.max(RESYNC.0)))
     }
 
     /// What is to be said of the connection, while it is up.
@@ -264,6 +266,12 @@ impl Protocol {
         let refused = self.connection.resubscribe_at.is_some_and(|at| at <= self.now);
         let wanted = self.connection.resync_wanted
             && self.connection.resync_at().is_none_or(|at| at <= self.now);
+        if wanted {
+            let (now, wait) = (self.now, self.connection.resync_wait);
+            let quiet = self.connection.synced_at.is_none_or(|at| now.since(at) > RESYNC.1 * 2);
+            let next = if quiet { RESYNC.0 } else { wait * 2 };
+            self.connection.resync_wait = next.clamp(RESYNC.0, RESYNC.1);
+        }
         if refused || wanted {
             self.subscribe();
         }

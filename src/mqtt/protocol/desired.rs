@@ -14,7 +14,7 @@ use crate::mqtt::intent::Release;
 use crate::mqtt::record::{Floor, IndexMark};
 use crate::mqtt::status::{Condition, RefusedStatus};
 use crate::mqtt::topic::Scope;
-use crate::mqtt::trust::Role;
+use crate::mqtt::trust::{Role, Signer};
 use crate::mqtt::version::{Order, Version, compare};
 use crate::spec::PodKey;
 
@@ -65,7 +65,6 @@ impl Protocol {
                 self.refused_node = None;
                 self.node.want.index =
                     Some(IndexMark { version: index.version, digest: index.digest });
-                self.clocks.raise(index.issued_ms);
                 self.desired.coming = Some(index);
             }
             Err(refusal) => self.refuse_node("index", payload, refusal),
@@ -85,7 +84,7 @@ impl Protocol {
             return Ok(None);
         }
         let topics = &self.config.topics;
-        self.config.trust.verify(&envelope, Role::Intent, topics.tenant(), None)?;
+        let signer = self.config.trust.verify(&envelope, Role::Intent, topics.tenant(), None)?;
         let index = Index::read(&envelope.payload)?;
         if index.tenant != topics.tenant() || index.node != topics.node() {
             let message = format!("it is for node {} of tenant {}", index.node, index.tenant);
@@ -94,7 +93,12 @@ impl Protocol {
         self.config.trust.check_epoch(index.version.epoch)?;
         let held = mark.map_or(0, |(version, _)| version.generation);
         match compare(mark, index.version, index.digest) {
-            Order::Newer => Ok(Some(index)),
+            Order::Newer => {
+                if let Signer::Key(_) = signer {
+                    self.clocks.raise(index.issued_ms);
+                }
+                Ok(Some(index))
+            }
             Order::Same => Ok(None),
             Order::Stale => {
                 Err(Refusal::new(Reason::Stale, format!("revision {held} was accepted")))

@@ -21,7 +21,7 @@ use crate::mqtt::intent::Release;
 use crate::mqtt::record::Line;
 use crate::mqtt::status::RefusedStatus;
 use crate::mqtt::topic::{Inbound, Scope};
-use crate::mqtt::trust::Role;
+use crate::mqtt::trust::{Role, Signer};
 use crate::mqtt::version::{Order, Version, compare};
 use crate::spec::PodKey;
 
@@ -109,7 +109,9 @@ impl Protocol {
         let release = Release::read(&envelope.payload, signer.keyid()).map_err(|r| (None, r))?;
         let version = release.revision.version;
         self.judge_release(&release, scope, key).map_err(|refusal| (Some(version), refusal))?;
-        self.clocks.raise(release.issued_ms);
+        if let Signer::Key(_) = signer {
+            self.clocks.raise(release.issued_ms);
+        }
         Ok(release)
     }
 

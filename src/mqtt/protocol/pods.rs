@@ -99,6 +99,14 @@ impl Pod {
         self.record.want.lines.values().map(of_line).max().unwrap_or(none)
     }
 
+    /// Whether a try of this document was counted in this life of the daemon.
+    pub(super) fn is_tried(&self, release: &Release) -> bool {
+        let same = |(scope, revision): &(Scope, Revision)| {
+            *scope == release.scope && *revision == release.revision
+        };
+        self.tried.as_ref().is_some_and(same)
+    }
+
     /// An accepted document has not come on this connection.
     pub(super) fn is_unseen(&self, conn: u64) -> bool {
         self.record

@@ -176,6 +176,8 @@ impl Protocol {
             (Stage::RolledBack, Some(good)) => Some(good),
             (Stage::RolledBack, None) => None,
             _ if ended.held => None,
+            // It was never good, and the daemon has been dying: not in this life of it.
+            (Stage::Failed, _) if self.config.safe_mode && !pod.is_tried(lead) => None,
             _ => Some(Arc::clone(lead)),
         };
         let needs: Vec<&Artifact> = runs.iter().flat_map(|r| &r.intent.artifacts).collect();
@@ -239,10 +241,10 @@ impl Protocol {
 
     /// Whether this try may begin: it is counted, and the count is on disk.
     fn count_try(&mut self, key: &PodKey, pod: &mut Pod, lead: &Arc<Release>) -> bool {
-        let id = (lead.scope.clone(), lead.revision.clone());
+        let tried = pod.is_tried(lead);
         let Some(rollout) = &mut pod.record.want.rollout else { return false };
         // Zero: it led before in this life, and leads anew.
-        if pod.tried.as_ref() != Some(&id) || rollout.attempts == 0 {
+        if !tried || rollout.attempts == 0 {
             let attempts = rollout.attempts;
             if attempts > 0 && self.config.safe_mode {
                 let message = "the daemon has died several times, and this was being tried";
@@ -255,7 +257,7 @@ impl Protocol {
                 return false;
             }
             rollout.attempts += 1;
-            pod.tried = Some(id);
+            pod.tried = Some((lead.scope.clone(), lead.revision.clone()));
         }
         let counted =
             |r: &crate::mqtt::record::Rollout| (r.revision.clone(), r.scope.clone(), r.attempts);

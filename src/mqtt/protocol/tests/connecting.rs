@@ -210,6 +210,47 @@ fn a_lost_message_is_asked_for_again() {
 }
 
 #[test]
+fn a_queue_that_is_always_too_small_does_not_become_the_traffic() {
+    let mut lab = Lab::online();
+    let before = lab.subscribed.len();
+    for _ in 0..3600 {
+        lab.input(Input::Missed);
+        lab.seconds(1);
+    }
+    let asked = lab.subscribed.len() - before;
+    assert!((10..=20).contains(&asked), "{asked} times in an hour");
+    // After a quiet time a loss is mended as quickly as ever.
+    lab.seconds(700);
+    let before = lab.subscribed.len();
+    lab.input(Input::Missed);
+    lab.seconds(5);
+    lab.input(Input::Missed);
+    lab.seconds(5);
+    assert_eq!(lab.subscribed.len(), before + 2);
+}
+
+#[test]
+fn a_time_that_nobody_signed_moves_no_clock() {
+    let far = |intent| crate::mqtt::intent::PodIntent {
+        issued_at: "2900-01-01T00:00:00Z".into(),
+        ..intent
+    };
+    for (mode, shown) in
+        [(crate::mqtt::trust::Mode::Warn, true), (crate::mqtt::trust::Mode::Require, false)]
+    {
+        let mut config = config();
+        config.trust = trust(mode);
+        let mut lab = Lab::with(config);
+        lab.connect();
+        let key = if shown { secret(70) } else { controller_key() };
+        let intent = far(intent("web", 1));
+        lab.publish(&crate::mqtt::controller::intent(&tree(), &intent, &[&key]).unwrap());
+        lab.settle();
+        assert_eq!(lab.status("web").stamp.time.is_some(), shown, "{mode:?}");
+    }
+}
+
+#[test]
 fn a_clock_that_cannot_be_right_is_not_shown() {
     let mut lab = Lab::new();
     lab.now = crate::clock::Timestamp::new(lab.now.mono(), 0);

@@ -240,6 +240,21 @@ fn in_safe_mode_what_was_being_tried_is_not_tried_again() {
 }
 
 #[test]
+fn in_safe_mode_what_was_never_good_stays_down() {
+    let mut lab = Lab::online();
+    lab.send(&intent("web", 1));
+    lab.report("web", crashed(2));
+    lab.seconds(301);
+    assert_eq!(how(&mut lab).0, Stage::Failed);
+    lab.config.safe_mode = true;
+    lab.restart();
+    assert_eq!(lab.runs("web"), None);
+    lab.config.safe_mode = false;
+    lab.restart();
+    assert_eq!(lab.runs("web"), Some(1));
+}
+
+#[test]
 fn while_it_is_fetched_after_a_power_cut_the_good_one_runs() {
     let mut lab = good_one();
     lab.send(&with_artifact("module", intent("web", 2)));
