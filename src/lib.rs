@@ -55,5 +55,9 @@ pub mod daemon;
 pub mod play;
 pub mod server;
 
+// What a fuzzer calls.
+#[doc(hidden)]
+pub mod fuzzing;
+
 #[cfg(test)]
 pub mod testkit;

@@ -101,6 +101,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "outside", "play", "runtime", "secret", "server", "spec",
         ],
     ),
+    ("fuzzing", &["artifact", "clock", "image", "manifest", "mqtt", "spec", "store"]),
     ("main", &["cli", "error"]),
     ("lib", &[]),
 ];

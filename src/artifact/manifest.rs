@@ -35,7 +35,7 @@ pub const ACCEPT: &str = "application/vnd.oci.image.manifest.v1+json, \
 pub const MANIFEST_BYTES_MAX: usize = 512 * 1024;
 
 /// Where to go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Choice {
     /// The module.
     Layer { digest: Digest, size: u64 },
