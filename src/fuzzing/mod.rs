@@ -220,6 +220,7 @@ pub fn block(data: &[u8]) -> Trace {
     let mut pull = Pull::new(errand, now);
     let mut written = 0;
     let mut step = |pull: &mut Pull, now, input| {
+        let is_tick = matches!(input, Input::Tick);
         for output in pull.step(now, input) {
             match output {
                 Output::Ask(request) => {
@@ -227,7 +228,8 @@ pub fn block(data: &[u8]) -> Trace {
                     assert_eq!(again.expect("our own request"), request);
                 }
                 Output::Write(bytes) => written += bytes.len() as u64,
-                Output::WakeAt(at) => assert!(at >= now),
+                // A block may come after the time to look has come; a look that leads to the next at once would spin.
+                Output::WakeAt(at) => assert!(at > now || !is_tick),
                 Output::Complete => assert_eq!(written, errand.total),
                 Output::GiveUp => {}
             }

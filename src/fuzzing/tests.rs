@@ -14,7 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 use crate::artifact::block::{Block, Body};
-use crate::mqtt::{controller, kit};
+use crate::mqtt::kit;
 use crate::store::record::{Label, seal};
 
 use super::*;
@@ -310,5 +310,4 @@ fn the_corpus_holds_what_the_program_writes() {
         }
         assert!(file.exists(), "{} is missing: PODLING_UPDATE_CORPUS=1", file.display());
     }
-    let _ = controller::read;
 }
