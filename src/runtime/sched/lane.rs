@@ -29,7 +29,11 @@ pub(super) struct Lane {
     pub(super) step_back: AtomicBool,
     /// Set by whoever wants the thread to go on.
     awake: AtomicBool,
+    /// Times that whoever had the turn looked up.
+    pub(super) looks: AtomicU64,
     pub(super) thread: OnceLock<Thread>,
+    /// Where the kernel tells what the thread does.
+    stat: OnceLock<String>,
 }
 
 impl Lane {
@@ -60,6 +64,27 @@ impl Lane {
     fn count(&self) {
         let turns = self.turns.load(Ordering::Relaxed);
         self.turns.store(turns.wrapping_add(1), Ordering::Release);
+    }
+
+    /// This thread is the lane from now on.
+    pub(super) fn occupy(&self) {
+        let thread = rustix::thread::gettid().as_raw_nonzero();
+        let _ = self.stat.set(format!("/proc/self/task/{thread}/stat"));
+        let _ = self.thread.set(std::thread::current());
+    }
+
+    /// Whoever has the turn looks up: it is not in a host function.
+    pub(super) fn look(&self) {
+        let looks = self.looks.load(Ordering::Relaxed);
+        self.looks.store(looks.wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Whether the thread waits for something in the kernel. Costs some microseconds.
+    pub(super) fn sleeps(&self) -> bool {
+        // After the name, in brackets, which may contain anything: one letter.
+        let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+        let stat = self.stat.get().and_then(|path| std::fs::read_to_string(path).ok());
+        matches!(stat.and_then(state), Some('S' | 'D'))
     }
 
     /// Waits until somebody wants this thread. Called by its own thread only.

@@ -19,6 +19,9 @@
 //! steps back if somebody who waits has used less than it has by then. Whoever wakes up and has used less than all who run
 //! makes the epoch turn at once, so that a timer or a datagram does not wait for the tick.
 //!
+//! **A host function that holds its thread** (a disk that hesitates) holds nobody else: while somebody waits, the ticker puts a spare lane on duty
+//! for each that is held, and takes it off again (`watch.rs`).
+//!
 //! **Nothing is lost.** The common queue and the list of idle lanes are under one lock; what is in a local queue is run by its own lane
 //! at the end of its turn at the latest.
 
@@ -29,6 +32,8 @@ mod task;
 #[cfg(test)]
 mod tests;
 mod ticker;
+mod turns;
+mod watch;
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -39,11 +44,12 @@ use std::time::Duration;
 use super::cputime::monotonic_ns;
 use lane::{Lane, being, here};
 use queue::FairQueue;
-use task::{Task, Turn};
+use task::Task;
 use ticker::{Bell, Ticker};
 
 pub(crate) use share::{PodShare, Share};
 pub(crate) use ticker::Epochs;
+pub(crate) use turns::{should_step_back, turn_began};
 
 /// A turn younger than this goes on at a tick, and whom it wakes waits for its end: most turns of modules that answer each other are
 /// far shorter.
@@ -56,6 +62,10 @@ const ALONE_NS: u64 = 100_000;
 
 /// Virtual time by which the common clock may lag behind, so that not every turn writes to it.
 const CLOCK_GRAIN: u64 = 10_000;
+
+/// Lanes in reserve, for those whose thread a host function holds. Each costs a thread while it is needed, and a parked one afterwards; disks that
+/// hold more than these at once hold the node.
+const SPARE_LANES: usize = 8;
 
 /// Stack of a lane. Guests have stacks of their own; this one carries polls and destructors.
 const LANE_STACK_BYTES: usize = 2 << 20;
@@ -77,6 +87,13 @@ pub(crate) struct Inner {
     first: AtomicU64,
     /// Lanes that have nothing to do.
     idle: AtomicUsize,
+    /// Lanes that take tasks, and how many may.
+    on_duty: AtomicUsize,
+    allowed: AtomicUsize,
+    /// Threads that run guests when no host function holds one.
+    threads: usize,
+    /// Where guests' timers and blocking work are.
+    io: tokio::runtime::Handle,
     /// Times that a lane was woken.
     wakeups: AtomicU64,
     /// Virtual time as those see it who come back.
@@ -89,7 +106,12 @@ pub(crate) struct Inner {
 #[derive(Debug)]
 struct Core {
     queue: FairQueue<Arc<Task>>,
+    /// Lanes that have nothing to do.
     idle: Vec<usize>,
+    /// Lanes that are off duty: there are enough without them.
+    resting: Vec<usize>,
+    /// Lanes that have a thread: the first ones.
+    started: usize,
     lanes_alive: usize,
     ending: bool,
 }
@@ -115,16 +137,22 @@ impl Scheduler {
         epochs: Epochs,
     ) -> std::io::Result<Self> {
         let inner = Arc::new(Inner {
-            lanes: (0..threads).map(|_| Lane::default()).collect(),
+            lanes: (0..threads + SPARE_LANES).map(|_| Lane::default()).collect(),
             core: Mutex::new(Core {
                 queue: FairQueue::default(),
-                idle: Vec::with_capacity(threads),
+                idle: Vec::new(),
+                resting: Vec::new(),
+                started: 0,
                 lanes_alive: 0,
                 ending: false,
             }),
             lane_ended: Condvar::new(),
             first: AtomicU64::new(u64::MAX),
             idle: AtomicUsize::new(0),
+            on_duty: AtomicUsize::new(0),
+            allowed: AtomicUsize::new(threads),
+            threads,
+            io: io.clone(),
             wakeups: AtomicU64::new(0),
             clock: AtomicU64::new(0),
             tasks: Mutex::default(),
@@ -132,19 +160,8 @@ impl Scheduler {
             bell: Arc::default(),
         });
         let scheduler = Self { ticker: Ticker::start(&inner)?, inner };
-        for index in 0..threads {
-            let (inner, io) = (Arc::clone(&scheduler.inner), io.clone());
-            inner.core().lanes_alive += 1;
-            let lane =
-                std::thread::Builder::new().name("guest".into()).stack_size(LANE_STACK_BYTES);
-            let started = lane.spawn(move || {
-                let _io = io.enter();
-                let _ = inner.lanes[index].thread.set(std::thread::current());
-                being(&inner, index, || inner.run_lane(index));
-                inner.lane_over();
-            });
-            if let Err(error) = started {
-                scheduler.inner.lane_over();
+        for _ in 0..threads {
+            if let Err(error) = scheduler.inner.start_lane() {
                 scheduler.stop(Duration::ZERO);
                 return Err(error);
             }
@@ -283,80 +300,27 @@ impl Inner {
         }
     }
 
-    // ---- on a lane
-
-    fn run_lane(&self, index: usize) {
-        let lane = &self.lanes[index];
-        while let Some(task) = self.next(index, lane) {
-            lane.begin(task.share.used(), monotonic_ns());
-            let turn = task.turn();
-            lane.end();
-            self.advance_clock(task.share.used());
-            match turn {
-                Turn::Again => self.again(lane, task),
-                Turn::Idle => task.share.leave(),
-                Turn::Over => {
-                    task.share.leave();
-                    self.over(&task);
-                }
-            }
-        }
-    }
-
-    /// Waits for something to do; `None`: the lane is to end.
-    fn next(&self, index: usize, lane: &Lane) -> Option<Arc<Task>> {
-        loop {
-            let local = lane.local().pop_front();
-            if let Some(task) = local {
-                if task.share.used() <= self.first.load(Ordering::Relaxed) {
-                    return Some(task);
-                }
-                self.push(task, false);
-            }
+    /// Puts one more lane on duty, with a thread of its own.
+    fn start_lane(self: &Arc<Self>) -> std::io::Result<()> {
+        let index = {
             let mut core = self.core();
-            if let Some(task) = core.queue.pop() {
-                self.first.store(core.queue.first(), Ordering::Relaxed);
-                // One wake-up may have stood for several tasks.
-                let helper = if core.queue.len() > 0 { self.take_idle(&mut core) } else { None };
-                drop(core);
-                if let Some(helper) = helper {
-                    self.wake(helper);
-                }
-                return Some(task);
-            }
-            if core.ending && self.tasks().alive.is_empty() {
-                return None;
-            }
-            core.idle.push(index);
-            self.idle.store(core.idle.len(), Ordering::SeqCst);
-            drop(core);
-            lane.park();
-        }
-    }
-
-    /// `task` wants to go on after its turn.
-    fn again(&self, lane: &Lane, task: Arc<Task>) {
-        task.share.go_on(self.clock.load(Ordering::Relaxed));
-        let mut local = lane.local();
-        if local.is_empty() && self.first.load(Ordering::Relaxed) == u64::MAX {
-            local.push_back(task);
-            return;
-        }
-        let others = !local.is_empty();
-        drop(local);
-        // This lane takes one of both; an idle one may have the other.
-        self.push(task, others && self.idle.load(Ordering::Relaxed) > 0);
-    }
-
-    fn over(&self, task: &Task) {
-        let last = {
-            let mut tasks = self.tasks();
-            tasks.alive.remove(&task.id);
-            tasks.alive.is_empty()
+            core.lanes_alive += 1;
+            core.started += 1;
+            core.started - 1
         };
-        if last && self.core().ending {
-            self.unpark_all();
-        }
+        self.on_duty.fetch_add(1, Ordering::Relaxed);
+        let inner = Arc::clone(self);
+        let thread = std::thread::Builder::new().name("guest".into()).stack_size(LANE_STACK_BYTES);
+        let started = thread.spawn(move || {
+            let _io = inner.io.enter();
+            inner.lanes[index].occupy();
+            being(&inner, index, || inner.run_lane(index));
+            inner.lane_over();
+        });
+        started.map(drop).inspect_err(|_| {
+            self.core().started -= 1;
+            self.lane_over();
+        })
     }
 
     fn unpark_all(&self) {
@@ -364,75 +328,15 @@ impl Inner {
         while let Some(lane) = self.take_idle(&mut core) {
             self.wake(lane);
         }
+        for index in std::mem::take(&mut core.resting) {
+            self.on_duty.fetch_add(1, Ordering::Relaxed);
+            self.wake(&self.lanes[index]);
+        }
     }
 
     fn lane_over(&self) {
+        self.on_duty.fetch_sub(1, Ordering::Relaxed);
         self.core().lanes_alive -= 1;
         self.lane_ended.notify_all();
     }
-
-    /// Virtual time is where the least of those who run or wait is.
-    fn advance_clock(&self, used: u64) {
-        let now = used.min(self.first.load(Ordering::Relaxed));
-        if now > self.clock.load(Ordering::Relaxed).saturating_add(CLOCK_GRAIN) {
-            self.clock.fetch_max(now, Ordering::Relaxed);
-        }
-    }
-
-    // ---- for the ticker
-
-    /// How many lanes have something to do.
-    fn busy(&self) -> usize {
-        self.lanes.len() - self.idle.load(Ordering::SeqCst)
-    }
-
-    /// Whether somebody waits for a lane.
-    fn crowded(&self) -> bool {
-        self.first.load(Ordering::Relaxed) != u64::MAX
-            || self.lanes.iter().any(|lane| !lane.local().is_empty())
-    }
-
-    /// Gives to all what has waited on a lane for a whole turn of the ticker; `seen` is what this left the last time. Returns whether
-    /// there was any.
-    fn relieve(&self, seen: &mut [u64]) -> bool {
-        let mut any = false;
-        for (lane, seen) in self.lanes.iter().zip(seen) {
-            let turns = lane.turns.load(Ordering::Acquire);
-            let before = std::mem::replace(seen, turns);
-            if turns % 2 == 0 || turns != before {
-                continue;
-            }
-            let waiting = std::mem::take(&mut *lane.local());
-            for task in waiting {
-                any = true;
-                self.push(task, true);
-            }
-        }
-        any
-    }
-}
-
-/// When the turn in progress on this thread began, monotonic nanoseconds.
-pub(crate) fn turn_began() -> u64 {
-    here(|_, _, lane| lane.began.load(Ordering::Relaxed)).unwrap_or_else(monotonic_ns)
-}
-
-/// The epoch has turned: whether whoever has the turn on this thread should let another one run.
-pub(crate) fn should_step_back(share: &Share, now: u64) -> bool {
-    here(|scheduler, _, lane| {
-        if now.saturating_sub(lane.began.load(Ordering::Relaxed)) < SHORT_TURN_NS {
-            if lane.step_back.load(Ordering::Relaxed) {
-                scheduler.bell.hurry();
-            }
-            return false;
-        }
-        let used = share.used();
-        lane.used.store(used, Ordering::Relaxed);
-        scheduler.advance_clock(used);
-        lane.step_back.swap(false, Ordering::Relaxed)
-            || scheduler.first.load(Ordering::Relaxed) < used
-            || lane.local().front().is_some_and(|next| next.share.used() < used)
-    })
-    // On no thread of ours: whoever it is may want it back.
-    .unwrap_or(true)
 }

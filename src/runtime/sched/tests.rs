@@ -226,6 +226,55 @@ fn what_waits_behind_a_turn_that_does_not_end_is_run_by_another_thread() {
 }
 
 #[test]
+fn host_functions_that_hold_their_threads_hold_nobody_else() {
+    let lab = Lab::new(2);
+    let mut held = Vec::new();
+    for _ in 0..5 {
+        let (release, wait) = mpsc::sync_channel::<()>(1);
+        let (holds, is_holding) = mpsc::sync_channel(1);
+        lab.spawn(&share(1), async move {
+            holds.send(()).unwrap();
+            wait.recv_timeout(PATIENCE).unwrap();
+        });
+        is_holding.recv_timeout(PATIENCE).unwrap();
+        held.push(release);
+    }
+    let inner = lab.inner();
+    assert!(inner.on_duty.load(Ordering::Relaxed) > 2);
+    for release in held {
+        release.send(()).unwrap();
+    }
+    eventually("all over", || inner.tasks().alive.is_empty());
+    // Whoever is too many goes off duty when it next looks for work; and comes back when it is needed.
+    eventually("off duty again", || {
+        lab.spawn(&share(1), async {});
+        inner.on_duty.load(Ordering::Relaxed) == 2
+    });
+    let core = inner.core();
+    assert_eq!(core.resting.len() + 2, core.started);
+}
+
+#[test]
+fn whoever_computes_for_long_gets_no_spare_thread_for_it() {
+    let lab = Lab::new(1);
+    let over = Arc::new(AtomicBool::new(false));
+    let theirs = Arc::clone(&over);
+    lab.spawn(&share(1), async move {
+        // One long instruction, as it were: it never looks up.
+        while !theirs.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    });
+    let (done, is_done) = mpsc::sync_channel(1);
+    lab.spawn(&share(1), async move { done.send(()).unwrap() });
+    let before = lab.inner().epochs.count();
+    eventually("fifty ticks", || lab.inner().epochs.count() > before + 50);
+    assert_eq!(lab.inner().core().started, 1);
+    over.store(true, Ordering::Relaxed);
+    is_done.recv_timeout(PATIENCE).unwrap();
+}
+
+#[test]
 fn the_end_drops_what_waits_and_does_not_wait_for_what_hangs() {
     struct Dropped(Arc<AtomicUsize>);
     impl Drop for Dropped {

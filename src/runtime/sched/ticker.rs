@@ -5,7 +5,7 @@
 //! that it is to interrupt.
 //!
 //! ```text
-//!            a lane has work                       no lane has for two ticks
+//!            a lane has work                       no lane has for some ticks
 //!  parked ───────────────────► ticking ──────────────────────────────────────► parked
 //! ```
 //! Parked costs nothing: a node whose guests all wait has no wake-ups from here. The handshake is Dekker's: a lane that is woken is
@@ -20,6 +20,7 @@ use std::time::Duration;
 use wasmtime::{Engine, EngineWeak};
 
 use super::Inner;
+use super::watch::Seen;
 
 /// Time that a guest keeps a thread, as long as nobody waits for one.
 const TICK: Duration = Duration::from_millis(2);
@@ -30,9 +31,9 @@ const CROWDED_TICK: Duration = Duration::from_millis(1);
 /// Ticks for which the short tick stays after somebody was last seen waiting.
 const CALM_TICKS: u32 = 20;
 
-/// Ticks without any work after which the ticker parks. Two, so that a guest that works in short bursts does not wake
-/// this thread for each.
-const QUIET_TICKS: u32 = 2;
+/// Ticks without any work after which the ticker parks: so many that a guest that works every ten milliseconds does not wake this
+/// thread each time.
+const QUIET_TICKS: u32 = 5;
 
 /// What a tick turns.
 #[derive(Clone, Default)]
@@ -149,7 +150,7 @@ fn run(scheduler: &Weak<Inner>) {
     let Some(scheduler) = scheduler.upgrade() else { return };
     let bell = &scheduler.bell;
     let _ = bell.thread.set(std::thread::current());
-    let mut seen = vec![0; scheduler.lanes.len()];
+    let mut seen = vec![Seen::default(); scheduler.lanes.len()];
     let (mut wakeups, mut quiet, mut calm) = (0, 0, CALM_TICKS);
     while !bell.ended.load(Ordering::SeqCst) {
         let wakeups_now = scheduler.wakeups.load(Ordering::Relaxed);
@@ -160,8 +161,8 @@ fn run(scheduler: &Weak<Inner>) {
             quiet = 0;
             continue;
         }
-        let waited = scheduler.relieve(&mut seen);
-        calm = if waited || scheduler.crowded() { 0 } else { calm.saturating_add(1) };
+        let crowded = scheduler.look_after(&mut seen);
+        calm = if crowded { 0 } else { calm.saturating_add(1) };
         let short = calm < CALM_TICKS;
         bell.hurried.store(short, Ordering::Relaxed);
         // May end early, by a wake-up meant for the time before: one short tick.

@@ -210,6 +210,38 @@ async fn a_module_that_waits_for_ever_is_ended_by_a_kill() {
     }
 }
 
+/// A pipe that nobody writes to: opening it waits in the kernel, on the guest's own thread.
+#[tokio::test]
+async fn two_host_calls_that_never_return_hold_nobody_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let pipe = dir.path().join("pipe");
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let mut held = Vec::new();
+    for _ in 0..2 {
+        let trial = Trial::of("files", &["read", "/data/pipe"]).await;
+        held.push(trial.mount(dir.path(), "/data", false).start().await.0);
+    }
+    // As many as there are guest threads are held by now, and others run to their ends all the same.
+    for _ in 0..3 {
+        let (exit, _) = Trial::of("hello", &[]).await.finish().await;
+        assert_eq!(exit, Exit::Code(0));
+    }
+    assert!(held.iter().all(|handle| !handle.control.is_over()));
+    let over_by_then = || held.iter().all(|handle| handle.control.is_over());
+    eventually("both read the pipe to its end", || {
+        let flags = rustix::fs::OFlags::WRONLY | rustix::fs::OFlags::NONBLOCK;
+        // Fails as long as nobody reads, which is when both are over.
+        drop(rustix::fs::open(&pipe, flags, rustix::fs::Mode::empty()));
+        over_by_then()
+    })
+    .await;
+    for handle in held {
+        // A pipe has no positions to read at, which the module is told as an error.
+        assert!(matches!(over(handle).await, Exit::Code(_)));
+    }
+}
+
 #[tokio::test]
 async fn a_start_that_nobody_waits_for_leaves_nothing() {
     let config = own_runtime();

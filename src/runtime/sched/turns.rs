@@ -1,0 +1,125 @@
+//! What a lane does: takes the next task, gives it a turn, and looks where it goes from there.
+//!
+//! Owns: the loop of a lane, and the question whether a turn is over. Is not: waking (`mod.rs`), nor what a turn consists of (`task.rs`).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::lane::{Lane, here};
+use super::share::Share;
+use super::task::{Task, Turn};
+use super::{CLOCK_GRAIN, Inner, SHORT_TURN_NS};
+use crate::runtime::cputime::monotonic_ns;
+
+impl Inner {
+    pub(super) fn run_lane(&self, index: usize) {
+        let lane = &self.lanes[index];
+        while let Some(task) = self.next(index, lane) {
+            lane.begin(task.share.used(), monotonic_ns());
+            let turn = task.turn();
+            lane.end();
+            self.advance_clock(task.share.used());
+            match turn {
+                Turn::Again => self.again(lane, task),
+                Turn::Idle => task.share.leave(),
+                Turn::Over => {
+                    task.share.leave();
+                    self.over(&task);
+                }
+            }
+        }
+    }
+
+    /// Waits for something to do; `None`: the lane is to end.
+    fn next(&self, index: usize, lane: &Lane) -> Option<Arc<Task>> {
+        loop {
+            if self.on_duty.load(Ordering::Relaxed) > self.allowed.load(Ordering::Relaxed) {
+                self.rest(index, lane);
+            }
+            let local = lane.local().pop_front();
+            if let Some(task) = local {
+                if task.share.used() <= self.first.load(Ordering::Relaxed) {
+                    return Some(task);
+                }
+                self.push(task, false);
+            }
+            let mut core = self.core();
+            if let Some(task) = core.queue.pop() {
+                self.first.store(core.queue.first(), Ordering::Relaxed);
+                // One wake-up may have stood for several tasks.
+                let helper = if core.queue.len() > 0 { self.take_idle(&mut core) } else { None };
+                drop(core);
+                if let Some(helper) = helper {
+                    self.wake(helper);
+                }
+                return Some(task);
+            }
+            if core.ending && self.tasks().alive.is_empty() {
+                return None;
+            }
+            core.idle.push(index);
+            self.idle.store(core.idle.len(), Ordering::SeqCst);
+            drop(core);
+            lane.park();
+        }
+    }
+
+    /// `task` wants to go on after its turn.
+    fn again(&self, lane: &Lane, task: Arc<Task>) {
+        task.share.go_on(self.clock.load(Ordering::Relaxed));
+        let mut local = lane.local();
+        if local.is_empty() && self.first.load(Ordering::Relaxed) == u64::MAX {
+            local.push_back(task);
+            return;
+        }
+        let others = !local.is_empty();
+        drop(local);
+        // This lane takes one of both; an idle one may have the other.
+        self.push(task, others && self.idle.load(Ordering::Relaxed) > 0);
+    }
+
+    fn over(&self, task: &Task) {
+        let last = {
+            let mut tasks = self.tasks();
+            tasks.alive.remove(&task.id);
+            tasks.alive.is_empty()
+        };
+        if last && self.core().ending {
+            self.unpark_all();
+        }
+    }
+
+    /// Virtual time is where the least of those who run or wait is.
+    pub(super) fn advance_clock(&self, used: u64) {
+        let now = used.min(self.first.load(Ordering::Relaxed));
+        if now > self.clock.load(Ordering::Relaxed).saturating_add(CLOCK_GRAIN) {
+            self.clock.fetch_max(now, Ordering::Relaxed);
+        }
+    }
+}
+
+/// When the turn in progress on this thread began, monotonic nanoseconds.
+pub(crate) fn turn_began() -> u64 {
+    here(|_, _, lane| lane.began.load(Ordering::Relaxed)).unwrap_or_else(monotonic_ns)
+}
+
+/// The epoch has turned: whether whoever has the turn on this thread should let another one run.
+pub(crate) fn should_step_back(share: &Share, now: u64) -> bool {
+    here(|scheduler, _, lane| {
+        lane.look();
+        if now.saturating_sub(lane.began.load(Ordering::Relaxed)) < SHORT_TURN_NS {
+            if lane.step_back.load(Ordering::Relaxed) {
+                scheduler.bell.hurry();
+            }
+            return false;
+        }
+        let used = share.used();
+        lane.used.store(used, Ordering::Relaxed);
+        scheduler.advance_clock(used);
+        lane.step_back.swap(false, Ordering::Relaxed)
+            || scheduler.first.load(Ordering::Relaxed) < used
+            || lane.local().front().is_some_and(|next| next.share.used() < used)
+    })
+    // On no thread of ours: whoever it is may want it back.
+    .unwrap_or(true)
+}

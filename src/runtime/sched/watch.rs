@@ -1,0 +1,119 @@
+//! What the ticker looks after: tasks that wait behind a turn that does not end, and lanes whose thread is held.
+//!
+//! Owns: the decisions; the ticker calls in here at each tick. A lane is *held* when its turn goes on, the guest has not looked up, and the thread
+//! sleeps: it is in a host function that waits for the kernel. (One that computes is not held, however long it does.)
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::lane::Lane;
+use super::{Inner, SPARE_LANES};
+use crate::runtime::cputime::monotonic_ns;
+
+/// For how long a turn has to stand still before its thread is looked at, nanoseconds: most reads of a disk are quicker.
+const STANDS_NS: u64 = 4_000_000;
+
+/// What was seen of a lane.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen {
+    turns: u64,
+    looks: u64,
+    /// Since when neither has changed.
+    since: u64,
+}
+
+impl Inner {
+    /// How many lanes have something to do.
+    pub(super) fn busy(&self) -> usize {
+        self.on_duty.load(Ordering::SeqCst).saturating_sub(self.idle.load(Ordering::SeqCst))
+    }
+
+    /// Whether somebody waits for a lane.
+    fn crowded(&self) -> bool {
+        self.first.load(Ordering::Relaxed) != u64::MAX
+            || self.lanes.iter().any(|lane| !lane.local().is_empty())
+    }
+
+    /// Looks at all lanes; `seen` is what this left the last time. Returns whether somebody waits.
+    pub(super) fn look_after(self: &Arc<Self>, seen: &mut [Seen]) -> bool {
+        let now = monotonic_ns();
+        let mut crowded = self.crowded();
+        for (lane, seen) in self.lanes.iter().zip(&mut *seen) {
+            let turns = lane.turns.load(Ordering::Acquire);
+            let same_turn = turns % 2 == 1 && turns == seen.turns;
+            if same_turn {
+                crowded |= self.relieve(lane);
+            }
+            let looks = lane.looks.load(Ordering::Relaxed);
+            if !same_turn || looks != seen.looks {
+                *seen = Seen { turns, looks, since: now };
+            }
+        }
+        if crowded || self.allowed.load(Ordering::Relaxed) > self.threads {
+            self.set_allowed(seen, now);
+        }
+        if crowded && self.on_duty.load(Ordering::Relaxed) < self.allowed.load(Ordering::Relaxed) {
+            self.reinforce();
+        }
+        crowded
+    }
+
+    /// Gives to all what has waited on a lane for a whole tick. Returns whether there was any.
+    fn relieve(&self, lane: &Lane) -> bool {
+        let waiting = std::mem::take(&mut *lane.local());
+        let any = !waiting.is_empty();
+        for task in waiting {
+            self.push(task, true);
+        }
+        any
+    }
+
+    fn set_allowed(&self, seen: &[Seen], now: u64) {
+        let stands =
+            |seen: &Seen| seen.turns % 2 == 1 && now.saturating_sub(seen.since) > STANDS_NS;
+        let held = self.lanes.iter().zip(seen).filter(|(lane, seen)| stands(seen) && lane.sleeps());
+        let held = held.count().min(SPARE_LANES);
+        self.allowed.store(self.threads + held, Ordering::Relaxed);
+    }
+
+    /// Puts one more lane on duty.
+    fn reinforce(self: &Arc<Self>) {
+        let mut core = self.core();
+        if core.ending {
+            return;
+        }
+        if let Some(index) = core.resting.pop() {
+            self.on_duty.fetch_add(1, Ordering::Relaxed);
+            drop(core);
+            self.wake(&self.lanes[index]);
+            return;
+        }
+        let may_start = core.started < self.lanes.len();
+        drop(core);
+        if may_start && let Err(error) = self.start_lane() {
+            // Tried again at the next tick.
+            tracing::warn!(%error, "no thread for modules that wait behind a host function");
+        }
+    }
+
+    /// Takes this lane off duty until it is needed again.
+    pub(super) fn rest(&self, index: usize, lane: &Lane) {
+        let mut core = self.core();
+        let surplus = self.on_duty.load(Ordering::Relaxed) > self.allowed.load(Ordering::Relaxed);
+        if !surplus || core.ending {
+            return;
+        }
+        self.on_duty.fetch_sub(1, Ordering::SeqCst);
+        core.resting.push(index);
+        for task in std::mem::take(&mut *lane.local()) {
+            core.queue.push(task.share.used(), task);
+        }
+        self.first.store(core.queue.first(), Ordering::Relaxed);
+        let heir = if core.queue.len() > 0 { self.take_idle(&mut core) } else { None };
+        drop(core);
+        if let Some(heir) = heir {
+            self.wake(heir);
+        }
+        lane.park();
+    }
+}
