@@ -93,6 +93,8 @@ impl Guest {
             open(&mut wasi, mount, plan.may_block)
                 .map_err(|source| StartError::Mount { guest: mount.guest.clone(), source })?;
         }
+        // What a component opens later takes what is said last, whichever directory it lies in.
+        work_here(&mut wasi, plan.opens_at_once());
         let limiter = Limiter::new(Arc::clone(&run.account.memory), plan.on_memory_limit);
         let (stop, member) = (run.stop_listener(), Arc::clone(&run.member));
         let http = HttpCtx::new(plan.client.clone());
@@ -132,12 +134,7 @@ impl Guest {
 fn open(wasi: &mut WasiCtxBuilder, mount: &GuestMount, may_block: bool) -> io::Result<()> {
     let fd = mount.dir.as_fd();
     // Captured by wasmtime-wasi for each directory.
-    #[allow(
-        clippy::disallowed_methods,
-        reason = "file work on a local disk is 8 to 24 times cheaper on the guest's own thread; only what asks a \
-                  network could hold that thread for long, and is left to the blocking threads"
-    )]
-    wasi.allow_blocking_current_thread(may_block && is_local(fd));
+    work_here(wasi, may_block && is_local(fd));
     let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
     wasi.preopened_dir(format!("/proc/self/fd/{}", fd.as_raw_fd()), &mount.guest, perms).map_err(
         |error| match error.downcast::<io::Error>() {
@@ -146,6 +143,17 @@ fn open(wasi: &mut WasiCtxBuilder, mount: &GuestMount, may_block: bool) -> io::R
         },
     )?;
     Ok(())
+}
+
+/// Whether file work is done on the guest's own thread.
+fn work_here(wasi: &mut WasiCtxBuilder, here: bool) {
+    #[allow(
+        clippy::disallowed_methods,
+        reason = "file work on a local disk is 8 to 24 times cheaper on the guest's own thread; only what asks a \
+                  network could hold that thread for long, and is left to the blocking threads. Sleeping, for which \
+                  wasmtime-wasi would use it too, is not its (`wasi::p1`)"
+    )]
+    wasi.allow_blocking_current_thread(here);
 }
 
 /// Whether a file system answers by itself. What is unknown counts as local; what may ask somebody else is listed.
