@@ -21,39 +21,39 @@ use crate::net::{ConnectError, Member, MemberLimits, NetConfig, NoLedger, PodNet
 use crate::spec::{Exit, OnMemoryLimit};
 use crate::wasi::http::io::NetIo;
 
-const PORT: u16 = 8080;
+pub(super) const PORT: u16 = 8080;
 
 /// A handler in a network of its own, and somebody beside it.
-struct Site {
-    net: PodNet,
-    peer: Member,
-    handle: RunHandle,
-    paper: Arc<Paper>,
+pub(super) struct Site {
+    pub(super) net: PodNet,
+    pub(super) peer: Member,
+    pub(super) handle: RunHandle,
+    pub(super) paper: Arc<Paper>,
 }
 
 fn pod_net() -> PodNet {
     PodNet::new(NetConfig::new(Ipv4Addr::new(10, 1, 0, 8)))
 }
 
-fn peer(net: &PodNet) -> Member {
+pub(super) fn peer(net: &PodNet) -> Member {
     let limits = MemberLimits { max_sockets: 4096, ..MemberLimits::default() };
     net.join("peer", limits, Arc::new(NoLedger))
 }
 
-fn listening(net: &PodNet) -> usize {
+pub(super) fn listening(net: &PodNet) -> usize {
     net.sockets().iter().filter(|socket| socket.state == SocketState::Listen).count()
 }
 
-fn at(port: u16) -> SocketAddr {
+pub(super) fn at(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }
 
 impl Site {
-    async fn new(limits: HttpLimits) -> Self {
+    pub(super) async fn new(limits: HttpLimits) -> Self {
         Self::of(Trial::of("handler", &[]).await.http(PORT, limits)).await
     }
 
-    async fn of(mut trial: Trial) -> Self {
+    pub(super) async fn of(mut trial: Trial) -> Self {
         let net = pod_net();
         trial.run.network = Network::Pod { net: net.clone(), member: "handler".to_owned() };
         let (handle, paper) = trial.start().await;
@@ -62,22 +62,22 @@ impl Site {
         Self { net, peer, handle, paper }
     }
 
-    async fn connect(&self) -> NetIo {
+    pub(super) async fn connect(&self) -> NetIo {
         connect(&self.peer, at(PORT)).await
     }
 
-    async fn client(&self) -> SendRequest<Full<Bytes>> {
+    pub(super) async fn client(&self) -> SendRequest<Full<Bytes>> {
         client(self.connect().await).await
     }
 
     /// One request on a connection of its own.
-    async fn get(&self, path: &str) -> (StatusCode, String) {
+    pub(super) async fn get(&self, path: &str) -> (StatusCode, String) {
         let response = self.client().await.send_request(get(path)).await.unwrap();
         whole(response).await
     }
 
     /// Ends it, and sees that nothing is left.
-    async fn end(self) {
+    pub(super) async fn end(self) {
         self.handle.control.kill();
         let control = self.handle.control.clone();
         assert_eq!(over(self.handle).await, Exit::Killed);
@@ -87,18 +87,18 @@ impl Site {
     }
 }
 
-async fn connect(member: &Member, to: SocketAddr) -> NetIo {
+pub(super) async fn connect(member: &Member, to: SocketAddr) -> NetIo {
     let stream = member.connect(to).unwrap();
     NetIo::new(tokio::time::timeout(PATIENCE, stream).await.unwrap().unwrap(), PATIENCE)
 }
 
-async fn client(io: NetIo) -> SendRequest<Full<Bytes>> {
+pub(super) async fn client(io: NetIo) -> SendRequest<Full<Bytes>> {
     let (sender, connection) = handshake(TokioIo::new(io)).await.unwrap();
     tokio::spawn(async move { drop(connection.await) });
     sender
 }
 
-fn request(method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
+pub(super) fn request(method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
     Request::builder()
         .method(method)
         .uri(path)
@@ -107,11 +107,11 @@ fn request(method: Method, path: &str, body: Bytes) -> Request<Full<Bytes>> {
         .unwrap()
 }
 
-fn get(path: &str) -> Request<Full<Bytes>> {
+pub(super) fn get(path: &str) -> Request<Full<Bytes>> {
     request(Method::GET, path, Bytes::new())
 }
 
-async fn whole(response: Response<Incoming>) -> (StatusCode, String) {
+pub(super) async fn whole(response: Response<Incoming>) -> (StatusCode, String) {
     let status = response.status();
     let body = tokio::time::timeout(PATIENCE, response.into_body().collect()).await.unwrap();
     (status, String::from_utf8_lossy(&body.unwrap().to_bytes()).into_owned())

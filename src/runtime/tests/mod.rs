@@ -3,6 +3,8 @@
 
 mod exits;
 mod http;
+mod http3;
+mod https;
 mod lab;
 mod limits;
 mod network;

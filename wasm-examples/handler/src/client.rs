@@ -1,5 +1,6 @@
 //! A request of our own, and its answer handed on.
 
+use std::env;
 use std::time::Duration;
 
 use wasi::http::outgoing_handler;
@@ -36,7 +37,8 @@ fn exchange(
     }
     let body = outgoing.body().expect("the first body");
     let options = RequestOptions::new();
-    let limit = Duration::from_secs(20).as_nanos() as u64;
+    let limit = env::var("LIMIT_MS").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000);
+    let limit = Duration::from_millis(limit).as_nanos() as u64;
     let _ = options.set_connect_timeout(Some(limit));
     let _ = options.set_first_byte_timeout(Some(limit));
     let _ = options.set_between_bytes_timeout(Some(limit));

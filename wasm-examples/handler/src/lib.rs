@@ -1,6 +1,6 @@
 //! Answers HTTP through `wasi:http` 0.2: podling opens the port, each request comes to a function.
 //!
-//! env: `NAME` (default "handler") is what `/` tells.
+//! env: `NAME` (default "handler") is what `/` tells; `LIMIT_MS` (default 20000) bounds each step of what `/get` and `/post` ask.
 //!
 //! | path | answer |
 //! |---|---|
