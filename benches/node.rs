@@ -312,6 +312,7 @@ fn config(dir: &Path) -> Config {
         socket: dir.join("podling.sock"),
         compile_command: None,
         guest_threads: None,
+        module_ca_file: None,
         host_path_allow_list: vec![],
         capacity: podling::daemon::config::Amounts::default(),
         reserved: podling::daemon::config::Amounts::default(),

@@ -7,10 +7,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use podling::net::{NetConfig, PodNet};
 use podling::runtime::{
-    Artifact, CompileMode, HttpLimits, LogSink, ModuleFile, Network, PodAccount, Run, RunControl,
-    RunHandle, RunLimits, Runtime, RuntimeConfig, Stdin, Stream,
+    Artifact, CompileMode, LogSink, ModuleFile, Network, PodAccount, Run, RunControl, RunHandle,
+    RunLimits, Runtime, RuntimeConfig, Stdin, Stream,
 };
-use podling::spec::{Exit, StopSignal};
+use podling::spec::{Exit, HttpLimits, StopSignal};
 use sha2::{Digest as _, Sha256};
 
 /// What any single run of a guest may take before the bench gives up.

@@ -28,6 +28,8 @@ pub struct ConfigFile {
     pub compile_command: Option<Vec<String>>,
     /// Threads that run modules. Default: one for each core, at least two.
     pub guest_threads: Option<usize>,
+    /// Certificate authorities (PEM) that modules trust in their requests, beside the system's.
+    pub module_ca_file: Option<PathBuf>,
     /// Host paths that pods from the API and from MQTT may mount; nothing by default.
     pub host_path_allow_list: Vec<PathBuf>,
     /// Labels of the node object.
@@ -104,6 +106,7 @@ pub struct Config {
     pub socket: PathBuf,
     pub compile_command: Option<Vec<String>>,
     pub guest_threads: Option<usize>,
+    pub module_ca_file: Option<PathBuf>,
     pub host_path_allow_list: Vec<PathBuf>,
     pub node_labels: BTreeMap<String, String>,
     pub capacity: Amounts,
@@ -162,6 +165,7 @@ impl ConfigFile {
             socket: over.socket.or(self.socket),
             compile_command: over.compile_command.or(self.compile_command),
             guest_threads: over.guest_threads.or(self.guest_threads),
+            module_ca_file: over.module_ca_file.or(self.module_ca_file),
             host_path_allow_list: or_list(self.host_path_allow_list, over.host_path_allow_list),
             node_labels: if over.node_labels.is_empty() {
                 self.node_labels
@@ -205,6 +209,7 @@ impl ConfigFile {
             socket: or_default(self.socket, &places.socket)?,
             compile_command: self.compile_command,
             guest_threads: self.guest_threads,
+            module_ca_file: self.module_ca_file,
             host_path_allow_list: self.host_path_allow_list,
             node_labels: self.node_labels,
             capacity: self.capacity.understood("capacity.cpu", "capacity.memory")?,
@@ -225,6 +230,7 @@ impl Config {
             ("cacheDir", Some(&self.cache_dir)),
             ("socket", Some(&self.socket)),
             ("nodeKeyFile", Some(&self.node_key_file)),
+            ("moduleCaFile", self.module_ca_file.as_ref()),
         ];
         let listed = self.host_path_allow_list.iter().map(|p| ("hostPathAllowList", Some(p)));
         for (setting, path) in paths.into_iter().chain(listed) {

@@ -205,6 +205,7 @@ fn runtime_config(config: &Config) -> RuntimeConfig {
         runtime.compile = CompileMode::Child(command.iter().map(OsString::from).collect());
     }
     runtime.guest_threads = config.guest_threads;
+    runtime.extra_authorities.clone_from(&config.module_ca_file);
     runtime
 }
 

@@ -95,6 +95,32 @@ pub const ANNOTATIONS: &[AnnotationRow] = &[
                module goes on with what it has.",
     },
     AnnotationRow {
+        word: "http-concurrency",
+        scope: Scope::Container,
+        values: &["64"],
+        note: "For a module that answers HTTP (`wasi:http`): requests answered at once, each by an instance of its own. One more waits for up to a second, \
+               then gets 503.",
+    },
+    AnnotationRow {
+        word: "http-timeout",
+        scope: Scope::Container,
+        values: &["60"],
+        note: "For a module that answers HTTP: seconds until a response must begin; then 504, and its instance is gone.",
+    },
+    AnnotationRow {
+        word: "http-body-limit",
+        scope: Scope::Container,
+        values: &["64Mi"],
+        note: "For a module that answers HTTP: the longest body of a request; a longer one gets 413. Bodies are streamed, so this is no matter of memory.",
+    },
+    AnnotationRow {
+        word: "http-reuse",
+        scope: Scope::Container,
+        values: &["1"],
+        note: "For a module that answers HTTP: requests that one instance answers, one after the other, before it is replaced. With 1 (the default) no \
+               request finds what another left; more saves the making of an instance.",
+    },
+    AnnotationRow {
         word: "egress-names",
         scope: Scope::PodOrPolicy,
         values: &["NAME[:PORT[-END]][/udp]", "*.NAME…"],

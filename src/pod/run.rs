@@ -18,8 +18,8 @@ use crate::pod::logs::LogRing;
 use crate::pod::objects::BoardObjects;
 use crate::pod::sandbox::Sandbox;
 use crate::runtime::{
-    Artifact, GuestMount, HttpLimits, LogSink, ModuleFile, Run, RunControl, RunHandle, RunLimits,
-    Stdin, TcpPort,
+    Artifact, GuestMount, LogSink, ModuleFile, Run, RunControl, RunHandle, RunLimits, Stdin,
+    TcpPort,
 };
 use crate::spec::{Container, Exit, Pod, Protocol, TerminationMessagePolicy};
 use crate::volume::RunMounts;
@@ -183,7 +183,7 @@ impl Ingredients {
                 fuel: limits.fuel,
                 fuel_per_second: limits.fuel_per_second,
             },
-            http: HttpLimits::default(),
+            http: container.http,
             tcp_ports: tcp_ports(container),
             pod: self.sandbox.account().clone(),
             charge_to,

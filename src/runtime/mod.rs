@@ -47,7 +47,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::net::PodNet;
-use crate::spec::{OnMemoryLimit, StopSignal};
+use crate::spec::{HttpLimits, OnMemoryLimit, StopSignal};
 
 pub use artifact::{Artifact, ModuleKind};
 pub use compile::{CompileMode, MODULE_BYTES_MAX};
@@ -56,7 +56,7 @@ pub use engine::{Backend, EngineSettings, WASMTIME_VERSION};
 pub use error::{CacheError, PrepareError, RuntimeStartError, StartError};
 pub use machine::Machine;
 pub use run::{PodAccount, PodLimits, RunControl, RunExit, RunHandle, Usage};
-pub use serve::{HttpLimits, HttpUsage};
+pub use serve::HttpUsage;
 pub use stdio::{LogSink, Stdin, StdinClosed, StdinPipe, Stream};
 
 /// Disk that compiled code may take. Four times the size of their modules, for some dozens of modules.

@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{
-    ContainerName, EnvFrom, EnvVar, Handler, ImageRef, Mount, Probe, ProbeKind, Resources,
+    ContainerName, EnvFrom, EnvVar, Handler, HttpLimits, ImageRef, Mount, Probe, ProbeKind,
+    Resources,
 };
 
 /// A container, in prose: a module. Init containers and sidecars are containers with another [`ContainerKind`].
@@ -35,6 +36,8 @@ pub struct Container {
     pub termination_message_policy: TerminationMessagePolicy,
     pub stop_signal: StopSignal,
     pub on_memory_limit: OnMemoryLimit,
+    /// For a module that answers HTTP.
+    pub http: HttpLimits,
     /// `readOnlyRootFilesystem` and such have no meaning without a root file system; this one has.
     pub stdin: bool,
 }

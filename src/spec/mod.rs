@@ -10,6 +10,7 @@
 pub mod container;
 pub mod env;
 pub mod exit;
+pub mod http;
 pub mod loopback;
 pub mod names;
 pub mod network;
@@ -27,6 +28,7 @@ pub use container::{
 };
 pub use env::{EnvFrom, EnvFromSource, EnvSource, EnvVar, FieldPath, ResourceField};
 pub use exit::Exit;
+pub use http::HttpLimits;
 pub use loopback::HostPort;
 pub use names::{ContainerName, ImageRef, NamespacedName, PodKey, PodUid};
 pub use network::{

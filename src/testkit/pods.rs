@@ -9,9 +9,10 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 use crate::spec::{
-    Container, ContainerKind, ContainerName, Handler, Hook, Hooks, ImageRef, OnMemoryLimit, Pod,
-    PodKey, PodResources, PodUid, PortRef, Probe, PullPolicy, QosClass, Resources, RestartPolicy,
-    RestartRule, RuleAction, Source, StopSignal, TerminationMessagePolicy,
+    Container, ContainerKind, ContainerName, Handler, Hook, Hooks, HttpLimits, ImageRef,
+    OnMemoryLimit, Pod, PodKey, PodResources, PodUid, PortRef, Probe, PullPolicy, QosClass,
+    Resources, RestartPolicy, RestartRule, RuleAction, Source, StopSignal,
+    TerminationMessagePolicy,
 };
 
 /// A duration of whole seconds.
@@ -65,6 +66,7 @@ pub fn container(name: &str, kind: ContainerKind) -> Container {
         termination_message_policy: TerminationMessagePolicy::File,
         stop_signal: StopSignal::Lifecycle,
         on_memory_limit: OnMemoryLimit::Kill,
+        http: HttpLimits::default(),
         stdin: false,
     }
 }

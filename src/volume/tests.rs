@@ -12,8 +12,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::spec::{
-    Container, ContainerKind, ContainerName, Hooks, HostPathType, ImageRef, KeyToPath, Mount,
-    OnMemoryLimit, PodKey, PodResources, ProjectedSource, PullPolicy, QosClass, Resources,
+    Container, ContainerKind, ContainerName, Hooks, HostPathType, HttpLimits, ImageRef, KeyToPath,
+    Mount, OnMemoryLimit, PodKey, PodResources, ProjectedSource, PullPolicy, QosClass, Resources,
     RestartPolicy, Source, StopSignal, TerminationMessagePolicy,
 };
 
@@ -103,6 +103,7 @@ fn container(mounts: Vec<Mount>) -> Container {
         termination_message_policy: TerminationMessagePolicy::File,
         stop_signal: StopSignal::Lifecycle,
         on_memory_limit: OnMemoryLimit::Kill,
+        http: HttpLimits::default(),
         stdin: false,
     }
 }

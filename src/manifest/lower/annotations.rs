@@ -1,6 +1,7 @@
 //! What podling adds as annotations: `KEY.podling.dev/CONTAINER` for one container, `podling.dev/KEY` for a whole object.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as corev1;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -8,7 +9,14 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::super::support::{ANNOTATIONS, AnnotationRow, Scope};
 use super::check::Check;
 use super::{METADATA, Path, names};
-use crate::spec::{HostPort, NameRule, OnMemoryLimit, StopSignal};
+use crate::manifest::Quantity;
+use crate::spec::{HostPort, HttpLimits, NameRule, OnMemoryLimit, StopSignal};
+
+/// Requests at once: beyond it, a pod wants more pods, not more instances.
+const HTTP_CONCURRENCY_MAX: u64 = 1024;
+
+/// Longest time to a response; an hour is longer than any proxy waits.
+const HTTP_TIMEOUT_SECONDS_MAX: u64 = 3600;
 
 /// The settings of all containers, by name, and those of the pod.
 #[derive(Debug, Default)]
@@ -16,6 +24,7 @@ pub(super) struct Annotations {
     stop_signal: BTreeMap<String, StopSignal>,
     on_memory_limit: BTreeMap<String, OnMemoryLimit>,
     pub(super) host_loopback: Vec<HostPort>,
+    http: BTreeMap<String, HttpLimits>,
     pub(super) of_object: OfObject,
 }
 
@@ -83,6 +92,10 @@ impl Annotations {
         self.on_memory_limit.get(container).copied().unwrap_or(OnMemoryLimit::Kill)
     }
 
+    pub(super) fn http(&self, container: &str) -> HttpLimits {
+        self.http.get(container).copied().unwrap_or_default()
+    }
+
     /// Reads ours among the pod's annotations; one of ours that does not exist is an error, for it
     /// would be ignored in silence otherwise.
     pub(super) fn read(pod: &corev1::Pod, check: &mut Check<'_>) -> Self {
@@ -125,6 +138,31 @@ impl Annotations {
                     self.stop_signal.insert(name, signal);
                 }
             }
+            "http-concurrency" => {
+                if let Some(count) = number(value, HTTP_CONCURRENCY_MAX, path, check) {
+                    let count = usize::try_from(count).unwrap_or(usize::MAX);
+                    self.http.entry(name).or_default().concurrency = count;
+                }
+            }
+            "http-timeout" => {
+                if let Some(seconds) = number(value, HTTP_TIMEOUT_SECONDS_MAX, path, check) {
+                    self.http.entry(name).or_default().request_timeout =
+                        Duration::from_secs(seconds);
+                }
+            }
+            "http-reuse" => {
+                if let Some(count) = number(value, u32::MAX.into(), path, check) {
+                    let count = u32::try_from(count).unwrap_or(u32::MAX);
+                    self.http.entry(name).or_default().requests_per_instance = count;
+                }
+            }
+            "http-body-limit" => match Quantity::parse(value) {
+                Ok(bytes) if !bytes.is_negative() => {
+                    self.http.entry(name).or_default().body_bytes_max = bytes.units_u64();
+                }
+                Ok(_) => check.invalid(path, value, "must be greater than or equal to 0"),
+                Err(error) => check.invalid(path, value, error.to_string()),
+            },
             _ => {
                 let known = [("kill", OnMemoryLimit::Kill), ("fail", OnMemoryLimit::Fail)];
                 if let Some(what) = check.choice(path, Some(value), &known) {
@@ -146,6 +184,15 @@ fn host_ports(value: &str, path: &Path<'_>, check: &mut Check<'_>) -> Vec<HostPo
         }
     }
     ports
+}
+
+/// A whole number from 1 to `max`.
+fn number(value: &str, max: u64, path: &Path<'_>, check: &mut Check<'_>) -> Option<u64> {
+    let number = value.parse().ok().filter(|number| (1..=max).contains(number));
+    if number.is_none() {
+        check.invalid(path, value, format!("must be a whole number between 1 and {max}"));
+    }
+    number
 }
 
 fn has_container(pod: &corev1::Pod, name: &str) -> bool {

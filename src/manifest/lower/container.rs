@@ -113,6 +113,7 @@ impl<'p> Lists<'p> {
             termination_message_policy: message_policy(wire, path, check),
             stop_signal: self.annotations.stop_signal(&wire.name),
             on_memory_limit: self.annotations.on_memory_limit(&wire.name),
+            http: self.annotations.http(&wire.name),
             stdin: wire.stdin.unwrap_or(false),
         }
     }

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use super::*;
 use crate::manifest::{FieldValidation, parse};
 use crate::spec::{
-    ContainerKind, ContainerRestartPolicy, EnvSource, FieldPath, Handler, Hook, ImageRef,
-    OnMemoryLimit, PortRef, QosClass, RuleAction, StopSignal, SubPath, VolumeSource,
+    ContainerKind, ContainerRestartPolicy, EnvSource, FieldPath, Handler, Hook, HttpLimits,
+    ImageRef, OnMemoryLimit, PortRef, QosClass, RuleAction, StopSignal, SubPath, VolumeSource,
 };
 
 fn read(text: &str) -> corev1::Pod {
@@ -201,13 +201,22 @@ fn rules_of_metadata() {
             "metadata.annotations[stop-signal.podling.dev/c]: Unsupported value: \"maybe\": supported values: \"lifecycle\", \"stdin\"",
         ),
         (
+            "name: p, annotations: {http-concurrency.podling.dev/c: '0'}",
+            "metadata.annotations[http-concurrency.podling.dev/c]: Invalid value: \"0\": must be a whole number between 1 and 1024",
+        ),
+        (
+            "name: p, annotations: {http-body-limit.podling.dev/c: much}",
+            "metadata.annotations[http-body-limit.podling.dev/c]: Invalid value: \"much\"",
+        ),
+        (
             "name: p, annotations: {on-memory-limit.podling.dev/other: fail}",
             "metadata.annotations[on-memory-limit.podling.dev/other]: Not found: \"other\"",
         ),
         (
             "name: p, annotations: {podling.dev/unheard-of: x}",
             "metadata.annotations[podling.dev/unheard-of]: Forbidden: not an annotation of podling; known: \
-             stop-signal.podling.dev/CONTAINER, on-memory-limit.podling.dev/CONTAINER",
+             stop-signal.podling.dev/CONTAINER, on-memory-limit.podling.dev/CONTAINER, \
+             http-concurrency.podling.dev/CONTAINER",
         ),
         (
             "name: p, annotations: {stop-singal.podling.dev/c: stdin}",
@@ -664,7 +673,9 @@ fn kubernetes_defaults_are_filled_in() {
 fn a_pod_becomes_what_it_says() {
     let lowered = good(
         "name: web.front, namespace: shop, labels: {a: b}, generation: 3, \
-         annotations: {stop-signal.podling.dev/main: stdin, on-memory-limit.podling.dev/side: fail}",
+         annotations: {stop-signal.podling.dev/main: stdin, on-memory-limit.podling.dev/side: fail, \
+         http-concurrency.podling.dev/main: '7', http-timeout.podling.dev/main: '5', http-body-limit.podling.dev/main: 1Mi, \
+         http-reuse.podling.dev/side: '100'}",
         "restartPolicy: OnFailure, terminationGracePeriodSeconds: 5, subdomain: sub, serviceAccountName: robot, priority: 7, \
          hostAliases: [{ip: 10.0.0.1, hostnames: [db]}], readinessGates: [{conditionType: example.com/warm}], \
          resources: {limits: {memory: 64Mi}}, \
@@ -691,6 +702,15 @@ fn a_pod_becomes_what_it_says() {
     assert_eq!(pod.init_containers[1].restart_policy, None);
     assert_eq!(pod.init_containers[1].on_memory_limit, OnMemoryLimit::Fail);
     assert_eq!(pod.containers[0].stop_signal, StopSignal::StdinEof);
+    let http = HttpLimits {
+        concurrency: 7,
+        request_timeout: Duration::from_secs(5),
+        body_bytes_max: 1 << 20,
+        ..HttpLimits::default()
+    };
+    assert_eq!(pod.containers[0].http, http);
+    assert_eq!(pod.init_containers[1].http.requests_per_instance, 100);
+    assert_eq!(pod.init_containers[0].http, HttpLimits::default());
     assert_eq!(pod.containers[0].restart_policy, Some(ContainerRestartPolicy::Never));
     assert_eq!(pod.containers[0].image.text(), "repo:2");
 }
