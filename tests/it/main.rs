@@ -15,6 +15,7 @@ mod crashes;
 mod fabric;
 mod folder;
 mod forward;
+mod http;
 mod images;
 mod mqtt;
 mod play;

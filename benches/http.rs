@@ -1,0 +1,228 @@
+//! HTTP through a published port of the host: the real daemon against `wasmtime serve`, the same component, one machine.
+//!
+//! Both servers are up all the time; rounds of load alternate between them. The load is in this process: so many connections kept alive,
+//! each with one request at a time. The peer is found as `wasmtime` on the path, or as PODLING_BENCH_WASMTIME says; without it podling is
+//! measured alone. Goal: at least as many requests per second.
+
+#![allow(clippy::disallowed_methods, reason = "a bench measures time")]
+
+mod common;
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail};
+use bytes::Bytes;
+use common::Options;
+use common::guests::path;
+use common::report::{Cell, Report, Table};
+use common::stats::{median, percentile, spread};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::Request;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+
+const ROUNDS: usize = 5;
+
+/// One round of load.
+const ROUND: Duration = Duration::from_secs(3);
+
+/// What is asked for, by how many connections.
+const CASES: [(&str, &str, usize); 4] = [
+    ("a line of text, 1 connection", "/", 1),
+    ("a line of text, 16 connections", "/", 16),
+    ("a line of text, 64 connections", "/", 64),
+    ("1 MB in 16 KB chunks, 8 connections", "/stream?n=64&size=16384", 8),
+];
+
+/// A server, ended on drop.
+struct Server {
+    name: &'static str,
+    child: Child,
+    address: SocketAddr,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn free_address() -> anyhow::Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
+}
+
+/// Starts podling with one pod of the handler.
+fn podling(dir: &Path, name: &'static str, reuse: u32) -> anyhow::Result<Server> {
+    let address = free_address()?;
+    let manifest = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, annotations: {{http-reuse.podling.dev/web: '{reuse}'}}}}\nspec:\n  \
+         containers:\n  - name: web\n    image: 'file:{}'\n    \
+         ports: [{{containerPort: 8080, hostPort: {}, hostIP: 127.0.0.1}}]\n",
+        path("handler").display(),
+        address.port()
+    );
+    let state = dir.join(format!("state-{reuse}"));
+    let file = dir.join(format!("web-{reuse}.yaml"));
+    std::fs::write(&file, manifest)?;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_podling"));
+    command.arg("play").arg(&file).arg("--state-dir").arg(state);
+    command.arg("--cache-dir").arg(dir.join("cache"));
+    start(name, command, address)
+}
+
+fn wasmtime() -> anyhow::Result<Option<Server>> {
+    let program = match std::env::var_os("PODLING_BENCH_WASMTIME") {
+        Some(named) => Some(PathBuf::from(named)),
+        None => std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
+            .map(|dir| dir.join("wasmtime"))
+            .find(|file| file.is_file()),
+    };
+    let Some(program) = program else { return Ok(None) };
+    let address = free_address()?;
+    let mut command = Command::new(program);
+    command.args(["serve", "-S", "cli", "--addr"]).arg(address.to_string()).arg(path("handler"));
+    start("wasmtime serve", command, address).map(Some)
+}
+
+fn start(name: &'static str, mut command: Command, address: SocketAddr) -> anyhow::Result<Server> {
+    let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+    Ok(Server { name, child: child.with_context(|| format!("start {name}"))?, address })
+}
+
+async fn client(address: SocketAddr) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+    tokio::spawn(async move { drop(connection.await) });
+    Ok(sender)
+}
+
+async fn ask(client: &mut SendRequest<Empty<Bytes>>, path: &str) -> anyhow::Result<()> {
+    client.ready().await?;
+    let request = Request::get(path).header("host", "bench").body(Empty::new())?;
+    let response = client.send_request(request).await?;
+    if !response.status().is_success() {
+        bail!("status {}", response.status());
+    }
+    let mut body = response.into_body();
+    while let Some(frame) = body.frame().await {
+        frame?;
+    }
+    Ok(())
+}
+
+/// Waits until it answers.
+async fn ready(server: &mut Server) -> anyhow::Result<()> {
+    let start = Instant::now();
+    loop {
+        if let Some(ended) = server.child.try_wait()? {
+            bail!("{} ended: {ended}", server.name);
+        }
+        if let Ok(mut client) = client(server.address).await
+            && ask(&mut client, "/").await.is_ok()
+        {
+            return Ok(());
+        }
+        if start.elapsed() > Duration::from_secs(60) {
+            bail!("{} does not answer", server.name);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// What one round of load came to.
+struct Load {
+    per_second: f64,
+    /// Milliseconds.
+    p50: f64,
+    p99: f64,
+}
+
+async fn load(
+    address: SocketAddr,
+    path: &'static str,
+    connections: usize,
+    round: Duration,
+) -> anyhow::Result<Load> {
+    let mut tasks = tokio::task::JoinSet::new();
+    let mut clients = Vec::new();
+    for _ in 0..connections {
+        clients.push(client(address).await?);
+    }
+    let start = Instant::now();
+    for mut client in clients {
+        tasks.spawn(async move {
+            let mut times = Vec::new();
+            while start.elapsed() < round {
+                let asked = Instant::now();
+                ask(&mut client, path).await?;
+                times.push(asked.elapsed().as_secs_f64() * 1e3);
+            }
+            anyhow::Ok(times)
+        });
+    }
+    let mut times = Vec::new();
+    while let Some(done) = tasks.join_next().await {
+        times.extend(done??);
+    }
+    let per_second = times.len() as f64 / start.elapsed().as_secs_f64();
+    Ok(Load { per_second, p50: percentile(&times, 50), p99: percentile(&times, 99) })
+}
+
+fn main() -> anyhow::Result<()> {
+    let options = Options::from_args();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    runtime.block_on(measure(options))
+}
+
+async fn measure(options: Options) -> anyhow::Result<()> {
+    let dir = tempfile::tempdir()?;
+    let mut servers = vec![
+        podling(dir.path(), "podling", 1)?,
+        podling(dir.path(), "podling, instances reused", 1000)?,
+    ];
+    servers.extend(wasmtime()?);
+    for server in &mut servers {
+        ready(server).await?;
+    }
+    let round = if options.quick { ROUND / 10 } else { ROUND };
+    let mut report = Report::new("http", options.json);
+    for (what, path, connections) in CASES {
+        let mut table =
+            Table::new(what, &["server", "requests/s", "ratio", "p50 (ms)", "p99 (ms)", "spread"]);
+        let mut loads: Vec<Vec<Load>> = servers.iter().map(|_| Vec::new()).collect();
+        for _ in 0..options.rounds(ROUNDS) {
+            for (server, loads) in servers.iter().zip(&mut loads) {
+                loads.push(load(server.address, path, connections, round).await?);
+            }
+        }
+        let figure = |loads: &[Load], of: fn(&Load) -> f64| {
+            median(&loads.iter().map(of).collect::<Vec<_>>())
+        };
+        let peer = servers.iter().position(|server| server.name == "wasmtime serve");
+        let base = peer.map(|peer| figure(&loads[peer], |load| load.per_second));
+        for (server, loads) in servers.iter().zip(&loads) {
+            let rate = figure(loads, |load| load.per_second);
+            let rates: Vec<f64> = loads.iter().map(|load| load.per_second).collect();
+            table.row(vec![
+                server.name.into(),
+                Cell::Number(rate, 0),
+                base.map_or("".into(), |base| Cell::Number(rate / base, 2)),
+                Cell::Number(figure(loads, |load| load.p50), 3),
+                Cell::Number(figure(loads, |load| load.p99), 3),
+                Cell::Number(spread(&rates), 2),
+            ]);
+        }
+        table.note("ratio: to wasmtime serve; the goal is at least 1");
+        report.table(table);
+    }
+    report.finish();
+    Ok(())
+}
