@@ -101,7 +101,13 @@ impl<'a, K: AsyncRead + AsyncWrite + Unpin> Pump<'a, K> {
         loop {
             match &mut self.inwards {
                 Inwards::Open => {
-                    let room = ready!(pod.write.poll_writable(cx)).map_err(of_pod)?;
+                    let room = match ready!(pod.write.poll_writable(cx)) {
+                        Ok(room) => room,
+                        Err(error) => {
+                            self.inwards = nobody_reads(error)?;
+                            continue;
+                        }
+                    };
                     let data =
                         ready!(receive(&mut *self.kernel, cx, room)).map_err(Broken::Kernel)?;
                     self.traffic.bytes_in.add(data.len());
@@ -112,12 +118,11 @@ impl<'a, K: AsyncRead + AsyncWrite + Unpin> Pump<'a, K> {
                         Inwards::Rest(data)
                     };
                 }
-                Inwards::Rest(rest) => {
-                    ready!(put(pod, cx, rest)).map_err(of_pod)?;
-                    if rest.is_empty() {
-                        self.inwards = Inwards::Open;
-                    }
-                }
+                Inwards::Rest(rest) => match ready!(put(pod, cx, rest)) {
+                    Ok(_) if rest.is_empty() => self.inwards = Inwards::Open,
+                    Ok(_) => {}
+                    Err(error) => self.inwards = nobody_reads(error)?,
+                },
                 Inwards::Over => return Poll::Ready(Ok(())),
             }
         }
@@ -240,8 +245,13 @@ fn put(
     written
 }
 
-fn of_pod(_error: WriteError) -> Broken {
-    Broken::Pod
+/// The pod takes no more. One that has closed may have said much before, which is still to be carried; how it ended is read after
+/// that. A module without memory for what has come is another matter: waiting would not help it.
+fn nobody_reads(error: WriteError) -> Result<Inwards, Broken> {
+    match error {
+        WriteError::Broken | WriteError::Reset => Ok(Inwards::Over),
+        WriteError::Closed | WriteError::NoMemory => Err(Broken::Pod),
+    }
 }
 
 #[cfg(test)]

@@ -142,3 +142,39 @@ async fn what_was_received_when_memory_ran_out_is_not_lost() {
     assert!(matches!(ended, Ended::Orderly), "{ended:?}");
     assert!(received == sent.concat());
 }
+
+/// What most servers do: they answer, and close, while the client could still send.
+#[tokio::test]
+async fn what_a_module_said_before_it_closed_arrives_whole() {
+    let (mut module, ours, _members) = connection(Arc::new(NoLedger));
+    let (mut kernel, mut pumped) = tokio::io::duplex(1000);
+    let said = vec![7; 50_000];
+    let written = module.write.try_write_slice(&said);
+    assert_eq!(written, Poll::Ready(Ok(said.len())));
+    drop(module);
+    let traffic = Traffic::default();
+    let mut heard = Vec::new();
+    let (ended, read) =
+        tokio::join!(Pump::new(&mut pumped, ours, &traffic), kernel.read_to_end(&mut heard));
+    read.unwrap();
+    assert!(matches!(ended, Ended::Orderly), "{ended:?}");
+    assert_eq!(heard, said);
+}
+
+/// A module that died says so, after what it said before.
+#[tokio::test]
+async fn a_reset_comes_after_what_was_said_before_it() {
+    let (mut module, ours, _members) = connection(Arc::new(NoLedger));
+    let (mut kernel, mut pumped) = tokio::io::duplex(1000);
+    let said = vec![7; 50_000];
+    let written = module.write.try_write_slice(&said);
+    assert_eq!(written, Poll::Ready(Ok(said.len())));
+    module.abort();
+    let traffic = Traffic::default();
+    let mut heard = vec![0; said.len()];
+    let (ended, read) =
+        tokio::join!(Pump::new(&mut pumped, ours, &traffic), kernel.read_exact(&mut heard));
+    read.unwrap();
+    assert!(matches!(ended, Ended::Pod), "{ended:?}");
+    assert_eq!(heard, said);
+}
