@@ -3,7 +3,7 @@
 //! Owns: configuration, the order of start and stop, signals. Knows everyone; nobody but `cli` and `play` knows it.
 //!
 //! ```text
-//!  start: directories ─► store ─► runtime ─► node (restored, MQTT's too) ─► folder read once ─► pods start ─► API ─► READY=1 ─► MQTT
+//!  start: directories ─► store ─► runtime ─► node (restored, MQTT's too) ─► folder read once ─► pods start ─► MQTT ─► API ─► … they run ─► READY=1
 //!  stop:  API, folder, MQTT ─► pods within their grace ─► records written ─► runtime
 //! ```
 //!
@@ -22,6 +22,7 @@ pub mod node;
 mod node_object;
 pub mod notify;
 mod pressure;
+mod ready;
 pub mod signals;
 
 use std::sync::Arc;
@@ -88,6 +89,8 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let records_stop = CancellationToken::new();
     let records = tokio::spawn(keeper.run(records_stop.clone()));
     let pods_stop = CancellationToken::new();
+    // Whoever reads a list that is not whole yet would take what is missing for deleted.
+    task.begin();
     let mut pods = Part::spawn("the node's task failed", task.run(pods_stop.clone()));
     watch_folder(&config, &handle, &stop);
     watch_memory(&config, &node, &handle, &object, &stop);
@@ -100,7 +103,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let serve = listen::serve(listener, app, stop.clone());
     let mut server = Part::spawn("the API server failed", serve);
     info!(node = %config.node_name, socket = %config.socket.display(), "podling is up");
-    notify::ready();
+    tokio::spawn(ready::tell(node.board.clone(), stop.clone()));
     let served = tokio::select! {
         signal = signals.next() => {
             info!(signal, "stopping; a second signal ends at once");

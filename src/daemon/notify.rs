@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 use tracing::debug;
 
-/// Pods that were to be restored have been started, the API answers.
+/// Pods that were to be restored run, the API answers.
 pub fn ready() {
     send("READY=1");
 }

@@ -123,6 +123,11 @@ impl NodeTask {
         (task, handle)
     }
 
+    /// Starts what was restored, so that it is shown before anybody can ask. Within the runtime that runs the workers.
+    pub fn begin(&mut self) {
+        self.pass();
+    }
+
     /// Runs the node until `stop`, then ends every pod within its grace.
     pub async fn run(mut self, stop: CancellationToken) {
         let endpoints = endpoints::run(Arc::clone(&self.node), stop.clone());

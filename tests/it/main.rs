@@ -17,6 +17,7 @@ mod folder;
 mod forward;
 mod http;
 mod images;
+mod kill9;
 mod mqtt;
 mod play;
 mod publish;

@@ -15,9 +15,10 @@ use tempfile::TempDir;
 /// How long anything may take on a slow and busy machine. A test that waits so long has failed.
 pub const DEADLINE: Duration = Duration::from_secs(120);
 
-/// The program under test.
+/// The program under test: the one that was built with the tests, or `PODLING_TEST_BINARY` (a release build, say).
 pub fn podling() -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_podling"));
+    let ours = || env!("CARGO_BIN_EXE_podling").into();
+    let mut command = Command::new(std::env::var_os("PODLING_TEST_BINARY").unwrap_or_else(ours));
     // No setting of this machine's user may leak in.
     command.env_remove("PODLING_SOCKET").env("NO_COLOR", "1").stdin(Stdio::null());
     command
@@ -156,6 +157,8 @@ fn collect(mut from: impl Read + Send + 'static, into: Arc<Mutex<String>>) {
 pub struct Node {
     dir: TempDir,
     daemon: Option<Running>,
+    /// For the daemon's environment.
+    pub env: Vec<(&'static str, String)>,
 }
 
 impl Node {
@@ -163,7 +166,7 @@ impl Node {
     pub fn start() -> Self {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("manifests")).unwrap();
-        let mut node = Self { dir, daemon: None };
+        let mut node = Self { dir, daemon: None, env: vec![] };
         node.boot();
         node
     }
@@ -182,12 +185,23 @@ impl Node {
         let here = dir.path().to_str().unwrap();
         let text = configuration.replace("DIR", here);
         std::fs::write(dir.path().join("podling.yaml"), text).unwrap();
-        Self { dir, daemon: None }
+        Self { dir, daemon: None, env: vec![] }
+    }
+
+    /// Starts the daemon (again) and waits until it answers.
+    #[track_caller]
+    pub fn boot(&mut self) {
+        self.spawn();
+        wait_for("the daemon to answer", || {
+            let daemon = self.daemon.as_mut().unwrap();
+            let ended = daemon.child.try_wait().unwrap();
+            assert!(ended.is_none(), "the daemon ended:\n{}", daemon.output());
+            self.cli(&["get", "nodes"]).status.success().then_some(())
+        });
     }
 
     /// Starts the daemon (again).
-    #[track_caller]
-    pub fn boot(&mut self) {
+    pub fn spawn(&mut self) {
         let mut command = podling();
         command.arg("daemon").arg("--state-dir").arg(self.path("state"));
         command.arg("--cache-dir").arg(cache_dir()).arg("--socket").arg(self.socket());
@@ -195,13 +209,8 @@ impl Node {
         if self.path("podling.yaml").exists() {
             command.arg("--config").arg(self.path("podling.yaml"));
         }
+        command.envs(self.env.iter().map(|(name, value)| (name, value)));
         self.daemon = Some(Running::start(&mut command));
-        wait_for("the daemon to answer", || {
-            let daemon = self.daemon.as_mut().unwrap();
-            let ended = daemon.child.try_wait().unwrap();
-            assert!(ended.is_none(), "the daemon ended:\n{}", daemon.output());
-            self.cli(&["get", "nodes"]).status.success().then_some(())
-        });
     }
 
     pub fn path(&self, name: &str) -> PathBuf {

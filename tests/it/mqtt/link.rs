@@ -105,6 +105,26 @@ fn after_a_power_cut_pods_are_back_before_and_without_any_network() {
 }
 
 #[test]
+fn the_service_manager_hears_that_it_is_ready_when_restored_pods_run_without_any_network() {
+    let Some(mut rig) = Rig::start() else { return };
+    let mut node = rig.node();
+    rig.deliver(&rig.intent("web", ""));
+    node.power_cut();
+    rig.kill_broker();
+    let path = node.path("notify");
+    let manager = std::os::unix::net::UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(crate::support::DEADLINE)).unwrap();
+    node.env.push(("NOTIFY_SOCKET", path.display().to_string()));
+    node.spawn();
+    let mut said = [0; 64];
+    let length = manager.recv(&mut said).unwrap();
+    assert_eq!(&said[..length], b"READY=1");
+    // At this moment, not some time later.
+    let pod = node.pod("web").unwrap();
+    assert!(container(&pod, "c")["state"]["running"].is_object(), "{pod:#}");
+}
+
+#[test]
 fn without_a_trust_key_it_stays_away_and_says_why() {
     let Some(rig) = Rig::start() else { return };
     let configuration = rig.node_configuration("").replace("anchor.yaml", "absent.yaml");

@@ -2,4 +2,4 @@
 
 mod delivery;
 mod link;
-mod rig;
+pub(crate) mod rig;

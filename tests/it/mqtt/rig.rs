@@ -185,6 +185,13 @@ impl Rig {
         command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
     }
 
+    /// A client that prints everything the nodes say, `TOPIC PAYLOAD` line by line, and begins anew with each broker.
+    pub fn subscribe(&self) -> Child {
+        let mut command = self.client("mosquitto_sub", OPERATOR);
+        command.args(["-v", "-t", &format!("pods/v1/{TENANT}/s/#")]);
+        command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
     pub fn read(&self, topic: &str) -> Option<Value> {
         serde_json::from_slice(&self.read_as(OPERATOR, topic)?).ok()
     }
