@@ -30,3 +30,7 @@ pub const PODS_MAX: usize = 1024;
 /// ConfigMaps, Secrets, Services and NetworkPolicies on one node, together: as many as pods. Each of the first two may have a
 /// mebibyte, and all are in memory.
 pub const DATA_OBJECTS_MAX: usize = 1024;
+
+/// What an entry of a folder counts beside its content, towards the limit of a volume, bytes: an inode and a name, which cost a flash some
+/// hundred bytes each.
+pub const ENTRY_BYTES: u64 = 1024;

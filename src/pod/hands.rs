@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use futures_util::FutureExt;
 use k8s_openapi::api::core::v1 as corev1;
@@ -18,7 +19,9 @@ use tokio_util::sync::CancellationToken;
 
 use crate::board::EventDraft;
 use crate::image::{PullFailure, ResolvedImage};
-use crate::lifecycle::{Action, Event, HookKind, PodEvent, ProbeOutcome, Restored, RunId};
+use crate::lifecycle::{
+    Action, Event, HookKind, PodEvent, ProbeOutcome, Restored, RunId, StopReason,
+};
 use crate::pod::context::NodeContext;
 use crate::pod::exec::{ExecAsk, ExecRefused, exec};
 use crate::pod::images;
@@ -28,9 +31,13 @@ use crate::pod::run::{Begun, Ingredients, StartFailure};
 use crate::pod::sandbox::{self, Sandbox};
 use crate::runtime::{LogSink, RunControl};
 use crate::spec::{Container, ContainerKind, ContainerName, Exit, Pod, ProbeKind};
+use crate::volume::space::Excess;
 
 /// Serials of exec instances begin here, far from any attempt's number: both name private folders of a container.
 const FIRST_EXEC_SERIAL: u32 = 1 << 31;
+
+/// What a pod gets whose volumes are over their limit (the kubelet's `immediateEvictionGracePeriodSeconds`).
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
 /// What a task reports.
 #[derive(Debug)]
@@ -44,6 +51,8 @@ pub enum Report {
     Resolved(RunId, ResolvedImage),
     /// A run is under way; this controls it.
     Running(RunId, RunControl),
+    /// The pod's volumes hold more than they may.
+    Excess(Excess),
 }
 
 #[derive(Debug)]
@@ -147,6 +156,7 @@ impl Hands {
                     self.record(&PodEvent { warning: true, reason, message, container: None });
                 }
                 self.node.usage.pod_is_here(&self.pod.key, &self.pod.uid, sandbox.account());
+                self.watch_space(&sandbox);
                 self.sandbox = Some(Arc::new(*sandbox));
                 if self.volumes_are_stale {
                     self.refresh_volumes();
@@ -156,6 +166,13 @@ impl Hands {
             Report::Note(event) => {
                 self.record(&event);
                 None
+            }
+            Report::Excess(excess) => {
+                let (reason, message) = ("Evicted", excess.to_string());
+                let note = message.clone();
+                self.record(&PodEvent { warning: true, reason, message: note, container: None });
+                let why = StopReason::Evicted { reason, message };
+                Some(Event::Stop { grace: Some(EVICTION_GRACE), why })
             }
             Report::Resolved(run, image) => {
                 self.images.insert(run.container.clone(), (run, image));
@@ -217,6 +234,16 @@ impl Hands {
                     let (reason, message) = (error.reason(), error.message());
                     Report::Event(Event::SandboxFailed { reason, message })
                 }
+            }
+        });
+    }
+
+    fn watch_space(&self, sandbox: &Sandbox) {
+        let (excess, reports) = (sandbox.excess(), self.reports.clone());
+        tokio::spawn(async move {
+            if let Some(excess) = excess.await {
+                // The worker is gone only when nobody is interested any more.
+                drop(reports.send(Report::Excess(excess)).await);
             }
         });
     }
@@ -302,7 +329,7 @@ impl Hands {
         });
     }
 
-    fn hook(&mut self, run: RunId, hook: HookKind, within: std::time::Duration) {
+    fn hook(&mut self, run: RunId, hook: HookKind, within: Duration) {
         let Some((target, over)) = self.target(&run) else { return };
         self.spawn_until(over, async move {
             let hooks = &target.container.hooks;

@@ -28,6 +28,7 @@ pub mod prober;
 pub mod published;
 pub mod run;
 pub mod sandbox;
+pub mod space;
 pub mod timers;
 pub mod usage;
 pub mod worker;

@@ -165,7 +165,8 @@ impl Ingredients {
             )
             .map_err(|e| failed(&std::io::Error::from(e)))?;
             let (guest, read_only) = (mount.guest().to_owned(), mount.read_only());
-            guest_mounts.push(GuestMount { dir, guest, read_only });
+            let room = self.sandbox.room(&mount);
+            guest_mounts.push(GuestMount { dir, guest, read_only, room });
         }
         let limits = &container.resources;
         let run = Run {

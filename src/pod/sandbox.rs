@@ -22,9 +22,14 @@ use crate::pod::http_probe::Dial;
 use crate::pod::net_io::NetStream;
 use crate::pod::networks::{Listed, PodNetwork};
 use crate::pod::objects::VolumeData;
-use crate::runtime::{Network, PodAccount, PodLimits};
+use crate::pod::space::{self, PodMemory};
+use crate::runtime::{self, Network, PodAccount, PodLimits};
 use crate::spec::Pod;
-use crate::volume::{MountedVolumes, VolumeError};
+use crate::volume::space::{Excess, Room as RunRoom, Space};
+use crate::volume::{MountedVolumes, PreparedMount, VolumeError};
+
+/// What a run may write beside its termination message, where no volume is: the folder that the message is in must be writable.
+const RUN_FOLDER_BYTES_MAX: u64 = 64 << 10;
 
 /// Why a sandbox could not be put up; the core retries with back-off.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +40,8 @@ pub enum SandboxError {
     NoAddress,
     #[error("Failed to create pod sandbox: {0}")]
     NotGranted(#[from] NotGranted),
+    #[error("cannot measure the pod's volumes")]
+    Space(#[source] std::io::Error),
     #[error("Failed to create pod sandbox")]
     Publish(#[source] PublishError),
     #[error("podling failed internally while setting up the pod")]
@@ -47,6 +54,7 @@ impl SandboxError {
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Volume(e) => e.reason(),
+            Self::Space(_) => "FailedMount",
             Self::NoAddress | Self::NotGranted(_) | Self::Publish(_) | Self::Broken(_) => {
                 "FailedCreatePodSandBox"
             }
@@ -73,6 +81,8 @@ pub struct Sandbox {
     /// Published ports, and what is shown of the network.
     listed: Listed,
     volumes: MountedVolumes,
+    /// How much may be written to them.
+    space: Arc<Space>,
     account: PodAccount,
     /// Ends the tasks of the published ports.
     stop: CancellationToken,
@@ -130,10 +140,11 @@ impl Sandbox {
         };
         let ports = ports.serve(&door, node.clock, &stop);
         let account = PodAccount::new(PodLimits {
-            memory_bytes: pod.resources.memory_limit_bytes,
+            memory_bytes: space::memory_limit(&pod),
             cpu_millis: pod.resources.cpu_limit_millis,
             cpu_request_millis: pod.cpu_request_millis(),
         });
+        let space = measure(&node, &pod, &volumes, &account, ip).await?;
         let files = Semaphore::new(1);
         // Last: who is reachable is there.
         let place = node.fabric.attach(&pod.uid, &net, &listed.network().host);
@@ -147,6 +158,7 @@ impl Sandbox {
             daemon,
             listed,
             volumes,
+            space,
             account,
             stop,
             ports,
@@ -182,6 +194,25 @@ impl Sandbox {
     #[must_use]
     pub fn volumes(&self) -> &MountedVolumes {
         &self.volumes
+    }
+
+    /// What a mounted folder may still take; `None`: nothing but the disk limits it.
+    #[must_use]
+    pub fn room(&self, mount: &PreparedMount) -> Option<Arc<dyn runtime::Room>> {
+        let room = match mount.volume() {
+            _ if mount.read_only() => None,
+            Some(volume) => self.space.room(volume),
+            None => RunRoom::of_run(mount.place(), RUN_FOLDER_BYTES_MAX, self.node.clock)
+                .inspect_err(|error| tracing::warn!(pod = %self.pod.key, %error, "a run's own folder is not measured"))
+                .ok(),
+        };
+        room.map(|room| Arc::new(space::Room(room)) as Arc<dyn runtime::Room>)
+    }
+
+    /// Resolves when one of the volumes is over its limit all the same; `None`: the pod goes, or nothing is limited.
+    pub fn excess(&self) -> impl Future<Output = Option<Excess>> + use<> {
+        let (space, stop) = (Arc::clone(&self.space), self.stop.clone());
+        async move { if space.is_counted() { space::watch(space, stop).await } else { None } }
     }
 
     #[must_use]
@@ -275,6 +306,22 @@ async fn set_up_volumes(
         node.volumes.set_up(&pod, &data, &node.host_paths)
     });
     Ok(set_up.await.map_err(SandboxError::Broken)??)
+}
+
+async fn measure(
+    node: &Arc<NodeContext>,
+    pod: &Arc<Pod>,
+    volumes: &MountedVolumes,
+    account: &PodAccount,
+    ip: Ipv4Addr,
+) -> Result<Arc<Space>, SandboxError> {
+    let node_memory = node.facts(ip.into()).allocatable.memory_bytes;
+    let (clock, pod, volumes) = (node.clock, Arc::clone(pod), volumes.clone());
+    let memory = Arc::new(PodMemory(account.clone()));
+    let measured = tokio::task::spawn_blocking(move || {
+        Space::new(&pod, volumes.empty_dirs(), memory, node_memory, clock)
+    });
+    measured.await.map_err(SandboxError::Broken)?.map_err(SandboxError::Space)
 }
 
 fn net_config(pod: &Pod, ip: Ipv4Addr) -> NetConfig {

@@ -22,6 +22,8 @@ use super::strand::Payer;
 use super::{GuestMount, LogSink, Network, StartError};
 use crate::net::{Member, MemberLimits, NetConfig, PodNet};
 use crate::spec::OnMemoryLimit;
+use crate::wasi::account::Account;
+use crate::wasi::files::{FilesView, Walls};
 use crate::wasi::http::{Client, HttpCtx, Trust};
 use crate::wasi::lifecycle::{LifecycleView, StopListener};
 use crate::wasi::p1::{self, Preview1, Preview1View};
@@ -41,6 +43,7 @@ pub(crate) struct Guest {
     stop: StopListener,
     member: Arc<Member>,
     http: HttpCtx,
+    walls: Walls,
 }
 
 /// What a [`Guest`] is made from.
@@ -58,6 +61,8 @@ pub(crate) struct GuestPlan {
     pub(crate) client: Client,
     /// Ports on which it is given a listening socket.
     pub(crate) listen_on: Vec<u16>,
+    /// Pays for what the host holds and does for it.
+    pub(crate) account: Arc<dyn Account>,
 }
 
 impl GuestPlan {
@@ -103,9 +108,11 @@ impl Guest {
             let listener = p1::listen(&member, port);
             listeners.push(listener.map_err(|source| StartError::Listen { port, source })?);
         }
-        let directories = plan.mounts.len();
-        let wasi = Preview1::new(wasi.build_p1(), Arc::clone(&member), listeners, directories);
-        let mut guest = Self { wasi, limiter, stop, member, http };
+        let rooms: Vec<_> = plan.mounts.iter().map(|mount| mount.room.clone()).collect();
+        let walls = Walls::new(rooms.iter().flatten().cloned(), Arc::clone(&plan.account));
+        let ctx = wasi.build_p1();
+        let wasi = Preview1::new(ctx, Arc::clone(&member), listeners, &rooms, walls.clone());
+        let mut guest = Self { wasi, limiter, stop, member, http, walls };
         guest.ctx().table.set_max_capacity(RESOURCES_MAX);
         Ok(guest)
     }
@@ -120,8 +127,10 @@ impl Guest {
                 WasiCtxBuilder::new().build_p1(),
                 Arc::clone(&member),
                 Vec::new(),
-                0,
+                &[],
+                Walls::none(),
             ),
+            walls: Walls::none(),
             member,
             http: HttpCtx::new(client),
             limiter: Limiter::new(ledger, OnMemoryLimit::Fail),
@@ -196,6 +205,12 @@ pub(crate) fn join(network: Network, ledger: &Arc<Ledger>) -> Member {
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.wasi.wasi().ctx()
+    }
+}
+
+impl FilesView for Guest {
+    fn walls(&self) -> &Walls {
+        &self.walls
     }
 }
 

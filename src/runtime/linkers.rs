@@ -16,7 +16,7 @@ use wasmtime_wasi::{I32Exit, WasiView as _, p2, p3};
 use wasmtime_wasi_io::bindings::wasi::io;
 
 use super::guest::Guest;
-use crate::wasi::{http, lifecycle, p1, sockets};
+use crate::wasi::{files, http, lifecycle, p1, sockets};
 
 type Link = fn(&mut component::Linker<Guest>) -> wasmtime::Result<()>;
 
@@ -44,9 +44,7 @@ const WASI_0_2: &[(&str, Link)] = {
         ("wasi:clocks/monotonic-clock", |l| {
             clocks::monotonic_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
         }),
-        ("wasi:filesystem/types", |l| {
-            filesystem::types::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem)
-        }),
+        ("wasi:filesystem/types", files::p2::add_to_linker),
         ("wasi:filesystem/preopens", |l| {
             filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem)
         }),
@@ -82,11 +80,11 @@ const WASI_0_2: &[(&str, Link)] = {
     ]
 };
 
-/// The packages of WASI 0.3 that we offer, whole; its sockets are ours.
+/// The packages of WASI 0.3 that we offer, whole; its sockets are ours, its files behind walls of ours.
 const WASI_0_3: &[(&str, Link)] = &[
     ("wasi:cli/", p3::cli::add_to_linker),
     ("wasi:clocks/", p3::clocks::add_to_linker),
-    ("wasi:filesystem/", p3::filesystem::add_to_linker),
+    ("wasi:filesystem/", files::p3::add_to_linker),
     ("wasi:random/", p3::random::add_to_linker),
 ];
 

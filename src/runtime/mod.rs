@@ -49,6 +49,7 @@ use std::time::Duration;
 use crate::net::PodNet;
 use crate::spec::{HttpLimits, OnMemoryLimit, StopSignal};
 
+pub use crate::wasi::files::{Grant, Room};
 pub use artifact::{Artifact, ModuleKind};
 pub use compile::{CompileMode, MODULE_BYTES_MAX};
 pub use compile_child::compile_child;
@@ -112,6 +113,8 @@ pub struct GuestMount {
     pub guest: String,
     /// Nothing in it can be changed by this module.
     pub read_only: bool,
+    /// What it may still take; `None`: nothing but the disk limits it.
+    pub room: Option<Arc<dyn Room>>,
 }
 
 /// Limits of one run; `None`: none of its own.

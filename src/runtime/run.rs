@@ -27,7 +27,7 @@ use super::serve::{HttpCounters, HttpUsage};
 use super::stdio::StdinPipe;
 use super::strand::Strands;
 use crate::net::Member;
-use crate::spec::{Exit, StopSignal};
+use crate::spec::{Exit, OnMemoryLimit, StopSignal};
 use crate::wasi::lifecycle::StopListener;
 
 /// Limits of a whole pod.
@@ -81,6 +81,18 @@ impl PodAccount {
     #[must_use]
     pub fn memory_peak_bytes(&self) -> u64 {
         self.memory.peak()
+    }
+
+    /// Takes bytes for something that the pod holds beside its modules (a memory volume); false and nothing taken where its limit does
+    /// not allow it.
+    #[must_use]
+    pub fn take_memory(&self, bytes: u64) -> bool {
+        self.memory.charge(bytes).is_ok()
+    }
+
+    /// Gives such bytes back.
+    pub fn give_back_memory(&self, bytes: u64) {
+        self.memory.release(bytes);
     }
 }
 
@@ -178,6 +190,8 @@ pub(crate) struct Shared {
     pub(crate) guests: Spawner,
     /// Its instructions are paced: it has to look up at each turn.
     pub(crate) paced: bool,
+    /// What happens at its memory limit.
+    pub(crate) on_memory_limit: OnMemoryLimit,
     end: AtomicU8,
     over: AtomicBool,
     stop: StopListener,
@@ -205,6 +219,7 @@ impl Shared {
             strands: Strands::default(),
             guests,
             paced: false,
+            on_memory_limit: OnMemoryLimit::Kill,
             end: AtomicU8::new(RUNNING),
             over: AtomicBool::new(false),
             stop: StopListener::new(),

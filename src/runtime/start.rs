@@ -182,6 +182,7 @@ impl Inner {
         let mut shared =
             Shared::new(run.name, account, guests, run.stop_signal, stdin.clone(), member);
         shared.paced = run.limits.fuel_per_second.is_some();
+        shared.on_memory_limit = run.limits.on_memory_limit;
         let shared = Arc::new(shared);
         let payer = Arc::new(Payer::Run(Arc::clone(&shared)));
         let plan = GuestPlan {
@@ -195,6 +196,7 @@ impl Inner {
             // A single thread would let one module's disk work stop all others.
             may_block: self.report.guest_threads > 1,
             listen_on: listen_on.iter().map(|declared| declared.port).collect(),
+            account: Arc::<Payer>::clone(&payer),
             client: Client::new(Arc::clone(&shared.member), payer, self.trust.clone()),
         };
         let fuel = Arc::new(Fuel::new(run.limits.fuel, run.limits.fuel_per_second));

@@ -20,9 +20,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::task::AtomicWaker;
 use tokio_util::task::TaskTracker;
 
+use super::cputime::thread_ns;
+use super::limiter::OutOfMemory;
 use super::meter::Metered;
 use super::run::Shared;
 use crate::net::{Ledger, NoLedger};
+use crate::spec::OnMemoryLimit;
+use crate::wasi::account::{Account, Refused};
 use crate::wasi::http;
 
 /// The strands of one run.
@@ -113,6 +117,30 @@ impl http::Account for Payer {
         match self {
             Self::Run(run) => Arc::clone(&run.account.memory) as Arc<dyn Ledger>,
             Self::Nobody => Arc::new(NoLedger),
+        }
+    }
+}
+
+impl Account for Payer {
+    fn take(&self, bytes: u64) -> Result<(), Refused> {
+        let Self::Run(run) = self else { return Ok(()) };
+        run.account.memory.charge(bytes).map_err(|over| match run.on_memory_limit {
+            OnMemoryLimit::Fail => Refused::Fail,
+            OnMemoryLimit::Kill => Refused::Kill(wasmtime::Error::new(OutOfMemory(over))),
+        })
+    }
+
+    fn give_back(&self, bytes: u64) {
+        if let Self::Run(run) = self {
+            run.account.memory.release(bytes);
+        }
+    }
+
+    fn work(&self, work: &mut dyn FnMut()) {
+        let before = thread_ns();
+        work();
+        if let Self::Run(run) = self {
+            run.account.cpu.charge(thread_ns().saturating_sub(before));
         }
     }
 }

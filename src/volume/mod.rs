@@ -20,8 +20,7 @@
 //! pod does; nothing is synced, since their content is the guest's to sync.
 //!
 //! Secrets and `medium: Memory` are kept in a memory-backed folder ([`find_memory_dir`]). Where there is none they are
-//! kept on disk in a 0700 folder, and [`MountedVolumes::warnings`] says so. Memory volumes are not limited by us: the
-//! tmpfs' own size limits them.
+//! kept on disk in a 0700 folder, and [`MountedVolumes::warnings`] says so. What modules may write is counted in [`space`].
 //!
 //! Blocking: call through `spawn_blocking`. Needs `/proc`.
 
@@ -31,6 +30,7 @@ mod mount_error;
 pub mod mount_table;
 mod mounts;
 pub mod payload;
+pub mod space;
 mod termination;
 mod writer;
 
@@ -153,6 +153,14 @@ pub struct MountedVolumes {
     volumes: Arc<BTreeMap<String, Mounted>>,
     /// What an operator should know, one sentence each; for events.
     pub warnings: Vec<String>,
+}
+
+impl MountedVolumes {
+    /// The folders that are the modules' to write to, by name.
+    pub fn empty_dirs(&self) -> impl Iterator<Item = (&str, &OwnedFd)> {
+        let ours = self.volumes.iter().filter(|(_, mounted)| mounted.kind == Kind::EmptyDir);
+        ours.map(|(name, mounted)| (name.as_str(), &mounted.place))
+    }
 }
 
 /// One volume.

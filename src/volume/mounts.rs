@@ -43,6 +43,8 @@ pub struct PreparedMount {
     place: OwnedFd,
     guest: String,
     read_only: bool,
+    /// `None`: a folder of the run's own.
+    volume: Option<String>,
 }
 
 impl PreparedMount {
@@ -62,6 +64,18 @@ impl PreparedMount {
     #[must_use]
     pub fn read_only(&self) -> bool {
         self.read_only
+    }
+
+    /// The volume that it is, or is a part of; `None`: a folder of the run's own.
+    #[must_use]
+    pub fn volume(&self) -> Option<&str> {
+        self.volume.as_deref()
+    }
+
+    /// The folder itself, open as a place.
+    #[must_use]
+    pub fn place(&self) -> &OwnedFd {
+        &self.place
     }
 
     /// The folder itself, open as a place (`O_PATH`, or for listing).
@@ -317,8 +331,9 @@ impl<'a> Preparing<'a> {
             run.log = log;
         }
         for (guest, folder) in std::mem::take(&mut self.folders) {
-            let Folder { place, read_only, .. } = folder;
-            run.mounts.push(PreparedMount { place, guest, read_only });
+            let Folder { place, read_only, volume } = folder;
+            let volume = Some(volume.to_owned());
+            run.mounts.push(PreparedMount { place, guest, read_only, volume });
         }
         Ok(run)
     }
@@ -400,7 +415,8 @@ impl<'a> Preparing<'a> {
                     run.log = Log::Private { place, path };
                 }
             }
-            run.mounts.push(PreparedMount { place: folder, guest: parent.clone(), read_only });
+            let guest = parent.clone();
+            run.mounts.push(PreparedMount { place: folder, guest, read_only, volume: None });
         }
         Ok(())
     }

@@ -25,4 +25,5 @@ mod publish;
 mod registry;
 mod restart;
 mod room;
+mod space;
 mod support;

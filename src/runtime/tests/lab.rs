@@ -153,7 +153,7 @@ impl Trial {
 
     pub(super) fn mount(mut self, host: &Path, guest: &str, read_only: bool) -> Self {
         let dir = std::fs::File::open(host).unwrap().into();
-        self.run.mounts.push(GuestMount { dir, guest: guest.to_owned(), read_only });
+        self.run.mounts.push(GuestMount { dir, guest: guest.to_owned(), read_only, room: None });
         self
     }
 

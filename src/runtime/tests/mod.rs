@@ -10,5 +10,6 @@ mod limits;
 mod network;
 mod prepare;
 mod preview1;
+mod space;
 mod stop;
 mod streams;

@@ -1,8 +1,11 @@
-//! All of WASI 0.1 that is not about sockets: handed on to wasmtime-wasi under its own numbers.
+//! All of WASI 0.1 that is not about sockets: handed on to wasmtime-wasi under its own numbers, once there is room.
 //!
 //! Owns: translating descriptors, and what a socket answers to a call that is for files. `sock_*` are in `calls`, which
 //! puts its own in their place; those here are never reached.
 
+use std::sync::Arc;
+
+use wasmtime_wasi::WasiView as _;
 use wasmtime_wasi::p1::types::{self, Errno, Error, Fd};
 use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1;
 use wiggle::{GuestMemory, GuestPtr};
@@ -11,6 +14,9 @@ use super::Preview1;
 use super::fds::Entry;
 use super::memory;
 use super::socket::Manner;
+use super::walls;
+use crate::limits::ENTRY_BYTES;
+use crate::wasi::files::{Made, folder_bytes, link_bytes};
 
 type Memory<'a> = GuestMemory<'a>;
 
@@ -26,7 +32,10 @@ impl Preview1 {
 
     async fn close(&mut self, mem: &mut Memory<'_>, entry: Entry) -> Result<(), Error> {
         match entry {
-            Entry::Host(host) => self.wasi.fd_close(mem, Fd::from(host)).await,
+            Entry::Host(host) => {
+                self.walled.closed(host);
+                self.wasi.fd_close(mem, Fd::from(host)).await
+            }
             Entry::Socket(socket) => {
                 drop(socket);
                 Ok(())
@@ -244,7 +253,9 @@ impl WasiSnapshotPreview1 for Preview1 {
             return Ok(());
         }
         let fd = self.file(fd, Errno::Badf)?;
-        self.wasi.fd_fdstat_set_flags(mem, fd, flags)
+        self.wasi.fd_fdstat_set_flags(mem, fd, flags)?;
+        self.walled.set_append(fd.into(), flags.contains(types::Fdflags::APPEND));
+        Ok(())
     }
 
     fn fd_fdstat_set_rights(
@@ -304,7 +315,17 @@ impl WasiSnapshotPreview1 for Preview1 {
     ) -> Result<types::Size, Error> {
         if self.fds.if_socket(fd.into()).is_none() {
             let fd = self.file(fd, Errno::Badf)?;
-            return self.wasi.fd_write(mem, fd, ciovs).await;
+            let room = match self.walled.room(fd.into()) {
+                Some(_) => {
+                    let at = self.wasi.fd_tell(mem, fd)?;
+                    let len = memory::first_len(memory::bytes(mem)?, ciovs.offset())?;
+                    self.walled.write(fd.into(), at, len.into()).await?
+                }
+                None => None,
+            };
+            let written = self.wasi.fd_write(mem, fd, ciovs).await;
+            room.filter(|_| written.is_err()).inspect(|room| room.freed());
+            return written;
         }
         let sent = self.send(mem, fd.into(), ciovs.offset(), None).await?;
         Ok(memory::size(sent)?)
@@ -357,6 +378,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         size: types::Filesize,
     ) -> Result<(), Error> {
         let fd = self.file(fd, Errno::Inval)?;
+        let _resized = self.walled.resize(fd.into(), size).await?;
         self.wasi.fd_filestat_set_size(mem, fd, size).await
     }
 
@@ -391,7 +413,16 @@ impl WasiSnapshotPreview1 for Preview1 {
         offset: types::Filesize,
     ) -> Result<types::Size, Error> {
         let fd = self.file(fd, Errno::Spipe)?;
-        self.wasi.fd_pwrite(mem, fd, ciovs, offset).await
+        let room = match self.walled.room(fd.into()) {
+            Some(_) => {
+                let len = memory::first_len(memory::bytes(mem)?, ciovs.offset())?;
+                self.walled.write(fd.into(), offset, len.into()).await?
+            }
+            None => None,
+        };
+        let written = self.wasi.fd_pwrite(mem, fd, ciovs, offset).await;
+        room.filter(|_| written.is_err()).inspect(|room| room.freed());
+        written
     }
 
     fn fd_prestat_get(&mut self, mem: &mut Memory<'_>, fd: Fd) -> Result<types::Prestat, Error> {
@@ -450,7 +481,10 @@ impl WasiSnapshotPreview1 for Preview1 {
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let dir = self.dir(dir)?;
-        self.wasi.path_create_directory(mem, dir, path).await
+        let made = self.walled.make(dir.into(), folder_bytes).await?;
+        self.wasi.path_create_directory(mem, dir, path).await?;
+        made.map(Made::done);
+        Ok(())
     }
 
     async fn path_filestat_get(
@@ -488,7 +522,13 @@ impl WasiSnapshotPreview1 for Preview1 {
         to_path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let (from, to) = (self.dir(from)?, self.dir(to)?);
-        self.wasi.path_link(mem, from, flags, from_path, to, to_path).await
+        if self.walled.are_apart(from.into(), to.into()) {
+            return Err(Errno::Xdev.into());
+        }
+        let made = self.walled.make(to.into(), |_| ENTRY_BYTES).await?;
+        self.wasi.path_link(mem, from, flags, from_path, to, to_path).await?;
+        made.map(Made::done);
+        Ok(())
     }
 
     async fn path_open(
@@ -506,8 +546,28 @@ impl WasiSnapshotPreview1 for Preview1 {
         if !self.fds.has_room() {
             return Err(Errno::Mfile.into());
         }
+        let Some(room) = self.walled.room(dir.into()) else {
+            let opened =
+                self.wasi.path_open(mem, dir, lookup, path, how, base, inheriting, flags).await?;
+            return Ok(Fd::from(self.fds.insert(Entry::Host(opened.into()))?));
+        };
+        let mut made = None;
+        if how.contains(types::Oflags::CREAT)
+            && self.wasi.path_filestat_get(mem, dir, lookup, path).await.is_err()
+        {
+            self.walled.grow(&room, ENTRY_BYTES).await?;
+            made = Some(Made::new(Arc::clone(&room)));
+        }
+        let place = walls::next_place(self.wasi.ctx().table);
         let opened =
             self.wasi.path_open(mem, dir, lookup, path, how, base, inheriting, flags).await?;
+        made.map(Made::done);
+        if how.contains(types::Oflags::TRUNC) {
+            room.freed();
+        }
+        let file = place.and_then(|place| walls::file_at(self.wasi.ctx().table, place));
+        let append = flags.contains(types::Fdflags::APPEND);
+        self.walled.opened(opened.into(), room, file.as_ref(), append);
         Ok(Fd::from(self.fds.insert(Entry::Host(opened.into()))?))
     }
 
@@ -530,7 +590,9 @@ impl WasiSnapshotPreview1 for Preview1 {
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let dir = self.dir(dir)?;
-        self.wasi.path_remove_directory(mem, dir, path).await
+        self.wasi.path_remove_directory(mem, dir, path).await?;
+        self.walled.room(dir.into()).inspect(|room| room.freed());
+        Ok(())
     }
 
     async fn path_rename(
@@ -542,7 +604,13 @@ impl WasiSnapshotPreview1 for Preview1 {
         to_path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let (from, to) = (self.dir(from)?, self.dir(to)?);
-        self.wasi.path_rename(mem, from, from_path, to, to_path).await
+        if self.walled.are_apart(from.into(), to.into()) {
+            return Err(Errno::Xdev.into());
+        }
+        self.wasi.path_rename(mem, from, from_path, to, to_path).await?;
+        // What had the new name before may be gone.
+        self.walled.room(to.into()).inspect(|room| room.freed());
+        Ok(())
     }
 
     async fn path_symlink(
@@ -553,7 +621,11 @@ impl WasiSnapshotPreview1 for Preview1 {
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let dir = self.dir(dir)?;
-        self.wasi.path_symlink(mem, target, dir, path).await
+        let len = target.len() as usize;
+        let made = self.walled.make(dir.into(), |room| link_bytes(room, len)).await?;
+        self.wasi.path_symlink(mem, target, dir, path).await?;
+        made.map(Made::done);
+        Ok(())
     }
 
     async fn path_unlink_file(
@@ -563,7 +635,9 @@ impl WasiSnapshotPreview1 for Preview1 {
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
         let dir = self.dir(dir)?;
-        self.wasi.path_unlink_file(mem, dir, path).await
+        self.wasi.path_unlink_file(mem, dir, path).await?;
+        self.walled.room(dir.into()).inspect(|room| room.freed());
+        Ok(())
     }
 
     // ---- in `calls`

@@ -83,6 +83,18 @@ pub(super) fn vectors(memory: &[u8], at: u32, count: u32) -> Result<Vec<Range<us
         .collect()
 }
 
+/// Bytes in the first buffer of a vectored call that has any: what wasmtime-wasi writes of it.
+pub(super) fn first_len(memory: &[u8], (at, count): (u32, u32)) -> Result<u32, Errno> {
+    for n in 0..count {
+        let entry = n.checked_mul(8).and_then(|skip| at.checked_add(skip)).ok_or(Errno::Fault)?;
+        let len = u32_at(memory, entry.checked_add(4).ok_or(Errno::Fault)?)?;
+        if len > 0 {
+            return Ok(len);
+        }
+    }
+    Ok(0)
+}
+
 /// The buffer that a `WasiAddress` (`buf`, `buf_len`) describes.
 fn address_buffer(memory: &[u8], at: u32) -> Result<Range<usize>, Errno> {
     let len = u32_at(memory, at.checked_add(4).ok_or(Errno::Fault)?)?;

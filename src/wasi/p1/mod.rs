@@ -5,6 +5,7 @@
 //!                                                 └─ a socket: here, over crate::net
 //!  files    delegation, with descriptors translated          poll     poll_oneoff over all of them, and clocks
 //!  socket   one socket: states, waiting, options             calls    sock_* and the names that WasmEdge has added
+//!  walls    room in the folders that files are in
 //! ```
 //! Owns: the numbers that a module knows its descriptors by, sockets among them; `poll_oneoff`. Is not: files, clocks,
 //! randomness, arguments (all wasmtime-wasi's), nor the network (`net`).
@@ -26,6 +27,7 @@ mod memory;
 mod options;
 mod poll;
 mod socket;
+mod walls;
 
 use std::net::{Ipv6Addr, SocketAddr};
 use std::sync::Arc;
@@ -34,8 +36,10 @@ use wasmtime::{Linker, Module};
 use wasmtime_wasi::p1::{WasiP1Ctx, wasi_snapshot_preview1};
 
 use crate::net::{BindError, Family, ListenError, Member, OpenError, TcpSocket};
+use crate::wasi::files::{Room, Walls};
 use fds::Fds;
 use socket::Socket;
+use walls::Walled;
 
 pub use calls::add_variants;
 
@@ -55,19 +59,24 @@ pub struct Preview1 {
     wasi: WasiP1Ctx,
     fds: Fds,
     member: Arc<Member>,
+    walled: Walled,
 }
 
 impl Preview1 {
-    /// With `listeners` and then `directories` (as many as `wasi` has opened) from descriptor 3 on.
+    /// With `listeners` and then `directories` (as many as `wasi` has opened, with the room of each) from descriptor 3 on.
     #[must_use]
     pub fn new(
         wasi: WasiP1Ctx,
         member: Arc<Member>,
         listeners: Vec<TcpSocket>,
-        directories: usize,
+        directories: &[Option<Arc<dyn Room>>],
+        walls: Walls,
     ) -> Self {
         let listeners = listeners.into_iter().map(Socket::tcp);
-        Self { wasi, fds: Fds::new(listeners, directories), member }
+        let rooms = (FIRST_OPEN..).zip(directories);
+        let walled = rooms.filter_map(|(fd, room)| Some((fd, Arc::clone(room.as_ref()?))));
+        let walled = Walled::new(walls, walled);
+        Self { wasi, fds: Fds::new(listeners, directories.len()), member, walled }
     }
 
     /// The rest of WASI, as components see it.

@@ -1,0 +1,192 @@
+//! A wall round each mounted folder: modules write as much into it as it has room for.
+//!
+//! Owns: asking for room before bytes, files and folders come into being, and keeping files in the folder that they are in. Is not: WASI's
+//! file functions, which are wasmtime-wasi's and do the work, nor the sums (`volume::space`, behind [`Room`]).
+//!
+//! ```text
+//!  module ─► write, open-at, … ─► in a folder with a wall? ──no──► wasmtime-wasi's
+//!            (in our place)         │yes
+//!                                 Room: is there room? ──yes──► wasmtime-wasi's      ──no──► insufficient-space, at once
+//! ```
+//! The functions that make a folder grow are replaced in the linkers by ones that ask first: `p2` and `p3` here, `wasi::p1` for core
+//! modules. A module none of whose folders has a wall pays one look at an empty list. Which folder a file is in is told by the kernel
+//! (`/proc/self/fd`), so that neither links nor renaming by another module move it out of its account.
+//!
+//! Errors as WASI has them: `insufficient-space` where there is no room, `cross-device` for a rename or hard link from one volume to
+//! another, which in Kubernetes are mounts of their own as well.
+
+pub mod p2;
+pub mod p3;
+mod stream;
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio::sync::Semaphore;
+use wasmtime_wasi::WasiView;
+
+use crate::limits::ENTRY_BYTES;
+use crate::wasi::account::{Account, Nobody};
+
+/// The answer of a [`Room`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Grant {
+    /// They are taken.
+    Yes,
+    /// There are not that many.
+    No,
+    /// [`Room::take_measured`] will tell.
+    Unsure,
+}
+
+/// What a folder has left.
+pub trait Room: fmt::Debug + Send + Sync {
+    /// Where it lies, as the kernel names it.
+    fn place(&self) -> &Path;
+    /// Asks for `bytes` more, before they are written. Answers at once.
+    fn take(&self, bytes: u64) -> Grant;
+    /// The same after measuring what is there. Blocking, possibly for long.
+    fn take_measured(&self, bytes: u64) -> bool;
+    /// Something was removed, made shorter, or not written after all.
+    fn freed(&self);
+    /// A file in it was opened: it takes its space as long as it is open, even without a name.
+    fn opened(&self, file: &Arc<File>);
+    /// What a file of `size` bytes takes, its name apart.
+    fn cost(&self, size: u64) -> u64;
+}
+
+/// What a file of `size` bytes takes more when it ends at `end`.
+pub(in crate::wasi) fn growth(room: &dyn Room, size: u64, end: u64) -> u64 {
+    room.cost(end).saturating_sub(room.cost(size))
+}
+
+/// What a new folder takes.
+pub(in crate::wasi) fn folder_bytes(room: &dyn Room) -> u64 {
+    room.cost(1).saturating_add(ENTRY_BYTES)
+}
+
+/// What a new symbolic link takes.
+pub(in crate::wasi) fn link_bytes(room: &dyn Room, target: usize) -> u64 {
+    room.cost(target as u64).saturating_add(ENTRY_BYTES)
+}
+
+/// The walls of one run, and who pays for measuring. Clones are the same.
+#[derive(Clone, Debug)]
+pub struct Walls(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    rooms: Vec<(PathBuf, Arc<dyn Room>)>,
+    account: Arc<dyn Account>,
+    /// One measurement at a time: a module may not have all of the host's threads for file work.
+    turn: Arc<Semaphore>,
+}
+
+impl Walls {
+    /// Walls round the folders that these rooms are of; a room may be named several times.
+    #[must_use]
+    pub fn new(rooms: impl IntoIterator<Item = Arc<dyn Room>>, account: Arc<dyn Account>) -> Self {
+        let mut placed: Vec<(PathBuf, Arc<dyn Room>)> = Vec::new();
+        for room in rooms {
+            if placed.iter().all(|(place, _)| place != room.place()) {
+                placed.push((room.place().to_owned(), room));
+            }
+        }
+        Self(Arc::new(Inner { rooms: placed, account, turn: Arc::new(Semaphore::new(1)) }))
+    }
+
+    /// None at all.
+    #[must_use]
+    pub fn none() -> Self {
+        Self::new([], Arc::new(Nobody))
+    }
+
+    /// Whether there are any.
+    #[must_use]
+    pub fn any(&self) -> bool {
+        !self.0.rooms.is_empty()
+    }
+
+    /// The room that an open file or folder is in; `None`: it has no wall round it.
+    #[must_use]
+    pub fn around(&self, fd: impl AsFd) -> Option<Arc<dyn Room>> {
+        if !self.any() {
+            return None;
+        }
+        let link = Path::new("/proc/self/fd").join(fd.as_fd().as_raw_fd().to_string());
+        // A file that was removed keeps the name of its folder.
+        let place = std::fs::read_link(link).ok()?;
+        let found = self.0.rooms.iter().find(|(room, _)| place.starts_with(room));
+        found.map(|(_, room)| Arc::clone(room))
+    }
+
+    /// Asks for `bytes` more.
+    pub async fn grow(&self, room: &Arc<dyn Room>, bytes: u64) -> bool {
+        match room.take(bytes) {
+            _ if bytes == 0 => true,
+            Grant::Yes => true,
+            Grant::No => false,
+            Grant::Unsure => self.grow_measured(Arc::clone(room), bytes).await,
+        }
+    }
+
+    /// Measures on a blocking thread, on the module's account.
+    async fn grow_measured(&self, room: Arc<dyn Room>, bytes: u64) -> bool {
+        let Ok(turn) = Arc::clone(&self.0.turn).acquire_owned().await else { return false };
+        let account = Arc::clone(&self.0.account);
+        let measured = tokio::task::spawn_blocking(move || {
+            let mut fits = false;
+            account.work(&mut || fits = room.take_measured(bytes));
+            drop(turn);
+            fits
+        });
+        measured.await.unwrap_or(false)
+    }
+}
+
+/// Two folders that files cannot be moved between.
+#[must_use]
+pub(in crate::wasi) fn are_apart(a: Option<&Arc<dyn Room>>, b: Option<&Arc<dyn Room>>) -> bool {
+    a.map(|room| room.place()) != b.map(|room| room.place())
+}
+
+/// A store whose folders may have walls.
+pub trait FilesView: WasiView {
+    fn walls(&self) -> &Walls;
+}
+
+/// Room that was taken for something to be made; if it is not made after all, worth measuring again.
+#[derive(Debug)]
+pub(in crate::wasi) struct Made(Option<Arc<dyn Room>>);
+
+impl Made {
+    pub(in crate::wasi) fn new(room: Arc<dyn Room>) -> Self {
+        Self(Some(room))
+    }
+
+    pub(in crate::wasi) fn done(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Made {
+    fn drop(&mut self) {
+        if let Some(room) = &self.0 {
+            room.freed();
+        }
+    }
+}
+
+/// Bytes in a file now.
+pub(in crate::wasi) fn size_of(file: &File) -> u64 {
+    rustix::fs::fstat(file).ok().and_then(|stat| u64::try_from(stat.st_size).ok()).unwrap_or(0)
+}
+
+/// `ENOSPC`.
+fn no_space() -> io::Error {
+    rustix::io::Errno::NOSPC.into()
+}

@@ -1,0 +1,292 @@
+//! `wasi:filesystem/types` 0.2 with walls.
+//!
+//! Owns: asking before a file, folder or link comes into being or grows. Is not: anything else of the interface, which is handed on to
+//! wasmtime-wasi's as it comes.
+
+use wasmtime::component::{HasData, Linker, Resource};
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView as _};
+use wasmtime_wasi::p2::bindings::filesystem::types::{
+    self, Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry,
+    DirectoryEntryStream, ErrorCode, HostDescriptor, MetadataHashValue, NewTimestamp, OpenFlags,
+    PathFlags,
+};
+use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
+
+use std::fs::File;
+use std::sync::Arc;
+
+use super::stream::Walled;
+use super::{
+    FilesView, Made, Room, Walls, are_apart, folder_bytes, growth, link_bytes, no_space, size_of,
+};
+use crate::limits::ENTRY_BYTES;
+
+type Fd = Resource<Descriptor>;
+
+/// Everything that the interface's functions work on.
+#[allow(missing_debug_implementations, reason = "what it is made of has none")]
+pub struct Files<'a> {
+    fs: WasiFilesystemCtxView<'a>,
+    walls: Walls,
+}
+
+/// Marks our functions in the linker.
+#[derive(Debug)]
+pub struct WalledFiles;
+
+impl HasData for WalledFiles {
+    type Data<'a> = Files<'a>;
+}
+
+/// Links the interface.
+///
+/// # Errors
+/// wasmtime's, if it is linked already.
+pub fn add_to_linker<T: FilesView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
+    types::add_to_linker::<T, WalledFiles>(linker, |data: &mut T| {
+        let walls = data.walls().clone();
+        Files { fs: data.filesystem(), walls }
+    })
+}
+
+impl Files<'_> {
+    fn handle(&self, fd: &Fd) -> Option<Arc<File>> {
+        match self.fs.table.get(fd).ok()? {
+            Descriptor::File(file) => Some(Arc::clone(&file.file)),
+            Descriptor::Dir(dir) => Some(Arc::clone(&dir.dir)),
+        }
+    }
+
+    /// A file or folder and the room that it is in; `None` where there is no wall, or no such descriptor.
+    fn walled(&self, fd: &Fd) -> Option<(Arc<File>, Arc<dyn Room>)> {
+        let file = self.walls.any().then(|| self.handle(fd))??;
+        let room = self.walls.around(&file)?;
+        Some((file, room))
+    }
+
+    fn room(&self, fd: &Fd) -> Option<Arc<dyn Room>> {
+        self.walled(fd).map(|(_, room)| room)
+    }
+
+    async fn grow(&mut self, room: &Arc<dyn Room>, bytes: u64) -> FsResult<()> {
+        if self.walls.grow(room, bytes).await { Ok(()) } else { Err(no_space().into()) }
+    }
+
+    /// Before something with a name comes into being.
+    async fn make(&mut self, fd: &Fd, bytes: impl Fn(&dyn Room) -> u64) -> FsResult<Option<Made>> {
+        let Some(room) = self.room(fd) else { return Ok(None) };
+        self.grow(&room, bytes(&*room)).await?;
+        Ok(Some(Made::new(room)))
+    }
+
+    /// A stream that asks before it writes, if the file is behind a wall.
+    fn wall_in(
+        &mut self,
+        walled: Option<(Arc<File>, Arc<dyn Room>)>,
+        stream: Resource<DynOutputStream>,
+        position: Option<u64>,
+    ) -> FsResult<Resource<DynOutputStream>> {
+        let Some((file, room)) = walled else { return Ok(stream) };
+        let inner = self.fs.table.delete(stream)?;
+        let stream = Walled::new(inner, file, room, self.walls.clone(), position);
+        let stream: DynOutputStream = Box::new(stream);
+        Ok(self.fs.table.push(stream)?)
+    }
+}
+
+impl types::Host for Files<'_> {
+    fn convert_error_code(&mut self, error: FsError) -> wasmtime::Result<ErrorCode> {
+        self.fs.convert_error_code(error)
+    }
+
+    fn filesystem_error_code(
+        &mut self,
+        error: Resource<wasmtime::Error>,
+    ) -> wasmtime::Result<Option<ErrorCode>> {
+        self.fs.filesystem_error_code(error)
+    }
+}
+
+/// Methods that are wasmtime-wasi's as they are.
+macro_rules! handed_on {
+    ($(fn $name:ident($($argument:ident: $kind:ty),*) -> $outcome:ty;)*) => {
+        $(async fn $name(&mut self, $($argument: $kind),*) -> $outcome {
+            self.fs.$name($($argument),*).await
+        })*
+    };
+}
+
+impl HostDescriptor for Files<'_> {
+    handed_on! {
+        fn advise(fd: Fd, offset: u64, len: u64, advice: Advice) -> FsResult<()>;
+        fn sync_data(fd: Fd) -> FsResult<()>;
+        fn get_flags(fd: Fd) -> FsResult<DescriptorFlags>;
+        fn get_type(fd: Fd) -> FsResult<DescriptorType>;
+        fn set_times(fd: Fd, accessed: NewTimestamp, modified: NewTimestamp) -> FsResult<()>;
+        fn read(fd: Fd, len: u64, offset: u64) -> FsResult<(Vec<u8>, bool)>;
+        fn read_directory(fd: Fd) -> FsResult<Resource<DirectoryEntryStream>>;
+        fn sync(fd: Fd) -> FsResult<()>;
+        fn stat(fd: Fd) -> FsResult<DescriptorStat>;
+        fn stat_at(fd: Fd, flags: PathFlags, path: String) -> FsResult<DescriptorStat>;
+        fn set_times_at(
+            fd: Fd, flags: PathFlags, path: String, accessed: NewTimestamp, modified: NewTimestamp
+        ) -> FsResult<()>;
+        fn readlink_at(fd: Fd, path: String) -> FsResult<String>;
+        fn is_same_object(a: Fd, b: Fd) -> wasmtime::Result<bool>;
+        fn metadata_hash(fd: Fd) -> FsResult<MetadataHashValue>;
+        fn metadata_hash_at(
+            fd: Fd, flags: PathFlags, path: String
+        ) -> FsResult<MetadataHashValue>;
+    }
+
+    fn drop(&mut self, fd: Fd) -> wasmtime::Result<()> {
+        HostDescriptor::drop(&mut self.fs, fd)
+    }
+
+    fn read_via_stream(&mut self, fd: Fd, offset: u64) -> FsResult<Resource<DynInputStream>> {
+        self.fs.read_via_stream(fd, offset)
+    }
+
+    fn write_via_stream(&mut self, fd: Fd, offset: u64) -> FsResult<Resource<DynOutputStream>> {
+        let walled = self.walled(&fd);
+        let stream = self.fs.write_via_stream(fd, offset)?;
+        self.wall_in(walled, stream, Some(offset))
+    }
+
+    fn append_via_stream(&mut self, fd: Fd) -> FsResult<Resource<DynOutputStream>> {
+        let walled = self.walled(&fd);
+        let stream = self.fs.append_via_stream(fd)?;
+        self.wall_in(walled, stream, None)
+    }
+
+    async fn write(&mut self, fd: Fd, bytes: Vec<u8>, offset: u64) -> FsResult<u64> {
+        let Some((file, room)) = self.walled(&fd) else {
+            return self.fs.write(fd, bytes, offset).await;
+        };
+        let end = offset.saturating_add(bytes.len() as u64);
+        self.grow(&room, growth(&*room, size_of(&file), end)).await?;
+        let (asked, written) = (bytes.len() as u64, self.fs.write(fd, bytes, offset).await);
+        if written.as_ref().ok() != Some(&asked) {
+            room.freed();
+        }
+        written
+    }
+
+    async fn set_size(&mut self, fd: Fd, size: u64) -> FsResult<()> {
+        let Some((file, room)) = self.walled(&fd) else {
+            return self.fs.set_size(fd, size).await;
+        };
+        let before = size_of(&file);
+        self.grow(&room, growth(&*room, before, size)).await?;
+        let done = self.fs.set_size(fd, size).await;
+        if size < before || done.is_err() {
+            room.freed();
+        }
+        done
+    }
+
+    async fn create_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        let made = self.make(&fd, folder_bytes).await?;
+        self.fs.create_directory_at(fd, path).await?;
+        made.map(Made::done);
+        Ok(())
+    }
+
+    async fn symlink_at(&mut self, fd: Fd, target: String, path: String) -> FsResult<()> {
+        let made = self.make(&fd, |room| link_bytes(room, target.len())).await?;
+        self.fs.symlink_at(fd, target, path).await?;
+        made.map(Made::done);
+        Ok(())
+    }
+
+    async fn link_at(
+        &mut self,
+        fd: Fd,
+        flags: PathFlags,
+        path: String,
+        new_fd: Fd,
+        new_path: String,
+    ) -> FsResult<()> {
+        if are_apart(self.room(&fd).as_ref(), self.room(&new_fd).as_ref()) {
+            return Err(ErrorCode::CrossDevice.into());
+        }
+        let made = self.make(&new_fd, |_| ENTRY_BYTES).await?;
+        self.fs.link_at(fd, flags, path, new_fd, new_path).await?;
+        made.map(Made::done);
+        Ok(())
+    }
+
+    async fn open_at(
+        &mut self,
+        fd: Fd,
+        path_flags: PathFlags,
+        path: String,
+        how: OpenFlags,
+        flags: DescriptorFlags,
+    ) -> FsResult<Fd> {
+        let Some(room) = self.room(&fd) else {
+            return self.fs.open_at(fd, path_flags, path, how, flags).await;
+        };
+        let mut made = None;
+        if how.contains(OpenFlags::CREATE) {
+            let same = Resource::new_borrow(fd.rep());
+            if self.fs.stat_at(same, path_flags, path.clone()).await.is_err() {
+                self.grow(&room, ENTRY_BYTES).await?;
+                made = Some(Made::new(Arc::clone(&room)));
+            }
+        }
+        if how.contains(OpenFlags::TRUNCATE) {
+            room.freed();
+        }
+        let opened = self.fs.open_at(fd, path_flags, path, how, flags).await?;
+        made.map(Made::done);
+        if let Ok(Descriptor::File(file)) = self.fs.table.get(&opened) {
+            room.opened(&file.file);
+        }
+        Ok(opened)
+    }
+
+    async fn remove_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        let room = self.room(&fd);
+        self.fs.remove_directory_at(fd, path).await?;
+        room.inspect(|room| room.freed());
+        Ok(())
+    }
+
+    async fn rename_at(
+        &mut self,
+        fd: Fd,
+        path: String,
+        new_fd: Fd,
+        new_path: String,
+    ) -> FsResult<()> {
+        let room = self.room(&fd);
+        if are_apart(room.as_ref(), self.room(&new_fd).as_ref()) {
+            return Err(ErrorCode::CrossDevice.into());
+        }
+        self.fs.rename_at(fd, path, new_fd, new_path).await?;
+        // What had the new name before may be gone.
+        room.inspect(|room| room.freed());
+        Ok(())
+    }
+
+    async fn unlink_file_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        let room = self.room(&fd);
+        self.fs.unlink_file_at(fd, path).await?;
+        room.inspect(|room| room.freed());
+        Ok(())
+    }
+}
+
+impl types::HostDirectoryEntryStream for Files<'_> {
+    async fn read_directory_entry(
+        &mut self,
+        stream: Resource<DirectoryEntryStream>,
+    ) -> FsResult<Option<DirectoryEntry>> {
+        self.fs.read_directory_entry(stream).await
+    }
+
+    fn drop(&mut self, stream: Resource<DirectoryEntryStream>) -> wasmtime::Result<()> {
+        types::HostDirectoryEntryStream::drop(&mut self.fs, stream)
+    }
+}
