@@ -275,7 +275,9 @@ impl Places {
     /// The same from given facts.
     #[must_use]
     pub fn new(root: bool, host_name: &str, env: impl Fn(&str) -> Option<PathBuf>) -> Self {
-        let host_name = if host_name.is_empty() { "localhost" } else { host_name }.to_owned();
+        // A board that was never named is called "(none)" by its kernel; some are called what Kubernetes cannot say.
+        let usable = crate::manifest::rules::dns_subdomain(host_name).is_empty();
+        let host_name = if usable { host_name } else { "localhost" }.to_owned();
         if root {
             return Self {
                 state: Some("/var/lib/podling".into()),
@@ -312,6 +314,14 @@ mod test {
         assert_eq!(config.cache_dir, Path::new("/home/ana/.cache/podling"));
         assert_eq!(config.socket, Path::new("/home/ana/.local/state/podling/podling.sock"));
         assert_eq!(config.node_name, "gw-17");
+    }
+
+    #[test]
+    fn a_host_without_a_usable_name_is_localhost() {
+        for name in ["(none)", "", "a board", "UPPER"] {
+            assert_eq!(Places::new(true, name, |_| None).host_name, "localhost", "{name:?}");
+        }
+        assert_eq!(Places::new(true, "gw-17.lan", |_| None).host_name, "gw-17.lan");
     }
 
     #[test]
