@@ -63,6 +63,12 @@ impl ReadHalf {
         Poll::Ready(())
     }
 
+    /// Whether a read would find the end of the stream, and not for want of bytes. Takes nothing.
+    #[must_use]
+    pub fn is_at_end(&self) -> bool {
+        lock(self.0.incoming()).inflow() == Inflow::End
+    }
+
     fn take<T: Taken>(
         &mut self,
         cx: Option<&mut Context<'_>>,

@@ -324,6 +324,43 @@ fn a_name_is_looked_up_here_first_and_then_elsewhere() {
 }
 
 #[test]
+fn localhost_needs_no_resolver() {
+    /// Fails the test when it is asked anything.
+    #[derive(Debug)]
+    struct Unasked;
+
+    impl Egress for Unasked {
+        fn route(&self, ask: &Ask<'_>) -> Route {
+            panic!("asked the way to {}", ask.to);
+        }
+
+        fn lookup(&self, _member: &str, name: &str) -> Lookup {
+            panic!("asked for {name}");
+        }
+    }
+
+    let mut config = NetConfig::new(POD_IP);
+    config.host_names = vec!["greenhouse".to_owned()];
+    config.egress = Arc::new(Unasked);
+    let net = PodNet::new(config);
+    let member = join(&net, "module");
+    for name in [
+        "localhost",
+        "LocalHost.",
+        "db.localhost",
+        "ip6-localhost",
+        "greenhouse",
+        "127.0.0.1",
+        "::1",
+    ] {
+        let Lookup::Now(Ok(addresses)) = member.lookup(name) else { panic!("{name}") };
+        let mut listener = member.listen(SocketAddr::new(addresses[0], 80)).unwrap();
+        let near = ready(member.connect(listener.local_address()).unwrap().try_finish());
+        assert!(near.is_ok() && listener.try_accept().is_ready(), "{name}");
+    }
+}
+
+#[test]
 fn flows_are_forgotten_beyond_their_bound() {
     let world = world();
     let server = udp(&world.server, "0.0.0.0:5353");

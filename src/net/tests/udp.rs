@@ -1,9 +1,11 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::net::Ipv4Addr;
+
 use super::*;
-use crate::net::MemberLimits;
 use crate::net::tests::{Bell, Purse, at, join, pod, ready};
 use crate::net::{BindError, Member};
+use crate::net::{MemberLimits, NetConfig, NetLimits, PodNet};
 
 #[track_caller]
 fn bound(member: &Member, address: &str) -> UdpSocket {
@@ -154,6 +156,43 @@ fn a_flood_to_a_deaf_socket_is_dropped_counted_and_paid_by_nobody_else() {
     assert_eq!(deaf.counters().datagrams_received, received);
     drop(server);
     assert_eq!(deaf_purse.owed(), 0);
+}
+
+#[test]
+fn a_flood_to_deaf_sockets_costs_only_its_own_pod() {
+    const LIMIT: usize = 1 << 20;
+    let pod = || {
+        let mut config = NetConfig::new(Ipv4Addr::new(10, 88, 0, 5));
+        config.limits = NetLimits { max_sockets: 64, max_buffered: LIMIT };
+        PodNet::new(config)
+    };
+    let (flooded, other) = (pod(), pod());
+    let flood = |net: &PodNet| {
+        let member = join(net, "member");
+        let deaf: Vec<_> = (1..=10).map(|n| bound(&member, &format!("127.0.0.1:{n}"))).collect();
+        let loud = bound(&member, "127.0.0.1:0");
+        for _ in 0..1000 {
+            for port in 1..=10 {
+                loud.send(Bytes::from_static(&[0; 1000]), Some(at(&format!("127.0.0.1:{port}"))))
+                    .unwrap();
+            }
+        }
+        (member, deaf, net.buffered_bytes())
+    };
+    let first = flood(&flooded);
+    assert!((LIMIT - 2000..=LIMIT).contains(&first.2), "up to the pod's limit: {}", first.2);
+    assert_eq!(other.buffered_bytes(), 0);
+    let second = flood(&other);
+    assert_eq!(second.2, first.2, "the other pod has all of its own");
+    let received = |deaf: &[UdpSocket]| {
+        deaf.iter()
+            .map(|socket| {
+                std::iter::from_fn(|| socket.try_receive().is_ready().then_some(())).count()
+            })
+            .sum::<usize>()
+    };
+    assert_eq!(received(&first.1), received(&second.1));
+    assert_eq!((flooded.buffered_bytes(), other.buffered_bytes()), (0, 0));
 }
 
 #[test]

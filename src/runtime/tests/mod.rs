@@ -8,6 +8,7 @@ mod https;
 mod lab;
 mod limits;
 mod network;
+mod network_p3;
 mod prepare;
 mod preview1;
 mod space;

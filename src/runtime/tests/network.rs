@@ -8,11 +8,11 @@ use super::lab::{Paper, Trial, eventually, over};
 use crate::net::{MemberLimits, NetConfig, NoLedger, PodNet, Stream as Connection};
 use crate::spec::Exit;
 
-fn pod_net() -> PodNet {
+pub(super) fn pod_net() -> PodNet {
     PodNet::new(NetConfig::new(Ipv4Addr::new(10, 1, 0, 7)))
 }
 
-async fn start_in(
+pub(super) async fn start_in(
     net: &PodNet,
     name: &str,
     args: &[&str],

@@ -48,7 +48,10 @@ pub const WASI_0_2: &[&str] = &[
 /// # Errors
 /// wasmtime's, if one of the interfaces is linked already.
 pub fn add_to_linker_p2<T: NetView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    network::add_to_linker::<T, HasNet>(linker, &network::LinkOptions::default(), T::net)?;
+    let mut options = network::LinkOptions::default();
+    // Not yet stable in WASI; without it a program cannot tell a reset from any other failure of a stream.
+    options.network_error_code(true);
+    network::add_to_linker::<T, HasNet>(linker, &options, T::net)?;
     instance_network::add_to_linker::<T, HasNet>(linker, T::net)?;
     sockets::tcp::add_to_linker::<T, HasNet>(linker, T::net)?;
     tcp_create_socket::add_to_linker::<T, HasNet>(linker, T::net)?;

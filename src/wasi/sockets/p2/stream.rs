@@ -31,6 +31,12 @@ impl TcpInput {
     pub(crate) fn new(half: ReadHalf) -> Self {
         Self(half)
     }
+
+    /// A read of nothing finds the end too, and takes nothing away: an error is left to a read that
+    /// asks for bytes.
+    fn read_nothing(&self) -> StreamResult<Bytes> {
+        if self.0.is_at_end() { Err(StreamError::Closed) } else { Ok(Bytes::new()) }
+    }
 }
 
 fn read_error(error: ReadError) -> StreamError {
@@ -54,7 +60,7 @@ fn read_outcome(outcome: Result<Bytes, ReadError>) -> StreamResult<Bytes> {
 impl InputStream for TcpInput {
     fn read(&mut self, size: usize) -> StreamResult<Bytes> {
         if size == 0 {
-            return Ok(Bytes::new());
+            return self.read_nothing();
         }
         match self.0.try_read(size.min(CHUNK_MAX)) {
             Poll::Ready(outcome) => read_outcome(outcome),
@@ -65,7 +71,7 @@ impl InputStream for TcpInput {
     async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
         if size == 0 {
             self.ready().await;
-            return Ok(Bytes::new());
+            return self.read_nothing();
         }
         let outcome = poll_fn(|cx| self.0.poll_read(cx, size.min(CHUNK_MAX))).await;
         read_outcome(outcome)

@@ -1,128 +1,17 @@
 //! Real guests (Rust, std's own sockets) on the pod's network.
 
-use std::future::Future;
-use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use wasmtime::component::{Component, HasData, Linker};
-use wasmtime::{Config, Engine, Store};
-use wasmtime_wasi::cli::{WasiCli, WasiCliView as _};
-use wasmtime_wasi::clocks::{WasiClocks, WasiClocksView as _};
-use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemView as _};
-use wasmtime_wasi::p2::bindings::{Command, cli, clocks, filesystem, random};
-use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
-use wasmtime_wasi::random::{WasiRandom, WasiRandomView as _};
-use wasmtime_wasi::{I32Exit, WasiCtx, WasiCtxView, WasiView};
-use wasmtime_wasi_io::bindings::wasi::io;
+use wasmtime::component::Component;
 
+use super::shop::{component, patiently, run};
 use super::*;
-use crate::wasi::sockets::{NetView, add_to_linker_p2};
-
-/// Long enough for a busy machine; a test that fails by this is stuck.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-struct Guest {
-    wasi: WasiCtx,
-    // Before the member: a guest that ended closes its connections in order, one that is dropped
-    // half-way is reset first.
-    table: ResourceTable,
-    member: Member,
-}
-
-impl WasiView for Guest {
-    fn ctx(&mut self) -> WasiCtxView<'_> {
-        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
-    }
-}
-
-impl NetView for Guest {
-    fn net(&mut self) -> NetCtxView<'_> {
-        NetCtxView { table: &mut self.table, member: &self.member }
-    }
-}
-
-struct Table;
-
-impl HasData for Table {
-    type Data<'a> = &'a mut ResourceTable;
-}
-
-struct Shop {
-    engine: Engine,
-    linker: Linker<Guest>,
-}
-
-static SHOP: LazyLock<Shop> = LazyLock::new(|| {
-    let engine = Engine::new(&Config::new()).unwrap();
-    let mut linker = Linker::<Guest>::new(&engine);
-    let l = &mut linker;
-    io::error::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table).unwrap();
-    io::poll::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table).unwrap();
-    io::streams::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table).unwrap();
-    clocks::wall_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks).unwrap();
-    clocks::monotonic_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks).unwrap();
-    filesystem::types::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem).unwrap();
-    filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem).unwrap();
-    random::random::add_to_linker::<_, WasiRandom>(l, Guest::random).unwrap();
-    random::insecure_seed::add_to_linker::<_, WasiRandom>(l, Guest::random).unwrap();
-    cli::exit::add_to_linker::<_, WasiCli>(l, Guest::cli).unwrap();
-    cli::environment::add_to_linker::<_, WasiCli>(l, Guest::cli).unwrap();
-    cli::stdin::add_to_linker::<_, WasiCli>(l, Guest::cli).unwrap();
-    cli::stdout::add_to_linker::<_, WasiCli>(l, Guest::cli).unwrap();
-    cli::stderr::add_to_linker::<_, WasiCli>(l, Guest::cli).unwrap();
-    cli::terminal_input::add_to_linker::<_, WasiCli>(l, Guest::cli).unwrap();
-    cli::terminal_output::add_to_linker::<_, WasiCli>(l, Guest::cli).unwrap();
-    cli::terminal_stdin::add_to_linker::<_, WasiCli>(l, Guest::cli).unwrap();
-    cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, Guest::cli).unwrap();
-    cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, Guest::cli).unwrap();
-    add_to_linker_p2(l).unwrap();
-    Shop { engine, linker }
-});
-
-fn component(name: &str) -> Component {
-    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR"))
-        .join("wasm-examples/built")
-        .join(name)
-        .with_extension("wasm");
-    Component::from_file(&SHOP.engine, file).unwrap()
-}
 
 /// Each guest is compiled once.
 static ECHO: LazyLock<Component> = LazyLock::new(|| component("echo"));
 static CLIENT: LazyLock<Component> = LazyLock::new(|| component("client"));
 static BENCH: LazyLock<Component> = LazyLock::new(|| component("bench-net"));
-
-/// Runs a guest to its end: its exit code and what it printed.
-fn run(
-    pod: &PodNet,
-    component: &Component,
-    args: &[&str],
-    env: &[(&str, &str)],
-) -> impl Future<Output = (i32, String)> + Send + use<> {
-    let output = MemoryOutputPipe::new(64 * 1024);
-    let mut wasi = WasiCtx::builder();
-    wasi.args(&[&["guest"], args].concat()).envs(env).stdout(output.clone()).stderr(output.clone());
-    let guest =
-        Guest { wasi: wasi.build(), table: ResourceTable::new(), member: join(pod, "guest") };
-    let component = component.clone();
-    async move {
-        let mut store = Store::new(&SHOP.engine, guest);
-        let command = Command::instantiate_async(&mut store, &component, &SHOP.linker).await;
-        let outcome = command.unwrap().wasi_cli_run().call_run(&mut store).await;
-        drop(store);
-        let code = match outcome {
-            Ok(Ok(())) => 0,
-            Ok(Err(())) => 1,
-            Err(error) => error.downcast_ref::<I32Exit>().unwrap_or_else(|| panic!("{error:?}")).0,
-        };
-        (code, String::from_utf8_lossy(&output.contents()).into_owned())
-    }
-}
-
-async fn patiently<T>(future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.expect("the guest should be done by now")
-}
 
 /// Until somebody listens on the TCP port.
 async fn listening(pod: &PodNet, port: u16) {

@@ -3,11 +3,17 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 #[cfg(feature = "compiler")]
+mod cases;
+#[cfg(feature = "compiler")]
 mod guests;
 mod lookup;
+#[cfg(feature = "compiler")]
+mod shop;
 mod streams;
 mod tcp;
 mod udp;
+#[cfg(feature = "compiler")]
+mod world;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;

@@ -108,6 +108,20 @@ fn a_read_tells_nothing_yet_from_the_end() {
 }
 
 #[test]
+fn a_read_of_nothing_finds_the_end_and_leaves_an_error_to_be_told() {
+    let pod = pod();
+    let (server, client) = (join(&pod, "s"), join(&pod, "c"));
+    let (_listener, near, far) = connected(&server, &client);
+    let mut input = TcpInput::new(near.into_split().0);
+    assert!(input.read(0).unwrap().is_empty(), "nothing has come");
+    far.abort();
+    assert!(input.read(0).unwrap().is_empty(), "it asks for nothing, and takes nothing");
+    assert_eq!(kind(&input.read(10).unwrap_err()), io::ErrorKind::ConnectionReset);
+    assert!(matches!(input.read(0), Err(StreamError::Closed)));
+    assert!(matches!(now(input.blocking_read(0)), Poll::Ready(Err(StreamError::Closed))));
+}
+
+#[test]
 fn the_death_of_the_other_side_is_an_error_with_a_code() {
     let pod = pod();
     let (server, client) = (join(&pod, "s"), join(&pod, "c"));
