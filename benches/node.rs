@@ -9,7 +9,6 @@
 
 mod common;
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -26,7 +25,7 @@ use common::stats::{median, percentile};
 use common::{guests, memory};
 use podling::board::logs::{LogCursor, LogSource as _};
 use podling::board::{Board, Kind, Object, Query, WatchEventType};
-use podling::daemon::config::Config;
+use podling::daemon::config::{Config, ConfigFile, Places};
 use podling::daemon::node::NodeParts;
 use podling::pod::NodeContext;
 use podling::reconciler::handle::{Deletion, Write};
@@ -42,6 +41,12 @@ const CONTROL_THREADS: usize = 2;
 const STARTS: usize = 100;
 const CROWD: usize = 100;
 const BIG_CROWD: usize = 500;
+
+/// Makes this program one of those processes.
+const CROWD_OPTION: &str = "--pods";
+
+/// How many pods at once; how both figures grow.
+const CROWDS: [usize; 4] = [10, 100, BIG_CROWD, 1000];
 
 /// How long anything may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -69,17 +74,19 @@ fn main() -> ExitCode {
 }
 
 fn bench() -> anyhow::Result<()> {
-    let options = Options::from_args();
-    let mut report = Report::new("node", options.json);
     let control = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
         .enable_all()
         .build()?;
-    control.block_on(async {
-        few(&mut report, options).await?;
-        many(&mut report, options).await
-    })?;
+    let mut arguments = std::env::args().skip_while(|argument| argument != CROWD_OPTION);
+    if let Some(count) = arguments.nth(1) {
+        return control.block_on(crowd(count.parse()?));
+    }
+    let options = Options::from_args();
+    let mut report = Report::new("node", options.json);
+    control.block_on(few(&mut report, options))?;
+    many(&mut report, options)?;
     report.finish();
     Ok(())
 }
@@ -135,30 +142,65 @@ async fn few(report: &mut Report, options: Options) -> anyhow::Result<()> {
     node.close().await
 }
 
-/// Five hundred pods at once, as at boot.
-async fn many(report: &mut Report, options: Options) -> anyhow::Result<()> {
+/// So many pods at once, as at boot. Each number in a process of its own, whose heap has no holes from another.
+fn many(report: &mut Report, options: Options) -> anyhow::Result<()> {
+    let mut growth = Table::new(
+        "Pods of two cached modules, all at once from the folder; KiB a pod of PSS",
+        &[
+            "pods",
+            "running (s)",
+            "ms a pod",
+            "beyond linear",
+            "linear",
+            "stacks",
+            "heap",
+            "files",
+            "goal",
+        ],
+    );
+    for count in if options.quick { &CROWDS[..2] } else { &CROWDS[..] } {
+        let program = std::env::current_exe()?;
+        let output = std::process::Command::new(program)
+            .args([CROWD_OPTION, &count.to_string()])
+            .stderr(std::process::Stdio::inherit())
+            .output()?;
+        anyhow::ensure!(output.status.success(), "{count} pods: {}", output.status);
+        let found: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+        let number = |name: &str| found[name].as_f64().unwrap_or(f64::NAN);
+        let mut row = vec![
+            count.to_string().into(),
+            Cell::Number(number("seconds"), 2),
+            Cell::Number(number("seconds") * 1e3 / f64::from(u32::try_from(*count)?), 2),
+            Cell::Number(number("beyond"), 1),
+        ];
+        let kinds = ["linear memories", "stacks", "host's heap", "files mapped"];
+        row.extend(kinds.map(|name| Cell::Number(number(name), 1)));
+        row.push(if *count == BIG_CROWD { "≤ 10 s, ≤ 1024 KiB beyond" } else { "" }.into());
+        growth.row(row);
+    }
+    report.table(growth);
+    Ok(())
+}
+
+/// One of these processes: starts `count` pods and prints what it found.
+async fn crowd(count: usize) -> anyhow::Result<()> {
     let node = Node::open().await?;
     node.start_and_delete("warm").await?;
     tokio::time::sleep(REST).await;
     let before = memory::Memory::now()?;
-    let count = if options.quick { BIG_CROWD / 10 } else { BIG_CROWD };
     let offered = (0..count).map(offered).collect::<anyhow::Result<Vec<_>>>()?;
     let began = Instant::now();
     node.handle.folder(offered).await;
-    let to_start = node.running(count).await.map(|()| began.elapsed())?;
+    node.running(count).await?;
+    let seconds = began.elapsed().as_secs_f64();
     tokio::time::sleep(REST).await;
     let after = memory::Memory::now()?;
-    let mut table = Table::new(
-        format!("{count} pods of two cached modules, all at once from the folder"),
-        &["", "", "goal"],
-    );
-    table.row(vec![
-        "all running (s)".into(),
-        Cell::Number(to_start.as_secs_f64(), 2),
-        "≤ 10".into(),
-    ]);
-    report.table(table);
-    report.table(memory::table(&before, &after, count));
+    let (beyond, kinds) = memory::kib_each(&before, &after, count);
+    let mut found = json!({ "seconds": seconds, "beyond": beyond });
+    for (name, kib) in kinds {
+        found[name] = json!(kib);
+    }
+    println!("{found}");
     node.close().await
 }
 
@@ -181,7 +223,7 @@ struct Node {
 impl Node {
     async fn open() -> anyhow::Result<Self> {
         let dir = tempfile::tempdir().context("make a folder for the node's state")?;
-        let config = config(dir.path());
+        let config = config(dir.path())?;
         let parts = NodeParts::open(&config)?;
         let (store, loaded, _) = Store::open(&config.state_dir.join("store"))?;
         let store = Arc::new(store);
@@ -303,26 +345,16 @@ impl Node {
     }
 }
 
-fn config(dir: &Path) -> Config {
-    Config {
-        node_name: "bench".into(),
-        state_dir: dir.join("state"),
-        cache_dir: dir.join("cache"),
-        manifest_dir: None,
-        socket: dir.join("podling.sock"),
-        compile_command: None,
-        guest_threads: None,
-        module_ca_file: None,
-        host_path_allow_list: vec![],
-        capacity: podling::daemon::config::Amounts::default(),
-        reserved: podling::daemon::config::Amounts::default(),
-        max_pods: podling::limits::PODS_MAX,
-        proc_dir: "/proc".into(),
-        node_key_file: dir.join("node.key"),
-        mqtt: None,
-        artifacts: podling::artifact::ArtifactSettings::default(),
-        node_labels: BTreeMap::new(),
-    }
+fn config(dir: &Path) -> anyhow::Result<Config> {
+    let file = ConfigFile {
+        node_name: Some("bench".into()),
+        state_dir: Some(dir.join("state")),
+        cache_dir: Some(dir.join("cache")),
+        socket: Some(dir.join("podling.sock")),
+        max_pods: Some(podling::limits::PODS_MAX),
+        ..ConfigFile::default()
+    };
+    Ok(file.resolve(&Places::of_this_process())?)
 }
 
 fn load(context: &NodeContext, image: &ImageRef) -> anyhow::Result<()> {

@@ -1,6 +1,6 @@
 //! Guests, and podling's own runtime for them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -97,6 +97,14 @@ impl Host {
         self.prepare_file(path, false).await
     }
 
+    /// A module given as a file.
+    ///
+    /// # Errors
+    /// If it is not there or does not compile.
+    pub async fn prepare_path(&self, path: &Path, fuel: bool) -> anyhow::Result<Artifact> {
+        self.prepare_file(path.to_owned(), fuel).await
+    }
+
     async fn prepare_file(&self, path: PathBuf, fuel: bool) -> anyhow::Result<Artifact> {
         let bytes = std::fs::read(&path).with_context(|| format!("read {}", path.display()))?;
         let sha256 = Sha256::digest(&bytes).into();
@@ -121,7 +129,7 @@ impl Host {
             limits: plan.limits,
             http: HttpLimits::default(),
             tcp_ports: Vec::new(),
-            pod: PodAccount::unlimited(),
+            pod: plan.pod.map_or_else(PodAccount::unlimited, PodAccount::clone),
             charge_to: None,
             network: plan.net.map_or(Network::None, |(net, member)| Network::Pod {
                 net: net.clone(),
@@ -168,13 +176,15 @@ pub struct Plan<'a> {
     /// The pod's network and the guest's name in it.
     pub net: Option<(&'a PodNet, &'a str)>,
     pub limits: RunLimits,
+    /// The pod whose account it shares; `None`: one of its own.
+    pub pod: Option<&'a PodAccount>,
 }
 
 impl<'a> Plan<'a> {
     /// No environment, no network, no limits.
     #[must_use]
     pub fn new(artifact: &'a Artifact, argv: &'a [&'a str]) -> Self {
-        Self { artifact, argv, env: &[], net: None, limits: RunLimits::unlimited() }
+        Self { artifact, argv, env: &[], net: None, limits: RunLimits::unlimited(), pod: None }
     }
 }
 

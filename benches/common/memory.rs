@@ -63,6 +63,30 @@ impl Memory {
     }
 }
 
+impl Memory {
+    /// All of it, where it is shared in proportion.
+    #[must_use]
+    #[allow(clippy::cast_precision_loss, reason = "kibibytes of one machine")]
+    pub fn pss_kib(&self) -> f64 {
+        self.pss as f64 / 1024.0
+    }
+
+    /// Without linear memories.
+    fn beyond(&self) -> u64 {
+        self.pss.saturating_sub(self.kinds.get(&Kind::Linear).copied().unwrap_or(0))
+    }
+}
+
+/// What each of `pods` pods has added beyond its linear memories, and by kind, KiB.
+#[must_use]
+#[allow(clippy::cast_precision_loss, reason = "kibibytes of one machine")]
+pub fn kib_each(before: &Memory, after: &Memory, pods: usize) -> (f64, Vec<(&'static str, f64)>) {
+    let each = |before: u64, after: u64| (after as f64 - before as f64) / 1024.0 / pods as f64;
+    let of = |memory: &Memory, kind| memory.kinds.get(&kind).copied().unwrap_or(0);
+    let kind = |(kind, name): (Kind, &'static str)| (name, each(of(before, kind), of(after, kind)));
+    (each(before.beyond(), after.beyond()), Kind::ALL.map(kind).to_vec())
+}
+
 fn kib(rest: &str) -> Option<u64> {
     rest.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib << 10)
 }
@@ -160,9 +184,8 @@ pub fn table(before: &Memory, after: &Memory, pods: usize) -> Table {
         ]);
     };
     let of = |memory: &Memory, kind| memory.kinds.get(&kind).copied().unwrap_or(0);
-    let beyond = |memory: &Memory| memory.pss.saturating_sub(of(memory, Kind::Linear));
     row("PSS", before.pss, after.pss, "");
-    row("PSS beyond linear memories", beyond(before), beyond(after), "≤ 1024 a pod");
+    row("PSS beyond linear memories", before.beyond(), after.beyond(), "≤ 1024 a pod");
     for (kind, name) in Kind::ALL {
         row(&format!("  of PSS: {name}"), of(before, kind), of(after, kind), "");
     }

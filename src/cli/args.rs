@@ -432,6 +432,9 @@ pub struct TopArgs {
     /// One line for each container
     #[arg(long)]
     pub containers: bool,
+    /// One line for each container, with what it was held up for: time throttled, most memory, fuel
+    #[arg(long)]
+    pub wide: bool,
     /// Pods of all namespaces
     #[arg(short = 'A', long)]
     pub all_namespaces: bool,

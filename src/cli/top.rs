@@ -10,6 +10,7 @@ use super::Out;
 use super::args::{ReportFormat, TopArgs, TopWhat};
 use super::client::{Client, ClientError};
 use super::columns::Columns;
+use crate::server::usage::{FUEL, MEMORY_PEAK, THROTTLED};
 
 /// Where usage is asked for.
 const METRICS: &str = "/apis/metrics.k8s.io/v1beta1";
@@ -22,6 +23,12 @@ pub(super) struct Row {
     container: String,
     cpu_millis: u64,
     memory_bytes: u64,
+    /// Time that it waited because of a CPU limit, since its pod is here.
+    throttled_millis: u64,
+    /// The most that it held at once.
+    memory_peak_bytes: u64,
+    /// Instructions that it executed, where they are counted.
+    fuel: Option<u64>,
 }
 
 pub(super) async fn run(
@@ -40,6 +47,7 @@ pub(super) async fn run(
             match args.output {
                 ReportFormat::Json => out.line(&serde_json::to_string_pretty(&to_json(&rows))?)?,
                 ReportFormat::Text if rows.is_empty() => eprintln!("No resources found"),
+                ReportFormat::Text if args.wide => out.line(&wide(&rows))?,
                 ReportFormat::Text => out.line(&table(&rows, args.containers))?,
             }
         }
@@ -66,13 +74,17 @@ pub(super) async fn pods(
     let mut rows = Vec::new();
     for pod in items {
         for container in pod["containers"].as_array().map(Vec::as_slice).unwrap_or_default() {
-            let (cpu_millis, memory_bytes) = amounts(&container["usage"]);
+            let usage = &container["usage"];
+            let (cpu_millis, memory_bytes) = amounts(usage);
             rows.push(Row {
                 namespace: text(&pod["metadata"]["namespace"]),
                 pod: text(&pod["metadata"]["name"]),
                 container: text(&container["name"]),
                 cpu_millis,
                 memory_bytes,
+                throttled_millis: amount(usage, THROTTLED).map_or(0, |q| q.millis_u64()),
+                memory_peak_bytes: amount(usage, MEMORY_PEAK).map_or(0, |q| q.units_u64()),
+                fuel: amount(usage, FUEL).map(|q| q.units_u64()),
             });
         }
     }
@@ -80,9 +92,12 @@ pub(super) async fn pods(
 }
 
 fn amounts(usage: &Value) -> (u64, u64) {
-    let read = |key: &str| usage[key].as_str().and_then(|text| Quantity::parse(text).ok());
-    let cpu = read("cpu").map_or(0, |q| q.millis_u64());
-    (cpu, read("memory").map_or(0, |q| q.units_u64()))
+    let cpu = amount(usage, "cpu").map_or(0, |q| q.millis_u64());
+    (cpu, amount(usage, "memory").map_or(0, |q| q.units_u64()))
+}
+
+fn amount(usage: &Value, key: &str) -> Option<Quantity> {
+    usage[key].as_str().and_then(|text| Quantity::parse(text).ok())
 }
 
 /// kubectl's table: one line a pod, or one a container.
@@ -115,6 +130,33 @@ pub(super) fn table(rows: &[Row], containers: bool) -> String {
     aligned(&names, cells)
 }
 
+/// All that is known of each container.
+pub(super) fn wide(rows: &[Row]) -> String {
+    let names = [
+        "NAMESPACE",
+        "POD",
+        "NAME",
+        "CPU(cores)",
+        "THROTTLED",
+        "MEMORY(bytes)",
+        "PEAK(bytes)",
+        "FUEL",
+    ];
+    let cells = rows.iter().map(|row| {
+        vec![
+            row.namespace.clone(),
+            row.pod.clone(),
+            row.container.clone(),
+            format!("{}m", row.cpu_millis),
+            format!("{}.{:03}s", row.throttled_millis / 1000, row.throttled_millis % 1000),
+            mebibytes(row.memory_bytes),
+            mebibytes(row.memory_peak_bytes),
+            row.fuel.map_or("<none>".to_owned(), |fuel| fuel.to_string()),
+        ]
+    });
+    aligned(&names, cells)
+}
+
 fn aligned(names: &[&str], cells: impl Iterator<Item = Vec<String>>) -> String {
     let heading = names.iter().map(|name| (*name).to_owned()).collect();
     let rows: Vec<Vec<String>> = std::iter::once(heading).chain(cells).collect();
@@ -131,6 +173,8 @@ pub(super) fn to_json(rows: &[Row]) -> Value {
         json!({
             "namespace": row.namespace, "pod": row.pod, "container": row.container,
             "cpuMillis": row.cpu_millis, "memoryBytes": row.memory_bytes,
+            "throttledMillis": row.throttled_millis, "memoryPeakBytes": row.memory_peak_bytes,
+            "fuel": row.fuel,
         })
     };
     rows.iter().map(row).collect()

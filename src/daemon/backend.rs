@@ -104,6 +104,9 @@ impl Backend for NodeBackend {
             cpu_nanocores: c.cpu_nanocores,
             memory_bytes: c.total.memory_bytes,
             window: c.window,
+            throttled: c.total.throttled,
+            memory_peak_bytes: c.total.memory_peak_bytes,
+            fuel: c.total.fuel_used,
         };
         let now = self.context.clock.now();
         let pods = self.context.usage.read(now).into_iter();

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 
 use prometheus_client::collector::Collector;
-use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
@@ -53,6 +53,9 @@ impl Collector for Modules {
         for family in FAMILIES {
             family.encode(&mut encoder, &pods)?;
         }
+        for family in POD_FAMILIES {
+            family.encode(&mut encoder, &pods)?;
+        }
         Ok(())
     }
 }
@@ -64,6 +67,52 @@ enum Value {
     Level(u64),
     Absent,
 }
+
+impl Value {
+    fn encode(self, encoder: MetricEncoder<'_>) -> Result<(), std::fmt::Error> {
+        match self {
+            Self::Seconds(seconds) => ConstCounter::new(seconds).encode(encoder),
+            Self::Count(count) => ConstCounter::new(count).encode(encoder),
+            Self::Level(level) => {
+                ConstGauge::new(i64::try_from(level).unwrap_or(i64::MAX)).encode(encoder)
+            }
+            Self::Absent => Ok(()),
+        }
+    }
+}
+
+/// One metric of each pod as a whole: what its modules share, and what the daemon does for it.
+struct PodFamily {
+    name: &'static str,
+    help: &'static str,
+    unit: Unit,
+    kind: MetricType,
+    value: fn(&PodUsage) -> Value,
+}
+
+const POD_FAMILIES: &[PodFamily] = &[
+    PodFamily {
+        name: "podling_pod_cpu_usage",
+        help: "CPU time of the pod's modules, and of the daemon for its traffic with the host's network",
+        unit: Unit::Seconds,
+        kind: MetricType::Counter,
+        value: |pod| Value::Seconds(pod.cpu_time.as_secs_f64()),
+    },
+    PodFamily {
+        name: "podling_pod_memory_working_set",
+        help: "What all modules of the pod hold",
+        unit: Unit::Bytes,
+        kind: MetricType::Gauge,
+        value: |pod| Value::Level(pod.memory_bytes),
+    },
+    PodFamily {
+        name: "podling_pod_memory_max_usage",
+        help: "The most they ever held at once",
+        unit: Unit::Bytes,
+        kind: MetricType::Gauge,
+        value: |pod| Value::Level(pod.memory_peak_bytes),
+    },
+];
 
 /// One metric of each container.
 struct Family {
@@ -130,17 +179,28 @@ impl Family {
         for pod in pods {
             for container in &pod.containers {
                 let labels = labels(pod, container);
-                let encoder = family.encode_family(&labels)?;
-                match (self.value)(container) {
-                    Value::Seconds(seconds) => ConstCounter::new(seconds).encode(encoder)?,
-                    Value::Count(count) => ConstCounter::new(count).encode(encoder)?,
-                    Value::Level(level) => {
-                        ConstGauge::new(i64::try_from(level).unwrap_or(i64::MAX))
-                            .encode(encoder)?;
-                    }
-                    Value::Absent => {}
-                }
+                (self.value)(container).encode(family.encode_family(&labels)?)?;
             }
+        }
+        Ok(())
+    }
+}
+
+impl PodFamily {
+    fn encode(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        pods: &[PodUsage],
+    ) -> Result<(), std::fmt::Error> {
+        let unit = Some(&self.unit);
+        let mut family = encoder.encode_descriptor(self.name, self.help, unit, self.kind)?;
+        for pod in pods {
+            let labels = [
+                ("namespace", &*pod.key.namespace),
+                ("pod", &*pod.key.name),
+                ("uid", pod.uid.as_str()),
+            ];
+            (self.value)(pod).encode(family.encode_family(&labels)?)?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@
 //! Is not: a buffer. Nothing is read from the kernel for which the guest's pipe has no room, so its
 //! bound holds; outwards, what the kernel takes no more of is the rest of one chunk
 //! ([`CHUNK_BYTES`]). Copies in the daemon: inwards one of what a receive brought, none where it
-//! nearly fills the buffer; outwards none.
+//! nearly fills the buffer; outwards none. The processor time of both is on the pod's bill.
 //! Every wait is a waker. Who may call: `outside`, published ports, port-forward.
 
 use std::cell::RefCell;
@@ -186,6 +186,7 @@ impl<K: AsyncRead + AsyncWrite + Unpin> Future for Pump<'_, K> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let this = &mut *self;
         let Some(mut pod) = this.pod.take() else { return Poll::Ready(Ended::Orderly) };
+        let _work = this.traffic.bill.open();
         match this.advance(&mut pod, cx) {
             Poll::Pending => {
                 this.pod = Some(pod);

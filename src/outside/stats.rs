@@ -1,16 +1,25 @@
 //! What a pod's traffic with the outside adds up to.
 //!
 //! Owns: the counters (relaxed atomics; each is written by the task it is about) and the plain value
-//! that metrics and `podling net` read. Is not: what a module sees of it, which its own counters in
-//! `net` have.
+//! that metrics and `podling net` read; and the [`Bill`] for the processor time that carrying it took.
+//! Is not: what a module sees of it, which its own counters in `net` have.
 
+use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use crate::clock::thread_cpu_time;
 
 macro_rules! counters {
     ($(#[$outer:meta])* $live:ident, $(#[$snap:meta])* $snapshot:ident { $($(#[$doc:meta])* $name:ident,)* }) => {
         $(#[$outer])*
         #[derive(Debug, Default)]
-        pub struct $live { $($(#[$doc])* pub $name: Count,)* }
+        pub struct $live {
+            $($(#[$doc])* pub $name: Count,)*
+            /// Who pays for carrying it.
+            pub bill: Bill,
+        }
 
         $(#[$snap])*
         #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,6 +117,43 @@ impl Count {
     /// One less.
     pub fn fall(&self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// An account of processor time: a pod's.
+pub trait Payer: fmt::Debug + Send + Sync {
+    /// Takes `time` from it, into debt if need be.
+    fn pay(&self, time: Duration);
+}
+
+/// Who pays for processor time that the daemon spends on a pod's bytes, outside of the pod's own
+/// threads. Nobody, until it is said.
+#[derive(Debug, Default)]
+pub struct Bill(OnceLock<Arc<dyn Payer>>);
+
+impl Bill {
+    /// From now on it is `payer`; the first stays.
+    pub fn paid_by(&self, payer: Arc<dyn Payer>) {
+        let _ = self.0.set(payer);
+    }
+
+    /// Work begins on this thread, and lasts until what is returned is dropped.
+    #[must_use]
+    pub fn open(&self) -> Option<Work<'_>> {
+        self.0.get().map(|payer| Work { payer: &**payer, began: thread_cpu_time() })
+    }
+}
+
+/// Work that is paid for when it is dropped, on the thread that it began on.
+#[derive(Debug)]
+pub struct Work<'a> {
+    payer: &'a dyn Payer,
+    began: Duration,
+}
+
+impl Drop for Work<'_> {
+    fn drop(&mut self) {
+        self.payer.pay(thread_cpu_time().saturating_sub(self.began));
     }
 }
 

@@ -6,6 +6,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -14,8 +15,8 @@ use tokio_util::task::TaskTracker;
 use crate::error::chain;
 use crate::fabric::Attachment;
 use crate::net::{ConnectError, HostAlias, Member, MemberLimits, NetConfig, NoLedger, PodNet};
-use crate::outside::NotGranted;
-use crate::outside::stats::Traffic;
+use crate::outside::stats::{Payer, Traffic};
+use crate::outside::{NotGranted, PodOutside};
 use crate::pod::context::NodeContext;
 use crate::pod::host_port::{self, PodDoor, PublishError, PublishedPorts};
 use crate::pod::http_probe::Dial;
@@ -123,6 +124,7 @@ impl Sandbox {
         let ports = PublishedPorts::bind(&pod).await.map_err(SandboxError::Publish)?;
         let limits =
             MemberLimits { max_sockets: host_port::SOCKETS_MAX, ..MemberLimits::default() };
+        let account = account(&pod, &outside, &ports);
         let listed = node.networks.list(PodNetwork {
             key: pod.key.clone(),
             uid: pod.uid.clone(),
@@ -139,11 +141,6 @@ impl Sandbox {
             fabric: node.fabric.clone(),
         };
         let ports = ports.serve(&door, node.clock, &stop);
-        let account = PodAccount::new(PodLimits {
-            memory_bytes: space::memory_limit(&pod),
-            cpu_millis: pod.resources.cpu_limit_millis,
-            cpu_request_millis: pod.cpu_request_millis(),
-        });
         let space = measure(&node, &pod, &volumes, &account, ip).await?;
         let files = Semaphore::new(1);
         // Last: who is reachable is there.
@@ -247,6 +244,12 @@ impl Sandbox {
     }
 }
 
+impl Payer for PodAccount {
+    fn pay(&self, time: Duration) {
+        self.charge_cpu(time);
+    }
+}
+
 impl Drop for Sandbox {
     fn drop(&mut self) {
         self.stop.cancel();
@@ -292,6 +295,21 @@ pub async fn remove_volumes(node: &Arc<NodeContext>, pod: &Arc<Pod>) {
     if let Err(error) = removed.await {
         tracing::error!(%error, "removing volumes failed internally");
     }
+}
+
+/// The pod's account, which also pays for what the daemon carries to and from the host's network.
+fn account(pod: &Pod, outside: &PodOutside, ports: &PublishedPorts) -> PodAccount {
+    let account = PodAccount::new(PodLimits {
+        memory_bytes: space::memory_limit(pod),
+        cpu_millis: pod.cpu_limit_millis(),
+        cpu_request_millis: pod.cpu_request_millis(),
+    });
+    let payer: Arc<dyn Payer> = Arc::new(account.clone());
+    outside.traffic().bill.paid_by(Arc::clone(&payer));
+    for port in ports.ports() {
+        port.traffic.bill.paid_by(Arc::clone(&payer));
+    }
+    account
 }
 
 async fn set_up_volumes(

@@ -39,6 +39,8 @@ pub struct PodUsage {
     /// Bytes that all its modules hold, and the most they ever held at once.
     pub memory_bytes: u64,
     pub memory_peak_bytes: u64,
+    /// CPU time of all its modules, and of the host for it.
+    pub cpu_time: Duration,
     /// In the order of their names.
     pub containers: Vec<ContainerUsage>,
 }
@@ -132,6 +134,7 @@ impl PodEntry {
             uid: uid.clone(),
             memory_bytes: self.account.memory_bytes(),
             memory_peak_bytes: self.account.memory_peak_bytes(),
+            cpu_time: self.account.cpu_time(),
             containers: self.containers.iter_mut().map(read).collect(),
         }
     }

@@ -16,8 +16,8 @@
 //! A turn is cut at a tick: it may go into debt by that much (or by one long memory instruction), and pays it back by waiting. So the
 //! rate is exact over time, and only its grain is coarse.
 //!
-//! What counts: everything on a guest's own thread, host functions and file work included. Work that the host does elsewhere for a module
-//! is counted where it says so ([`CpuAccount::charge`]). Compiling never counts.
+//! What counts: everything on a guest's own thread, host functions and file work included. Work that the host does elsewhere for a pod
+//! is on the pod's account ([`PodCpu::charge`]), whose modules then wait for it. Compiling never counts.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -32,8 +32,8 @@ use super::run::{End, Shared};
 use super::sched::{PodShare, Share, turn_began};
 use super::strand::Strand;
 
-/// CPU time that a module may save up, nanoseconds: enough to answer a request at full speed, too little to be felt by
-/// a neighbour.
+/// CPU time that may be saved up for each core of the limit (for one at least), nanoseconds: enough to answer a request at full speed,
+/// too little to be felt by a neighbour.
 const BURST_NS: i64 = 20_000_000;
 
 /// CPU time in hand at the start: one turn. A whole burst would be a large part of a small limit's first seconds.
@@ -50,6 +50,7 @@ const SAMPLE_AGE_NS: u64 = 1_000_000;
 #[derive(Debug)]
 pub(crate) struct Bucket {
     millis: u64,
+    burst: i64,
     state: Mutex<Level>,
 }
 
@@ -62,7 +63,9 @@ struct Level {
 
 impl Bucket {
     pub(crate) fn new(millis: u64, now: u64) -> Self {
-        Self { millis: millis.max(1), state: Mutex::new(Level { ns: FIRST_NS, filled_at: now }) }
+        let cores = i64::try_from(millis.div_ceil(1000).max(1)).unwrap_or(i64::MAX);
+        let state = Mutex::new(Level { ns: FIRST_NS, filled_at: now });
+        Self { millis: millis.max(1), burst: BURST_NS.saturating_mul(cores), state }
     }
 
     /// How long a module has to wait before its next turn, nanoseconds; 0: not at all.
@@ -72,7 +75,7 @@ impl Bucket {
         let earned = since.saturating_mul(self.millis) / 1000;
         if earned > 0 {
             level.filled_at = now;
-            level.ns = level.ns.saturating_add_unsigned(earned).min(BURST_NS);
+            level.ns = level.ns.saturating_add_unsigned(earned).min(self.burst);
         }
         if level.ns > 0 {
             return 0;
@@ -106,6 +109,14 @@ impl PodCpu {
 
     pub(crate) fn used(&self) -> Duration {
         Duration::from_nanos(self.used_ns.load(Ordering::Relaxed))
+    }
+
+    /// Counts CPU time used for the pod, by one of its modules or by the host.
+    pub(crate) fn charge(&self, ns: u64) {
+        self.used_ns.fetch_add(ns, Ordering::Relaxed);
+        if let Some(bucket) = &self.bucket {
+            bucket.charge(ns);
+        }
     }
 }
 
@@ -145,14 +156,11 @@ impl CpuAccount {
     /// Counts CPU time used for the module, on whatever thread.
     pub(crate) fn charge(&self, ns: u64) {
         self.used_ns.fetch_add(ns, Ordering::Relaxed);
-        self.pod.used_ns.fetch_add(ns, Ordering::Relaxed);
         self.share.charge(ns);
         if let Some(bucket) = &self.own {
             bucket.charge(ns);
         }
-        if let Some(bucket) = &self.pod.bucket {
-            bucket.charge(ns);
-        }
+        self.pod.charge(ns);
     }
 
     /// Counts what the turn in progress on this thread has used since it began, or since the last call.
@@ -324,6 +332,19 @@ mod test {
         // Ten milliseconds are owed, which a tenth of a core earns in a hundred.
         let wait = bucket.wait_ns(3_600_000 * MS);
         assert!((100 * MS..101 * MS).contains(&wait), "{wait}");
+    }
+
+    #[test]
+    fn what_the_host_does_for_a_pod_its_modules_wait_for() {
+        let pod = Arc::new(PodCpu::new(Some(500), None));
+        let module = CpuAccount::new(None, None, Arc::clone(&pod));
+        let now = monotonic_ns();
+        assert_eq!(module.wait_ns(now), 0);
+        pod.charge(1_000 * MS);
+        // A second less what was in hand, at half a core.
+        let wait = module.wait_ns(now);
+        assert!((1_900 * MS..2_000 * MS).contains(&wait), "{wait}");
+        assert_eq!((module.used(), pod.used()), (Duration::ZERO, Duration::from_secs(1)));
     }
 
     proptest! {

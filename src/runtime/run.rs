@@ -65,7 +65,13 @@ impl PodAccount {
         Self::new(PodLimits::default())
     }
 
-    /// CPU time that the pod's modules have used, those that have ended included.
+    /// Counts CPU time that the host has used for this pod on threads of its own: it counts towards the pod's limit, and its modules
+    /// wait for it. For work that can be large, such as carrying bytes to and from the host's network.
+    pub fn charge_cpu(&self, time: Duration) {
+        self.cpu.charge(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// CPU time that the pod's modules have used, those that have ended included, and the host for them.
     #[must_use]
     pub fn cpu_time(&self) -> Duration {
         self.cpu.used()
@@ -322,13 +328,6 @@ impl RunControl {
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.over.load(Ordering::Acquire)
-    }
-
-    /// Counts CPU time that the host has used for this module on a thread of its own: it counts towards the module's limit and its
-    /// pod's. For work that can be large (resolving, TLS, HTTP); what happens on the module's own thread is counted anyway.
-    pub fn charge_cpu(&self, time: Duration) {
-        let ns = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.0.account.cpu.charge(ns);
     }
 
     /// What it has answered so far, if it is a module that answers HTTP; stays readable after its end.

@@ -19,6 +19,15 @@ pub(super) const GROUP: &str = "metrics.k8s.io";
 /// The only version that exists.
 pub(super) const VERSION: &str = "metrics.k8s.io/v1beta1";
 
+/// Seconds that a container waited because of a CPU limit.
+pub const THROTTLED: &str = "podling.dev/cpu-throttled";
+
+/// The most bytes that a container held at once.
+pub const MEMORY_PEAK: &str = "podling.dev/memory-peak";
+
+/// Instructions that a container executed.
+pub const FUEL: &str = "podling.dev/fuel";
+
 /// What one pod uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PodUse {
@@ -37,6 +46,12 @@ pub struct ContainerUse {
     pub memory_bytes: u64,
     /// What the rate was measured over.
     pub window: Duration,
+    /// Time that it waited because of a CPU limit, over all its runs.
+    pub throttled: Duration,
+    /// The most bytes that a run of it held at once.
+    pub memory_peak_bytes: u64,
+    /// Instructions that it executed over all its runs, where they are counted.
+    pub fuel: Option<u64>,
 }
 
 /// What the node uses: its pods, or the whole machine.
@@ -123,7 +138,7 @@ fn pod_metrics(pod: &PodUse, now: &Value) -> Value {
     let containers: Vec<Value> = pod
         .containers
         .iter()
-        .map(|c| json!({"name": c.name, "usage": usage(c.cpu_nanocores, c.memory_bytes)}))
+        .map(|c| json!({"name": c.name, "usage": container_usage(c)}))
         .collect();
     json!({
         "kind": "PodMetrics",
@@ -148,6 +163,18 @@ fn node_metrics(node: &NodeUse, now: &Value) -> Value {
 
 fn usage(cpu_nanocores: u64, memory_bytes: u64) -> Value {
     json!({"cpu": format!("{cpu_nanocores}n"), "memory": format!("{}Ki", memory_bytes.div_ceil(1024))})
+}
+
+/// `usage` is a list of resources, so that what Kubernetes has no resource for stands there under names of ours; `kubectl top` prints the two
+/// that it knows.
+fn container_usage(container: &ContainerUse) -> Value {
+    let mut usage = usage(container.cpu_nanocores, container.memory_bytes);
+    usage[THROTTLED] = json!(format!("{}m", container.throttled.as_millis()));
+    usage[MEMORY_PEAK] = json!(format!("{}Ki", container.memory_peak_bytes.div_ceil(1024)));
+    if let Some(fuel) = container.fuel {
+        usage[FUEL] = json!(fuel.to_string());
+    }
+    usage
 }
 
 /// A duration as Go writes it, to the millisecond.
@@ -221,5 +248,19 @@ mod test {
     fn amounts_are_written_as_metrics_server_writes_them() {
         assert_eq!(usage(1_500_000, 1025), json!({"cpu": "1500000n", "memory": "2Ki"}));
         assert_eq!(Seconds(Duration::from_millis(12_345)).to_string(), "12.345s");
+        let container = ContainerUse {
+            name: "c".into(),
+            cpu_nanocores: 2,
+            memory_bytes: 1024,
+            window: Duration::from_secs(1),
+            throttled: Duration::from_millis(1500),
+            memory_peak_bytes: 2048,
+            fuel: Some(7),
+        };
+        let expected = json!({
+            "cpu": "2n", "memory": "1Ki", "podling.dev/cpu-throttled": "1500m",
+            "podling.dev/memory-peak": "2Ki", "podling.dev/fuel": "7",
+        });
+        assert_eq!(container_usage(&container), expected);
     }
 }

@@ -53,7 +53,10 @@ impl Exit {
                 Some(message)
             }
             Self::OutOfFuel => Some("the module used up its fuel (limits[podling.dev/fuel])"),
-            Self::Code(_) | Self::Killed | Self::Terminated => None,
+            Self::Killed => {
+                Some("the module had not ended when its grace period was over, and was killed")
+            }
+            Self::Code(_) | Self::Terminated => None,
         }
     }
 

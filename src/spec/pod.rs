@@ -69,6 +69,26 @@ impl Pod {
         self.resources.cpu_request_millis.or_else(|| requests.reduce(u64::saturating_add))
     }
 
+    /// What the pod may have of the CPUs, thousandths of a core: at its own level, or what its containers may have together, if each
+    /// has a limit (the kubelet's `ResourceConfigForPod`). An init container runs before those that come after it.
+    #[must_use]
+    pub fn cpu_limit_millis(&self) -> Option<u64> {
+        if self.resources.cpu_limit_millis.is_some() {
+            return self.resources.cpu_limit_millis;
+        }
+        let (mut sidecars, mut most) = (0_u64, 0);
+        for container in &self.init_containers {
+            let limit = container.resources.cpu_limit_millis?;
+            most = most.max(sidecars.saturating_add(limit));
+            if container.kind == ContainerKind::Sidecar {
+                sidecars = sidecars.saturating_add(limit);
+            }
+        }
+        let limits = self.containers.iter().map(|c| c.resources.cpu_limit_millis);
+        let regular = limits.reduce(|sum, limit| Some(sum?.saturating_add(limit?)))??;
+        Some(most.max(sidecars.saturating_add(regular)))
+    }
+
     /// Whether any init container is a sidecar (`restartPolicy: Always`).
     #[must_use]
     pub fn has_sidecars(&self) -> bool {

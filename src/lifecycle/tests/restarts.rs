@@ -92,7 +92,12 @@ fn every_way_to_crash_shows_its_reason_and_code() {
             "OutOfFuel",
             Some("the module used up its fuel (limits[podling.dev/fuel])"),
         ),
-        (Exit::Killed, 137, "Error", None),
+        (
+            Exit::Killed,
+            137,
+            "Error",
+            Some("the module had not ended when its grace period was over, and was killed"),
+        ),
         (Exit::Terminated, 143, "Error", None),
         (Exit::Lost { message: "bug".into() }, 137, "ContainerStatusUnknown", Some("bug")),
     ];

@@ -178,3 +178,37 @@ async fn a_reset_comes_after_what_was_said_before_it() {
     assert!(matches!(ended, Ended::Pod), "{ended:?}");
     assert_eq!(heard, said);
 }
+
+/// Counts the bills.
+#[derive(Debug, Default)]
+struct Purse(std::sync::Mutex<std::time::Duration>);
+
+impl crate::outside::stats::Payer for Purse {
+    fn pay(&self, time: std::time::Duration) {
+        *self.0.lock().unwrap() += time;
+    }
+}
+
+#[tokio::test]
+async fn carrying_is_paid_for() {
+    let purse = Arc::new(Purse::default());
+    let traffic = Traffic::default();
+    traffic.bill.paid_by(purse.clone());
+    let (module, ours, _members) = connection(Arc::new(NoLedger));
+    let (mut kernel, client) = tokio::io::duplex(CHUNK_BYTES);
+    let sent = vec![vec![7; CHUNK_BYTES]; 256];
+    let pump = Pump::new(&mut kernel, ours, &traffic);
+    let client = async move {
+        let (mut read, mut write) = tokio::io::split(client);
+        write.shutdown().await.unwrap();
+        let mut all = vec![];
+        read.read_to_end(&mut all).await.unwrap();
+        all.len()
+    };
+    let before = crate::clock::thread_cpu_time();
+    let (_, _, received) = tokio::join!(module_side(module, &sent), pump, client);
+    let took = crate::clock::thread_cpu_time() - before;
+    assert_eq!(received, 256 * CHUNK_BYTES);
+    let paid = *purse.0.lock().unwrap();
+    assert!(!paid.is_zero() && paid < took, "{paid:?} of {took:?}");
+}
