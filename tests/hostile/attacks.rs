@@ -25,6 +25,8 @@ pub enum Module {
     Guest(&'static str, &'static [&'static str]),
     /// WebAssembly text.
     Text(fn() -> String),
+    /// The guest `handler`, asked for this path as often as there are threads, and once more.
+    Handler(&'static str),
 }
 
 /// How an attack ends.
@@ -38,7 +40,7 @@ pub enum Outcome {
     Held { says: &'static str },
 }
 
-use Module::{Guest, Hostile, Text};
+use Module::{Guest, Handler, Hostile, Text};
 use Outcome::{Ends, Held, Refused};
 
 const OOM: Outcome =
@@ -171,14 +173,21 @@ pub const WAVES: &[&[Attack]] = &[
             outcome: Ends { reason: "Completed", code: 0, says: "attempts held" },
         },
     ],
+    &[
+        Attack { name: "handler", module: Handler("/spin"), outcome: Held { says: "" } },
+        Attack { name: "places", module: Text(texts::places), outcome: Held { says: "" } },
+        Attack {
+            name: "subscriptions",
+            module: Text(texts::subscriptions),
+            outcome: Held { says: "" },
+        },
+        Attack {
+            name: "nested-instances",
+            module: Text(texts::bomb),
+            outcome: Refused { reason: "CreateContainerError", says: "MiB of memory" },
+        },
+    ],
 ];
-
-/// What takes too long for every test run: its end is the compiler's time limit.
-pub const SLOW: &[Attack] = &[Attack {
-    name: "nested-instances",
-    module: Text(texts::bomb),
-    outcome: Refused { reason: "CreateContainerError", says: "" },
-}];
 
 impl Attack {
     pub fn image(&self) -> String {
@@ -186,13 +195,14 @@ impl Attack {
             Hostile(_) => "hostile:test".to_owned(),
             Guest(name, _) => format!("{name}:test"),
             Text(_) => format!("{}:text", self.name),
+            Handler(_) => "handler:test".to_owned(),
         }
     }
 
     pub fn args(&self) -> &'static [&'static str] {
         match self.module {
             Hostile(args) | Guest(_, args) => args,
-            Text(_) => &[],
+            Text(_) | Handler(_) => &[],
         }
     }
 }

@@ -7,6 +7,7 @@
 )]
 
 use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::attacks::{Attack, Module, Outcome};
-use super::support::{DEADLINE, Node, container, wait_for};
+use super::support::{DEADLINE, Node, container, free_port, wait_for};
 
 /// Memory that each attacker may have.
 const MEMORY_MIB: u64 = 48;
@@ -70,13 +71,18 @@ impl Rig {
         let mut loaded = vec!["hostile".to_owned()];
         node.load("hostile");
         for attack in attacks {
-            match attack.module {
-                Module::Guest(name, _) if !loaded.iter().any(|known| known == name) => {
-                    node.load(name);
-                    loaded.push(name.to_owned());
+            let guest = match attack.module {
+                Module::Guest(name, _) => name,
+                Module::Handler(_) => "handler",
+                Module::Hostile(_) => "hostile",
+                Module::Text(text) => {
+                    load_text(&node, attack, &text());
+                    continue;
                 }
-                Module::Text(text) => load_text(&node, attack, &text()),
-                Module::Guest(..) | Module::Hostile(_) => {}
+            };
+            if !loaded.iter().any(|known| known == guest) {
+                node.load(guest);
+                loaded.push(guest.to_owned());
             }
         }
         let rig = Self { node, pid, heard: 0 };
@@ -112,8 +118,9 @@ impl Rig {
             move || naps(&over)
         });
         let watching = std::thread::spawn(move || watch.run());
+        let mut clients = vec![];
         for attack in attacks {
-            self.create(&pod(attack.name, &attack.image(), attack.args()));
+            clients.extend(self.let_loose(attack));
         }
         for attack in attacks {
             self.judge(attack, &mut seen);
@@ -123,6 +130,7 @@ impl Rig {
             std::thread::sleep(HOLD);
         }
         self.end(attacks, &mut seen);
+        drop(clients);
         over.store(true, Ordering::Relaxed);
         let (peak, answers) = watching.join().unwrap();
         seen.host_late = napping.join().unwrap();
@@ -130,6 +138,27 @@ impl Rig {
         seen.answers = answers;
         seen.late = self.late();
         seen
+    }
+
+    /// Starts an attacker; and for one that answers HTTP, those who ask it: more than there are threads.
+    fn let_loose(&self, attack: &Attack) -> Vec<TcpStream> {
+        let mut pod = pod(attack.name, &attack.image(), attack.args());
+        let Module::Handler(path) = attack.module else {
+            self.create(&pod);
+            return vec![];
+        };
+        let port = free_port();
+        pod["spec"]["containers"][0]["ports"] =
+            json!([{"containerPort": 8080, "hostPort": port, "hostIP": "127.0.0.1"}]);
+        self.create(&pod);
+        let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let ask = |_| {
+            let client = || TcpStream::connect(("127.0.0.1", port)).ok();
+            let mut client = wait_for("the published port", client);
+            write!(client, "GET {path} HTTP/1.1\r\nHost: pod\r\n\r\n").unwrap();
+            client
+        };
+        (0..=threads).map(ask).collect()
     }
 
     /// Waits for the outcome, or for the words of one that goes on.

@@ -135,3 +135,29 @@ pub fn tasks() -> String {
          (export "wasi:cli/run@0.3.0" (instance $run)))"#
         .to_owned()
 }
+
+/// Writes the same nothing from millions of places, in one call after the other.
+pub fn places() -> String {
+    preview1(
+        r#"(import "wasi_snapshot_preview1" "fd_write"
+             (func $write (param i32 i32 i32 i32) (result i32)))"#,
+        "(drop (call $write (i32.const 1) (i32.const 64) (i32.const 5000000) (i32.const 0)))",
+    )
+}
+
+/// Waits for nine hundred thousand things that are there already, in one call after the other.
+pub fn subscriptions() -> String {
+    preview1(
+        r#"(import "wasi_snapshot_preview1" "poll_oneoff"
+             (func $poll (param i32 i32 i32 i32) (result i32)))"#,
+        "(drop (call $poll (i32.const 64) (i32.const 64) (i32.const 900000) (i32.const 0)))",
+    )
+}
+
+/// A core module with 44 MiB of memory that repeats one deed without end.
+fn preview1(import: &str, deed: &str) -> String {
+    format!(
+        r#"(module {import} (memory (export "memory") 704)
+             (func (export "_start") (loop $again {deed} (br $again))))"#
+    )
+}
