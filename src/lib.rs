@@ -51,6 +51,7 @@ pub mod mqtt;
 
 // The edges.
 pub mod cli;
+pub mod controller;
 pub mod daemon;
 pub mod play;
 pub mod server;

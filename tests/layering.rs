@@ -37,6 +37,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("runtime", &["clock", "error", "limits", "net", "spec", "wasi"]),
     // Pods from afar: topics, signed documents, the protocol's core; and the link to the broker.
     ("mqtt", &["clock", "error", "image", "limits", "manifest", "spec"]),
+    // The other end: who publishes pods, and reads what nodes say.
+    (
+        "controller",
+        &["artifact", "clock", "error", "image", "limits", "manifest", "mqtt", "secret", "spec"],
+    ),
     // Between pods, and the host's network.
     ("fabric", &["clock", "error", "limits", "net", "spec"]),
     ("outside", &["clock", "error", "fabric", "limits", "net", "spec"]),
@@ -97,8 +102,22 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "artifact", "board", "clock", "daemon", "error", "image", "limits", "manifest",
-            "outside", "play", "runtime", "secret", "server", "spec",
+            "artifact",
+            "board",
+            "clock",
+            "controller",
+            "daemon",
+            "error",
+            "image",
+            "limits",
+            "manifest",
+            "mqtt",
+            "outside",
+            "play",
+            "runtime",
+            "secret",
+            "server",
+            "spec",
         ],
     ),
     ("fuzzing", &["artifact", "clock", "image", "manifest", "mqtt", "spec", "store"]),

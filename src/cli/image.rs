@@ -29,7 +29,7 @@ pub(super) fn run(command: ImageCommand, out: &mut Out) -> anyhow::Result<ExitCo
     }
 }
 
-fn open(args: &NodeArgs) -> anyhow::Result<ImageStore> {
+pub(super) fn open(args: &NodeArgs) -> anyhow::Result<ImageStore> {
     let config = node::config(args, None, None)?;
     let dir = config.state_dir.join("images");
     let opened = ImageStore::open(&dir);
@@ -116,7 +116,7 @@ fn fetcher(config: &Config, store: Arc<ImageStore>) -> anyhow::Result<Fetcher> {
 }
 
 /// The node's credentials, or a person's own.
-fn keyring(config: &Config) -> anyhow::Result<Keyring> {
+pub(super) fn keyring(config: &Config) -> anyhow::Result<Keyring> {
     let own = || {
         let var = |name| std::env::var_os(name).map(PathBuf::from);
         let home = || Some(var("HOME")?.join(".docker"));

@@ -1,7 +1,7 @@
-//! `podling key`: the node's own key, and encrypting secrets to a node.
+//! `podling key`: keys of controllers, the node's own key, and encrypting secrets to a node.
 
 use std::io::Read as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
@@ -10,16 +10,106 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
 use crate::limits::MANIFEST_BYTES_MAX;
-use crate::secret::{self, ENCRYPTION, NodeKey, Recipient};
+use crate::mqtt::controller::SecretKey;
+use crate::mqtt::intent::API_VERSION;
+use crate::secret::{self, ENCRYPTION, NodeKey, Recipient, Zeroizing};
 
-use super::args::{KeyCommand, NodeArgs};
-use super::{Out, node, yaml};
+use super::args::{KeyCommand, NodeArgs, ReportFormat};
+use super::{Out, controller, node, yaml};
 
 pub(super) fn run(command: KeyCommand, out: &mut Out) -> anyhow::Result<ExitCode> {
     match command {
+        KeyCommand::Generate { file } => generate(&file, out),
+        KeyCommand::Show { file, output } => public(&file, output, out),
+        KeyCommand::Anchor { files, root, threshold, tenant, namespace } => {
+            anchor(&Anchor { files, root, threshold, tenant, namespace }, out)
+        }
         KeyCommand::Node { node } => show(&node, out),
         KeyCommand::Seal { file, to } => seal(&file, &to, out),
     }
+}
+
+fn generate(file: &Path, out: &mut Out) -> anyhow::Result<ExitCode> {
+    use std::io::Write as _;
+    use std::os::unix::fs::OpenOptionsExt as _;
+    let shown = file.display();
+    let mut seed = Zeroizing::new([0; 32]);
+    getrandom::fill(&mut *seed)
+        .map_err(|e| anyhow::anyhow!("the system has no randomness: {e}"))?;
+    let key = SecretKey::from_seed(&seed);
+    // Never over another key: there is no way back to it.
+    let made = std::fs::File::options().write(true).create_new(true).mode(0o600).open(file);
+    let mut made = made.with_context(|| format!("cannot make {shown}"))?;
+    let pem = Zeroizing::new(key.to_pem());
+    made.write_all(pem.as_bytes())
+        .and_then(|()| made.sync_all())
+        .with_context(|| format!("cannot write {shown}"))?;
+    tell(&key, ReportFormat::Text, out)
+}
+
+fn public(file: &Path, output: ReportFormat, out: &mut Out) -> anyhow::Result<ExitCode> {
+    tell(&controller::read_key(file)?, output, out)
+}
+
+fn tell(key: &SecretKey, output: ReportFormat, out: &mut Out) -> anyhow::Result<ExitCode> {
+    match output {
+        ReportFormat::Text => {
+            out.line(&format!("keyid:     {}", key.id()))?;
+            out.line(&format!("publicKey: {}", key.public_text()))?;
+        }
+        ReportFormat::Json => {
+            let shown = serde_json::json!({"keyid": key.id(), "publicKey": key.public_text()});
+            out.line(&serde_json::to_string_pretty(&shown)?)?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What `podling key anchor` was asked for.
+struct Anchor {
+    files: Vec<PathBuf>,
+    root: Vec<PathBuf>,
+    threshold: usize,
+    tenant: Vec<String>,
+    namespace: Vec<String>,
+}
+
+fn anchor(asked: &Anchor, out: &mut Out) -> anyhow::Result<ExitCode> {
+    let mut keys = vec![];
+    let entry = |file: &PathBuf, roles: &[&str]| -> anyhow::Result<Map<String, Value>> {
+        let stem = file.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        let key = controller::read_key(file)?;
+        let mut entry = Map::new();
+        entry.insert("name".to_owned(), stem.into());
+        entry.insert("publicKey".to_owned(), key.public_text().into());
+        entry.insert("roles".to_owned(), roles.into());
+        Ok(entry)
+    };
+    for file in &asked.files {
+        let mut entry = entry(file, &["intent", "command"])?;
+        for (field, names) in [("tenants", &asked.tenant), ("namespaces", &asked.namespace)] {
+            if !names.is_empty() {
+                entry.insert(field.to_owned(), names.clone().into());
+            }
+        }
+        keys.push(Value::Object(entry));
+    }
+    for file in &asked.root {
+        keys.push(Value::Object(entry(file, &["root"])?));
+    }
+    ensure!(
+        asked.root.is_empty() || (1..=asked.root.len()).contains(&asked.threshold),
+        "a threshold of {} can never be reached with {} roots",
+        asked.threshold,
+        asked.root.len()
+    );
+    let mut anchor =
+        serde_json::json!({"apiVersion": API_VERSION, "kind": "TrustAnchor", "keys": keys});
+    if !asked.root.is_empty() {
+        anchor["threshold"] = asked.threshold.into();
+    }
+    out.text(&yaml::to_string(&anchor))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// The key is not made here: a person's own command would make it a person's own file.

@@ -40,7 +40,7 @@ pub(super) fn read(files: &[PathBuf], namespace: Option<&str>) -> anyhow::Result
 }
 
 /// A file itself; of a folder, its manifests in order.
-fn expand(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
+pub(super) fn expand(path: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let shown = path.display();
     if !std::fs::metadata(path)
         .with_context(|| format!("the path \"{shown}\" cannot be accessed"))?

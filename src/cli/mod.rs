@@ -10,10 +10,12 @@ mod apply;
 pub mod args;
 mod client;
 mod columns;
+mod controller;
 mod delete;
 mod describe;
 mod doctor;
 mod duration;
+mod fleet;
 mod get;
 mod image;
 mod jsonpath;
@@ -24,6 +26,7 @@ mod manifests;
 mod net;
 mod node;
 mod port_forward;
+mod publish;
 mod table;
 mod top;
 mod version;
@@ -61,6 +64,8 @@ fn run(command: Command) -> ExitCode {
         Command::Compile(args) => Ok(crate::runtime::compile_child(&args.args)),
         Command::Image(command) => image::run(command, &mut out),
         Command::Key(command) => key::run(command, &mut out),
+        Command::Publish(args) => publish::run(&args, &mut out),
+        Command::Fleet(command) => fleet::run(&command, &mut out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "podling", &mut script);
@@ -104,6 +109,8 @@ async fn ask(command: Command, out: &mut Out) -> anyhow::Result<ExitCode> {
         | Command::Compile(_)
         | Command::Image(_)
         | Command::Key(_)
+        | Command::Publish(_)
+        | Command::Fleet(_)
         | Command::Completions { .. } => unreachable!("`run` has taken these"),
     }
 }

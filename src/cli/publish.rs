@@ -1,0 +1,550 @@
+//! `podling publish`: pods to nodes, through the broker, seen through to the node's word on them.
+//!
+//! Owns: the order of the steps, and the exit code. Not: what is decided (`crate::controller`), nor how it is shown (`publish::show`).
+//!
+//! ```text
+//!  files ─► check ─► connect ─► read what is there ─► images, secrets, next generation ─► sign ─► publish ─► wait, serving blocks
+//! ```
+
+mod show;
+
+use std::collections::BTreeMap;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use async_trait::async_trait;
+
+use crate::artifact::{Fetcher, Keyring, Remote};
+use crate::clock::Clock;
+use crate::controller::bundle::{Bundle, File, bundles};
+use crate::controller::images::{self, ImageError, Images, Module};
+use crate::controller::next::{Choice, Conflict, Known, Next, Retained, draft, next};
+use crate::controller::publish::{self, Order, Outcome};
+use crate::controller::session::{Session, SessionError};
+use crate::error::chain;
+use crate::image::{Digest, ImageStore};
+use crate::limits::MANIFEST_BYTES_MAX;
+use crate::mqtt::cause::Reason;
+use crate::mqtt::controller::{self as documents, Message, SecretKey, Verdict};
+use crate::mqtt::intent::{Manifest, PodIntent, RolloutPolicy, SealedSecret, time_text};
+use crate::mqtt::link::Link;
+use crate::mqtt::status::{PodStatus, Stage};
+use crate::mqtt::topic::{Scope, check_level};
+use crate::mqtt::version::Version;
+use crate::secret::{self, Form, Recipient};
+use crate::spec::{ImageRef, PodKey};
+
+use super::args::{NodeArgs, PublishArgs, PublishDryRun};
+use super::controller::Controller;
+use super::{Out, complain, duration, image, manifests, show_error};
+
+/// Largest intent that is published without being told to: what the smallest of the hosted brokers takes.
+const INTENT_BYTES_MAX: usize = 64 * 1024;
+
+/// Pods of one node that are listened to one by one.
+const TOPICS_MAX: usize = 6;
+
+/// What came of it, worst last: the exit code is that of the worst.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Exit {
+    Done = 0,
+    Refused = 3,
+    NotConnected = 4,
+    NotGood = 5,
+    Conflict = 6,
+    TimedOut = 124,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+pub(super) fn run(args: &PublishArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match runtime.block_on(Publishing::new(args)?.run(out)) {
+        Ok(exit) => Ok(exit.into()),
+        Err(error) => {
+            let exit =
+                match (error.downcast_ref::<SessionError>(), error.downcast_ref::<Conflict>()) {
+                    (Some(SessionError::NotReached { .. } | SessionError::Lost { .. }), _)
+                    | (Some(SessionError::NoAnswer { .. }), _) => Exit::NotConnected,
+                    (_, Some(Conflict::Foreign { .. } | Conflict::NotAbove { .. })) => {
+                        Exit::Conflict
+                    }
+                    _ => return Err(error),
+                };
+            show_error(&error);
+            Ok(exit.into())
+        }
+    }
+}
+
+/// What is to be published, before its numbers are known.
+struct Wanted {
+    pod: PodKey,
+    /// Nothing: it is to be deleted.
+    bundle: Option<Bundle>,
+    modules: Vec<Module>,
+}
+
+struct Publishing<'a> {
+    args: &'a PublishArgs,
+    controller: Controller,
+    key: Option<SecretKey>,
+    scope: Scope,
+    selector: BTreeMap<String, String>,
+    timeout: Duration,
+    clock: Clock,
+}
+
+impl<'a> Publishing<'a> {
+    fn new(args: &'a PublishArgs) -> anyhow::Result<Self> {
+        let controller = Controller::of(&args.broker)?;
+        let key = if args.unsigned { None } else { Some(controller.key()?) };
+        let scope = match (&args.node, &args.group) {
+            (Some(node), None) => {
+                check_level("node", node)?;
+                Scope::Node
+            }
+            (None, Some(group)) => {
+                check_level("group", group)?;
+                Scope::Group(group.as_str().into())
+            }
+            _ => bail!("name the node (--node NAME) or the group (--group NAME)"),
+        };
+        let selector = pairs(&args.node_selector, "--node-selector")?;
+        ensure!(
+            selector.is_empty() || args.group.is_some(),
+            "--node-selector chooses among the nodes of a --group"
+        );
+        let timeout = duration::parse(&args.timeout)?;
+        Ok(Self { args, controller, key, scope, selector, timeout, clock: Clock::start() })
+    }
+
+    async fn run(&self, out: &mut Out) -> anyhow::Result<Exit> {
+        let wanted = self.wanted().await?;
+        if self.args.dry_run == PublishDryRun::Client {
+            let orders = self.orders(&wanted, None)?;
+            show::dry_run(&orders, self.args.output, out)?;
+            return Ok(Exit::Done);
+        }
+        let mut session = self.controller.session()?;
+        session.connect().await?;
+        session.listen(self.filters(&wanted)).await?;
+        session.settle().await?;
+        let orders = self.orders(&wanted, Some(&session))?;
+        if self.args.dry_run == PublishDryRun::Server {
+            show::dry_run(&orders, self.args.output, out)?;
+            session.leave().await;
+            return Ok(Exit::Done);
+        }
+        self.offer(&wanted, &mut session)?;
+        let outcomes = self.deliver(&mut session, &orders, &wanted, out).await?;
+        session.leave().await;
+        show::results(&orders, &outcomes, &bundles_of(&wanted), self.args.output, out)?;
+        Ok(outcomes.iter().map(exit).max().unwrap_or(Exit::Done))
+    }
+
+    /// What the files, or the names, stand for.
+    async fn wanted(&self) -> anyhow::Result<Vec<Wanted>> {
+        let args = self.args;
+        if args.delete && !args.names.is_empty() {
+            let namespace = args.namespace.as_deref().unwrap_or(crate::board::DEFAULT_NAMESPACE);
+            let pods = args.names.iter().map(|name| name.strip_prefix("pod/").unwrap_or(name));
+            let pods = pods.map(|name| PodKey::new(namespace, name));
+            return Ok(pods.map(|pod| Wanted { pod, bundle: None, modules: vec![] }).collect());
+        }
+        ensure!(
+            args.names.is_empty(),
+            "names are for --delete; what is published is named by a file (-f)"
+        );
+        ensure!(!args.files.is_empty(), "name the manifests with -f");
+        let found = bundles(&files(&args.files)?, args.namespace.as_deref())?;
+        for warning in &found.warnings {
+            complain(&format!("Warning: {warning}"));
+        }
+        if args.delete {
+            let pods = found.pods.into_iter().map(|bundle| bundle.key);
+            return Ok(pods.map(|pod| Wanted { pod, bundle: None, modules: vec![] }).collect());
+        }
+        let sources = sources(&args.source)?;
+        let named = |image: &String| {
+            found.pods.iter().any(|bundle| bundle.images.iter().any(|i| i.text() == image))
+        };
+        if let Some(image) = sources.keys().find(|image| !named(image)) {
+            return Err(ImageError::NoSuchImage(image.clone()).into());
+        }
+        let local = Local::new(args.state_dir.clone());
+        let mut wanted = vec![];
+        for bundle in found.pods {
+            let modules = images::find(&bundle.images, &sources, &local, self.clock.now()).await?;
+            wanted.push(Wanted { pod: bundle.key.clone(), bundle: Some(bundle), modules });
+        }
+        Ok(wanted)
+    }
+
+    fn filters(&self, wanted: &[Wanted]) -> Vec<String> {
+        let tree = &self.controller.tree;
+        let (root, tenant) = (tree.root(), tree.tenant());
+        let (status, letter, owner) = match (&self.args.node, &self.scope) {
+            (Some(node), _) => (format!("{root}/{tenant}/s/{node}/#"), 'n', node.as_str()),
+            (None, Scope::Group(group)) => (tree.all_status(), 'g', &**group),
+            (None, Scope::Node) => (tree.all_status(), 'n', "+"),
+        };
+        let pods = format!("{root}/{tenant}/{letter}/{owner}/pod");
+        let mut filters = vec![status];
+        if wanted.len() > TOPICS_MAX {
+            filters.push(format!("{pods}/#"));
+        } else {
+            let each = wanted.iter().map(|w| format!("{pods}/{}/{}", w.pod.namespace, w.pod.name));
+            filters.extend(each);
+        }
+        filters
+    }
+
+    /// Signed documents for everything that is wanted.
+    fn orders(
+        &self,
+        wanted: &[Wanted],
+        session: Option<&Session<Link>>,
+    ) -> anyhow::Result<Vec<Order>> {
+        let recipient = self.recipient(wanted, session)?;
+        wanted.iter().map(|wanted| self.order(wanted, session, recipient.as_ref())).collect()
+    }
+
+    fn order(
+        &self,
+        wanted: &Wanted,
+        session: Option<&Session<Link>>,
+        recipient: Option<&Recipient>,
+    ) -> anyhow::Result<Order> {
+        let (tree, pod) = (&self.controller.tree, &wanted.pod);
+        let node = self.args.node.as_deref().unwrap_or_default();
+        let mut draft = draft(tree.tenant(), node, &self.scope, pod);
+        if let Some(bundle) = &wanted.bundle {
+            self.fill(&mut draft, bundle, &wanted.modules, recipient)?;
+        }
+        let topic = tree.pod(&self.scope, node, pod)?;
+        let public = self.key.as_ref().map(SecretKey::public);
+        let standing = session.and_then(|session| session.documents.get(&topic));
+        let retained = standing.and_then(|message| Retained::read(message, public.as_ref()));
+        let known = known(session, retained.as_ref(), &self.scope, node, pod);
+        let choice = Choice {
+            epoch: self.args.epoch,
+            generation: self.args.generation,
+            take_over: self.args.force_conflicts,
+            recreate: self.args.recreate,
+            again: self.args.again,
+        };
+        let now = time_text(self.clock.now().wall_ms());
+        let uid = uuid::Uuid::new_v4().to_string();
+        let (message, version, unchanged) =
+            match next(draft, &self.scope, &known, &choice, &uid, &now)? {
+                Next::Unchanged(old) => {
+                    let (epoch, generation) = (old.intent.epoch, old.intent.generation);
+                    let (payload, digest) = (old.message.to_vec(), old.digest);
+                    let message = Message { topic, payload, retain: true, digest };
+                    (message, Version { epoch, generation }, true)
+                }
+                Next::New(intent) => {
+                    let keys: Vec<&SecretKey> = self.key.iter().collect();
+                    let message = documents::intent(tree, &intent, &keys)
+                        .with_context(|| format!("pod {pod} cannot be published"))?;
+                    let (epoch, generation) = (intent.epoch, intent.generation);
+                    (message, Version { epoch, generation }, false)
+                }
+            };
+        let size = message.payload.len();
+        ensure!(
+            size <= INTENT_BYTES_MAX || self.args.allow_large,
+            "pod {pod}: the document has {size} bytes; some hosted brokers take no more than {INTENT_BYTES_MAX} \
+             (--allow-large publishes it all the same)"
+        );
+        let (node, selector) = (self.args.node.clone(), self.selector.clone());
+        let scope = self.scope.clone();
+        Ok(Order { pod: pod.clone(), scope, node, selector, message, version, unchanged })
+    }
+
+    /// Completes a draft with what the pod is.
+    fn fill(
+        &self,
+        draft: &mut PodIntent,
+        bundle: &Bundle,
+        modules: &[Module],
+        recipient: Option<&Recipient>,
+    ) -> anyhow::Result<()> {
+        let renamed: BTreeMap<String, String> = modules
+            .iter()
+            .filter(|module| module.text != module.artifact.image)
+            .map(|module| (module.text.clone(), module.artifact.image.clone()))
+            .collect();
+        draft.deleted = false;
+        draft.manifest = Some(Manifest::Text(bundle.manifest(&renamed)));
+        let mut artifacts = vec![];
+        for module in modules {
+            // Two files may hold the same.
+            if !artifacts.contains(&module.artifact) {
+                artifacts.push(module.artifact.clone());
+            }
+        }
+        draft.artifacts = artifacts;
+        draft.node_selector = self.selector.clone();
+        draft.rollout = self.rollout()?;
+        for secret in &bundle.secrets {
+            let name = secret.metadata.name.clone().unwrap_or_default();
+            let sealed = match (Form::of(secret)?, recipient) {
+                (Form::Whole, _) => {
+                    let data = secret.data.iter().flatten().map(|(_, value)| value.0.clone());
+                    let text = secret.string_data.iter().flatten().map(|(_, v)| v.clone().into());
+                    let sealed = data.chain(text).next().unwrap_or_default();
+                    String::from_utf8(sealed).with_context(|| format!("secret {name}"))?
+                }
+                (Form::Plain | Form::Values, Some(recipient)) => {
+                    let json = secret::Zeroizing::new(serde_json::to_vec(secret)?);
+                    secret::encrypt(recipient, &json).with_context(|| format!("secret {name}"))?
+                }
+                (Form::Plain | Form::Values, None) => bail!("secret {name}: encrypted to whom?"),
+            };
+            draft.secrets.push(SealedSecret { name, sealed });
+        }
+        Ok(())
+    }
+
+    fn rollout(&self) -> anyhow::Result<RolloutPolicy> {
+        let seconds = |text: &Option<String>| {
+            text.as_deref().map(|text| duration::parse(text).map(|d| d.as_secs())).transpose()
+        };
+        Ok(RolloutPolicy {
+            fetch_deadline_seconds: seconds(&self.args.fetch_deadline)?,
+            progress_deadline_seconds: seconds(&self.args.progress_deadline)?,
+            min_ready_seconds: seconds(&self.args.min_ready)?,
+        })
+    }
+
+    /// To whom secrets are encrypted, if there are any in clear.
+    fn recipient(
+        &self,
+        wanted: &[Wanted],
+        session: Option<&Session<Link>>,
+    ) -> anyhow::Result<Option<Recipient>> {
+        let secrets = wanted.iter().filter_map(|w| w.bundle.as_ref()).flat_map(|b| &b.secrets);
+        let is_plain = |secret: &k8s_openapi::api::core::v1::Secret| {
+            Form::of(secret).is_ok_and(|form| form == Form::Plain)
+        };
+        if !secrets.into_iter().any(is_plain) {
+            return Ok(None);
+        }
+        let Some(node) = &self.args.node else {
+            bail!("Secrets cannot be sent to a group: each node has a key of its own (--node)");
+        };
+        let pinned = self.args.recipient.as_ref().or(self.controller.recipients.get(node));
+        if let Some(pinned) = pinned {
+            return Ok(Some(pinned.parse()?));
+        }
+        let status = session.and_then(|session| session.fleet.nodes.get(node)?.status.as_ref());
+        let said = status.and_then(|status| status.capabilities.recipient.clone());
+        let said = said.with_context(|| {
+            format!(
+                "node {node} has not said to whom its secrets are encrypted: name it with --recipient (podling key node prints it there)"
+            )
+        })?;
+        complain(&format!(
+            "Warning: secrets are encrypted to {said}, as the broker says that {node} says; to rely on nobody, write it under \
+             recipients in {} or use --recipient",
+            self.controller.origin
+        ));
+        Ok(Some(said.parse()?))
+    }
+
+    /// Opens what nodes will fetch from here.
+    fn offer(&self, wanted: &[Wanted], session: &mut Session<Link>) -> anyhow::Result<()> {
+        for module in wanted.iter().flat_map(|wanted| &wanted.modules) {
+            let Some((path, stamp)) = &module.file else { continue };
+            session.offers.add(module.artifact.digest, path, *stamp)?;
+        }
+        let only_here = |module: &&Module| module.artifact.sources == ["mqtt:"];
+        let mut modules = wanted.iter().flat_map(|wanted| &wanted.modules);
+        if !self.args.wait
+            && let Some(module) = modules.find(only_here)
+        {
+            complain(&format!(
+                "Warning: without waiting, nobody gives {} to the node if it needs it: publish the same again to do so, or name a place \
+                 with --source",
+                module.text
+            ));
+        }
+        Ok(())
+    }
+
+    async fn deliver(
+        &self,
+        session: &mut Session<Link>,
+        orders: &[Order],
+        wanted: &[Wanted],
+        out: &mut Out,
+    ) -> anyhow::Result<Vec<Outcome>> {
+        let until = session.clock().now().plus(self.timeout);
+        let modules = wanted.iter().flat_map(|wanted| &wanted.modules);
+        let names = modules.map(|m| (m.artifact.digest, m.text.clone())).collect();
+        let mut screen = show::Screen::new(self.args.output, names, out);
+        if let Some(node) = &self.args.node {
+            screen.node(node, session.fleet.nodes.get(node));
+        }
+        let outcome = async {
+            publish::publish(session, orders, &mut |news| screen.tell(news)).await?;
+            if !self.args.wait {
+                return Ok(vec![]);
+            }
+            publish::wait(session, orders, until, &mut |news| screen.tell(news)).await
+        };
+        let outcome = outcome.await;
+        screen.finish()?;
+        Ok(outcome?)
+    }
+}
+
+fn bundles_of(wanted: &[Wanted]) -> Vec<Option<&Bundle>> {
+    wanted.iter().map(|wanted| wanted.bundle.as_ref()).collect()
+}
+
+/// What is known of a pod.
+fn known<'s>(
+    session: Option<&'s Session<Link>>,
+    retained: Option<&'s Retained>,
+    scope: &Scope,
+    node: &str,
+    pod: &PodKey,
+) -> Known<'s> {
+    let Some(session) = session else { return Known::default() };
+    let is_meant = |name: &str| *scope != Scope::Node || name == node;
+    let views = session.fleet.nodes.iter().filter(|(name, _)| is_meant(name));
+    let (mut statuses, mut epoch): (Vec<&PodStatus>, Option<u64>) = (vec![], None);
+    for (_, view) in views {
+        statuses.extend(view.pods.get(pod).map(|status| &**status));
+        let theirs = view.status.as_ref().map(|status| status.trust.epoch);
+        epoch = epoch.max(theirs.filter(|epoch| *epoch > 0));
+    }
+    Known { retained, statuses, epoch }
+}
+
+fn exit(outcome: &Outcome) -> Exit {
+    match &outcome.verdict {
+        Verdict::Gone => Exit::Done,
+        Verdict::Ended(rollout) => match rollout.stage {
+            Stage::Committed => Exit::Done,
+            Stage::Superseded => Exit::Conflict,
+            _ => Exit::NotGood,
+        },
+        Verdict::Refused(refused) => match refused.reason {
+            Reason::GenerationConflict | Reason::Stale => Exit::Conflict,
+            _ => Exit::Refused,
+        },
+        Verdict::Inactive(_) => Exit::NotGood,
+        Verdict::Overtaken(_) => Exit::Conflict,
+        Verdict::Waiting | Verdict::Progressing(_) | Verdict::Ending => Exit::TimedOut,
+    }
+}
+
+/// `KEY=VALUE` of several options.
+fn pairs(texts: &[String], option: &str) -> anyhow::Result<BTreeMap<String, String>> {
+    let pair = |text: &String| {
+        let (key, value) = text.split_once('=')?;
+        Some((key.to_owned(), value.to_owned()))
+    };
+    let pairs = texts
+        .iter()
+        .map(|text| pair(text).with_context(|| format!("{option} {text}: KEY=VALUE is expected")));
+    pairs.collect()
+}
+
+fn sources(texts: &[String]) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
+    let mut sources: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for text in texts {
+        let pair = text.split_once('=');
+        let (image, url) =
+            pair.with_context(|| format!("--source {text}: IMAGE=URL is expected"))?;
+        sources.entry(image.to_owned()).or_default().push(url.to_owned());
+    }
+    Ok(sources)
+}
+
+/// Reads the manifests; of a folder, all of them.
+fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<File>> {
+    let mut files = vec![];
+    for path in paths {
+        if path == Path::new("-") {
+            let text = bounded(std::io::stdin(), "standard input")?;
+            files.push(File { path: "-".into(), text });
+            continue;
+        }
+        for path in manifests::expand(path)? {
+            let shown = path.display().to_string();
+            let opened = std::fs::File::open(&path);
+            let opened = opened.with_context(|| format!("cannot open {shown}"))?;
+            files.push(File { text: bounded(opened, &shown)?, path });
+        }
+    }
+    Ok(files)
+}
+
+fn bounded(from: impl std::io::Read, shown: &str) -> anyhow::Result<String> {
+    let mut text = String::new();
+    let read = from.take(MANIFEST_BYTES_MAX + 1).read_to_string(&mut text);
+    read.with_context(|| format!("cannot read {shown}"))?;
+    Ok(text)
+}
+
+/// The images of this machine, opened when the first of them is looked for.
+struct Local {
+    args: NodeArgs,
+    store: OnceLock<Arc<ImageStore>>,
+}
+
+impl Local {
+    fn new(state_dir: Option<PathBuf>) -> Self {
+        let args = NodeArgs { state_dir, ..NodeArgs::default() };
+        Self { args, store: OnceLock::new() }
+    }
+
+    fn open(&self) -> anyhow::Result<&Arc<ImageStore>> {
+        if let Some(store) = self.store.get() {
+            return Ok(store);
+        }
+        let opened = Arc::new(image::open(&self.args)?);
+        Ok(self.store.get_or_init(|| opened))
+    }
+
+    async fn resolve(&self, image: &ImageRef) -> anyhow::Result<(Digest, u64)> {
+        let config = super::node::config(&self.args, None, None)?;
+        let keyring = image::keyring(&config)?;
+        let store = Arc::clone(self.open()?);
+        let fetcher = Fetcher::new(store, config.artifacts.clone(), keyring, Clock::start());
+        let remote = Remote::of(image).context("it has no registry")?;
+        let found = fetcher.ask(image, &remote, &Keyring::default()).await?;
+        Ok((found.content, found.size))
+    }
+}
+
+#[async_trait]
+impl Images for Local {
+    fn store(&self) -> Result<Option<&ImageStore>, ImageError> {
+        match self.open() {
+            Ok(store) => Ok(Some(store)),
+            Err(error) => {
+                // A registry may still have it.
+                complain(&format!("Warning: {error:#}"));
+                Ok(None)
+            }
+        }
+    }
+
+    async fn ask(&self, image: &ImageRef) -> Result<(Digest, u64), String> {
+        self.resolve(image).await.map_err(|error| chain(error.as_ref()))
+    }
+}

@@ -1,0 +1,356 @@
+//! What `publish` shows: lines that stay the same in a pipe, a bar on a terminal, JSON for programs.
+//!
+//! Lines and JSON go to standard output; the bar and complaints to standard error.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use crate::controller::bundle::Bundle;
+use crate::controller::offer::Sent;
+use crate::controller::publish::{News, Order, Outcome};
+use crate::image::Digest;
+use crate::mqtt::cause::{Cause, Reason};
+use crate::mqtt::controller::{NodeView, Verdict};
+use crate::mqtt::envelope::{Envelope, PayloadType};
+use crate::mqtt::status::{RefusedStatus, RolloutStatus, Stage};
+
+use super::super::args::PublishFormat;
+use super::super::{Out, complain};
+
+/// `pod/web`
+fn name(order: &Order) -> String {
+    format!("pod/{}", order.pod.name)
+}
+
+/// Prints the signed documents and publishes nothing.
+pub(super) fn dry_run(
+    orders: &[Order],
+    format: PublishFormat,
+    out: &mut Out,
+) -> anyhow::Result<()> {
+    for order in orders {
+        let message = &order.message;
+        match format {
+            PublishFormat::Text => {
+                complain(&format!(
+                    "{} ({} bytes, retained):",
+                    message.topic,
+                    message.payload.len()
+                ));
+                out.bytes(&message.payload)?;
+                out.line("")?;
+            }
+            PublishFormat::Json => {
+                let envelope: Value = serde_json::from_slice(&message.payload)?;
+                let opened = Envelope::open(&message.payload, PayloadType::Intent)?;
+                let intent: Value = serde_json::from_slice(&opened.payload)?;
+                let shown = json!({
+                    "topic": message.topic,
+                    "retain": message.retain,
+                    "digest": message.digest.to_string(),
+                    "unchanged": order.unchanged,
+                    "intent": intent,
+                    "envelope": envelope,
+                });
+                out.line(&serde_json::to_string_pretty(&shown)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is shown while it happens.
+pub(super) struct Screen<'o> {
+    out: &'o mut Out,
+    format: PublishFormat,
+    bar: ProgressBar,
+    /// What each content is called.
+    names: BTreeMap<Digest, String>,
+    /// Nodes whose transfer of a content was told.
+    fetching: BTreeSet<(String, Digest)>,
+    /// The last stage told of a node and document.
+    stages: BTreeMap<(String, String), String>,
+    failed: Option<anyhow::Error>,
+}
+
+impl<'o> Screen<'o> {
+    pub(super) fn new(
+        format: PublishFormat,
+        names: BTreeMap<Digest, String>,
+        out: &'o mut Out,
+    ) -> Self {
+        let drawn = format == PublishFormat::Text && std::io::stderr().is_terminal();
+        let bar = if drawn { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
+        bar.enable_steady_tick(Duration::from_millis(200));
+        Self {
+            out,
+            format,
+            bar,
+            names,
+            fetching: BTreeSet::new(),
+            stages: BTreeMap::new(),
+            failed: None,
+        }
+    }
+
+    /// What there is to know of the node before anything is published.
+    pub(super) fn node(&mut self, node: &str, view: Option<&NodeView>) {
+        match view {
+            None => complain(&format!(
+                "Warning: the broker knows no node {node} yet: it takes the pod when it first connects (podling fleet get nodes lists \
+                 those that are known)"
+            )),
+            Some(view) if !view.is_online() => {
+                complain(&format!("Warning: {node} is offline: it takes the pod when it is back"));
+            }
+            Some(_) => {}
+        }
+    }
+
+    pub(super) fn tell(&mut self, news: News<'_>) {
+        match news {
+            News::Published(order) => {
+                let (version, digest) = (order.version, order.message.digest);
+                let how = if order.unchanged { "unchanged" } else { "published" };
+                let to = match &order.node {
+                    Some(node) => node.clone(),
+                    None => order.scope.to_string(),
+                };
+                self.line(&format!("{} {how} to {to}: {version}, {digest}", name(order)));
+            }
+            News::Verdict { node, order, verdict } => self.verdict(node, order, verdict),
+            News::Sent(sent) => self.sent(sent),
+            News::Lost(error) => {
+                self.complain(&format!("{}; trying again", crate::error::Chain(error)));
+            }
+            News::Back => self.complain("connected again"),
+            News::Overwritten { order, by, version } => self.complain(&format!(
+                "Warning: another controller ({by}) has published {} after us ({version}): the node keeps whichever it accepted first; \
+                 agree on one controller",
+                name(order)
+            )),
+            News::Complaint(text) => self.complain(&format!("Warning: {text}")),
+        }
+    }
+
+    fn verdict(&mut self, node: &str, order: &Order, verdict: &Verdict) {
+        let text = match verdict {
+            Verdict::Waiting => return self.bar.set_message(format!("waiting for {node}")),
+            Verdict::Progressing(rollout) => {
+                self.bar.set_message(format!(
+                    "{node}: {}: {}",
+                    name(order),
+                    rollout.stage.as_str()
+                ));
+                rollout.stage.as_str().to_owned()
+            }
+            // Told at the end, with everything that belongs to it.
+            Verdict::Refused(_) => return,
+            Verdict::Ended(rollout) => ended(rollout),
+            Verdict::Inactive(why) => format!("accepted, and another document leads: {why}"),
+            Verdict::Overtaken(by) => format!("overtaken by {by}"),
+            Verdict::Ending => "ending".to_owned(),
+            Verdict::Gone => "gone".to_owned(),
+        };
+        let key = (node.to_owned(), name(order));
+        if self.stages.get(&key) != Some(&text) {
+            self.line(&format!("{node}: {}: {text}", name(order)));
+            self.stages.insert(key, text);
+        }
+    }
+
+    fn sent(&mut self, sent: &Sent) {
+        let what = self.names.get(&sent.digest).cloned().unwrap_or_default();
+        if self.bar.length() != Some(sent.total) {
+            self.bar.set_length(sent.total);
+            if let Ok(style) =
+                ProgressStyle::with_template("{msg} {bytes} of {total_bytes} {wide_bar}")
+            {
+                self.bar.set_style(style);
+            }
+        }
+        self.bar.set_message(format!("{}: {what}", sent.node));
+        self.bar.set_position(sent.bytes);
+        if self.fetching.insert((sent.node.clone(), sent.digest)) {
+            self.line(&format!("{}: fetches {what} from here ({} bytes)", sent.node, sent.total));
+        }
+    }
+
+    fn line(&mut self, line: &str) {
+        if self.format == PublishFormat::Json || self.failed.is_some() {
+            return;
+        }
+        let out = &mut *self.out;
+        let written = self.bar.suspend(|| out.line(line).and_then(|()| out.flush()));
+        self.failed = written.err();
+    }
+
+    fn complain(&self, text: &str) {
+        self.bar.suspend(|| complain(text));
+    }
+
+    pub(super) fn finish(self) -> anyhow::Result<()> {
+        self.bar.finish_and_clear();
+        self.failed.map_or(Ok(()), Err)
+    }
+}
+
+fn ended(rollout: &RolloutStatus) -> String {
+    let reason = if rollout.reason.is_empty() {
+        String::new()
+    } else {
+        format!(": {}: {}", rollout.reason, rollout.message)
+    };
+    match rollout.stage {
+        Stage::Committed => "Ready".to_owned(),
+        stage => format!("{}{reason}", stage.as_str()),
+    }
+}
+
+/// The last word, one for each node and pod.
+pub(super) fn results(
+    orders: &[Order],
+    outcomes: &[Outcome],
+    bundles: &[Option<&Bundle>],
+    format: PublishFormat,
+    out: &mut Out,
+) -> anyhow::Result<()> {
+    if format == PublishFormat::Json {
+        let results: Vec<Value> = if outcomes.is_empty() {
+            orders.iter().map(published).collect()
+        } else {
+            let each = outcomes.iter().map(|o| result(&orders[o.order], o, bundles[o.order]));
+            each.collect()
+        };
+        return out.line(&serde_json::to_string_pretty(&json!({ "results": results }))?);
+    }
+    for outcome in outcomes {
+        let (order, node) = (&orders[outcome.order], &outcome.node);
+        match &outcome.verdict {
+            Verdict::Refused(refused) => refusal(node, order, refused, bundles[outcome.order]),
+            Verdict::Waiting | Verdict::Progressing(_) | Verdict::Ending if outcome.online => {
+                let last = match &outcome.verdict {
+                    Verdict::Progressing(rollout) => rollout.stage.as_str(),
+                    Verdict::Ending => "ending",
+                    _ => "no answer",
+                };
+                complain(&format!("error: {node}: {}: timed out waiting ({last})", name(order)));
+            }
+            Verdict::Waiting | Verdict::Progressing(_) | Verdict::Ending => complain(&format!(
+                "error: {node}: {}: timed out waiting: the node is offline; the broker keeps the document for it",
+                name(order)
+            )),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+fn refusal(node: &str, order: &Order, refused: &RefusedStatus, bundle: Option<&Bundle>) {
+    let reason = refused.reason.as_str();
+    let of = name(order);
+    if refused.errors.is_empty() {
+        complain(&format!("error: {node} refuses {of}: {reason}: {}", refused.message));
+    } else {
+        complain(&format!("error: {node} refuses {of}: {reason}"));
+    }
+    for cause in &refused.errors {
+        let place = place(cause, bundle).map(|place| format!("{place}: ")).unwrap_or_default();
+        let field =
+            if cause.field.is_empty() { String::new() } else { format!("{}: ", cause.field) };
+        complain(&format!("  {place}{field}{}", cause.message));
+    }
+    if let Some(hint) = hint(refused.reason) {
+        complain(hint);
+    }
+}
+
+fn place(cause: &Cause, bundle: Option<&Bundle>) -> Option<String> {
+    bundle?.place(&cause.field).filter(|_| !cause.field.is_empty())
+}
+
+/// What a person does about a refusal that is not the manifest's fault.
+fn hint(reason: Reason) -> Option<&'static str> {
+    match reason {
+        Reason::GenerationConflict | Reason::Stale => Some(
+            "another controller has published this pod in the meantime: look at it (podling fleet get pods -o wide), then publish again",
+        ),
+        Reason::UntrustedKey | Reason::NotSigned | Reason::NotAllowed => Some(
+            "the node does not trust the signing key for this: see its trust anchor (podling key anchor prints an entry for a key)",
+        ),
+        Reason::SourceConflict => Some(
+            "the node has a pod of that name from its folder or its API: delete it there, or choose another name",
+        ),
+        _ => None,
+    }
+}
+
+fn published(order: &Order) -> Value {
+    json!({
+        "node": order.node,
+        "scope": order.scope.to_string(),
+        "namespace": &*order.pod.namespace,
+        "name": &*order.pod.name,
+        "epoch": order.version.epoch,
+        "generation": order.version.generation,
+        "digest": order.message.digest.to_string(),
+        "unchanged": order.unchanged,
+        "outcome": "Published",
+    })
+}
+
+fn result(order: &Order, outcome: &Outcome, bundle: Option<&Bundle>) -> Value {
+    let mut shown = published(order);
+    let (mut stage, mut reason, mut message, mut errors) = (None, None, None, vec![]);
+    let word = match &outcome.verdict {
+        Verdict::Waiting => "Waiting",
+        Verdict::Progressing(_) => "Progressing",
+        Verdict::Ending => "Ending",
+        Verdict::Gone => "Gone",
+        Verdict::Inactive(why) => {
+            reason = Some(why.clone());
+            "Inactive"
+        }
+        Verdict::Overtaken(by) => {
+            message = Some(by.to_string());
+            "Overtaken"
+        }
+        Verdict::Ended(rollout) if rollout.stage == Stage::Committed => "Ready",
+        Verdict::Ended(rollout) => rollout.stage.as_str(),
+        Verdict::Refused(refused) => {
+            reason = Some(refused.reason.as_str().to_owned());
+            message = Some(refused.message.clone());
+            errors = refused
+                .errors
+                .iter()
+                .map(|cause| {
+                    json!({"field": cause.field, "message": cause.message, "reason": cause.reason, "place": place(cause, bundle)})
+                })
+                .collect();
+            "Refused"
+        }
+    };
+    if let Verdict::Ended(rollout) | Verdict::Progressing(rollout) = &outcome.verdict {
+        stage = Some(rollout.stage.as_str());
+        reason = Some(rollout.reason.clone()).filter(|text| !text.is_empty());
+        message = Some(rollout.message.clone()).filter(|text| !text.is_empty());
+    }
+    shown["node"] = outcome.node.clone().into();
+    shown["outcome"] = word.into();
+    shown["online"] = outcome.online.into();
+    for (field, value) in
+        [("stage", stage.map(str::to_owned)), ("reason", reason), ("message", message)]
+    {
+        if let Some(value) = value {
+            shown[field] = value.into();
+        }
+    }
+    if !errors.is_empty() {
+        shown["errors"] = errors.into();
+    }
+    shown
+}

@@ -1,0 +1,426 @@
+//! One program's connection to the broker, as an operator.
+//!
+//! Owns: connecting, subscribing, what has been read so far, publishing until it is acknowledged, and answering nodes that fetch. Not:
+//! what is published, nor what of it is waited for (`publish`). One task: everything happens inside [`Session::step`].
+//!
+//! Retained messages have no end mark. They come in a burst after the subscription, so the burst is taken to be over when nothing
+//! came for twice the time that the subscription's own answer took, and half a second at least ([`Session::settle`]).
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use super::offer::{Offers, Sent};
+use crate::artifact::BlockRequest;
+use crate::clock::{Clock, Timestamp};
+use crate::mqtt::controller::{self, Fleet, Message};
+use crate::mqtt::topic::{Outbound, Topics, Tree};
+use crate::mqtt::transport::{
+    Body, Closed, Event, Limits, NotTaken, Outgoing, Qos, Refused, Token, Transport,
+};
+
+/// Filters of one SUBSCRIBE: what hosted brokers take.
+const FILTERS_MAX: usize = 8;
+
+/// How long the broker may take to answer one request.
+const ANSWER: Duration = Duration::from_secs(30);
+
+/// The shortest silence that ends the burst of retained messages.
+const QUIET: Duration = Duration::from_millis(500);
+
+/// The longest that the burst is waited for: 100,000 statuses at 1 MB/s.
+const SETTLE: Duration = Duration::from_secs(120);
+
+/// Documents kept: as many as nodes and pods in a large fleet.
+const DOCUMENTS_MAX: usize = 100_000;
+
+/// Times that retained messages are asked for again because they came faster than they were taken.
+const OVERRUNS_MAX: u32 = 5;
+
+/// While the library's queue is full of blocks, the next look at it.
+const BLOCK_RETRY: Duration = Duration::from_millis(5);
+
+/// The broker could not be reached, or does not do its part.
+#[derive(Debug, Error)]
+pub enum SessionError {
+    /// Why each of the attempts failed, in order, each reason once.
+    #[error("cannot connect to {broker}: {}", why.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    NotReached { broker: String, why: Vec<Closed> },
+    #[error("the connection to {broker} is lost")]
+    Lost { broker: String, source: Closed },
+    #[error("{broker} does not let this client read {filter}")]
+    NotReadable { broker: String, filter: String, source: Refused },
+    #[error("{broker} does not let this client publish to {topic}")]
+    NotWritable { broker: String, topic: String, source: Refused },
+    #[error("cannot publish to {topic}")]
+    NotTaken { topic: String, source: NotTaken },
+    #[error("{broker} has not answered within {0:?}", ANSWER)]
+    NoAnswer { broker: String },
+}
+
+/// What happened.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A node has said something that is news.
+    Said {
+        node: String,
+    },
+    /// A pod's document changed at the broker.
+    Document {
+        topic: String,
+    },
+    /// A request for blocks is answered.
+    Sent(Sent),
+    Acked(Token, Result<(), Refused>),
+    Subscribed(Token, Vec<Result<(), Refused>>),
+    /// Something that concerns nobody.
+    Nothing,
+    /// It is the time that was given.
+    Time,
+}
+
+/// See the header.
+#[derive(Debug)]
+pub struct Session<T> {
+    transport: T,
+    tree: Tree,
+    clock: Clock,
+    /// For messages.
+    broker: String,
+    /// Brokers to try.
+    brokers: usize,
+    filters: Vec<String>,
+    connected: bool,
+    overrun: bool,
+    last_message: Timestamp,
+    quiet: Duration,
+    outgoing: VecDeque<Outgoing>,
+    /// Told once the last of `outgoing` has gone out.
+    sending: Option<Sent>,
+    /// The newest that nodes have said.
+    pub fleet: Fleet,
+    /// What stands in pods' topics.
+    pub documents: BTreeMap<String, Bytes>,
+    pub offers: Offers,
+    /// What a person should hear of, once each.
+    pub complaints: BTreeSet<String>,
+}
+
+impl<T: Transport> Session<T> {
+    /// A session without a connection. `broker`: its name for people; `brokers`: how many there are to try.
+    #[must_use]
+    pub fn new(transport: T, tree: Tree, clock: Clock, broker: String, brokers: usize) -> Self {
+        Self {
+            transport,
+            tree,
+            clock,
+            broker,
+            brokers,
+            filters: vec![],
+            connected: false,
+            overrun: false,
+            last_message: clock.now(),
+            quiet: QUIET,
+            outgoing: VecDeque::new(),
+            sending: None,
+            fleet: Fleet::default(),
+            documents: BTreeMap::new(),
+            offers: Offers::default(),
+            complaints: BTreeSet::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn tree(&self) -> &Tree {
+        &self.tree
+    }
+
+    #[must_use]
+    pub fn clock(&self) -> Clock {
+        self.clock
+    }
+
+    #[must_use]
+    pub fn broker(&self) -> &str {
+        &self.broker
+    }
+
+    /// Connects, trying each broker once.
+    ///
+    /// # Errors
+    /// None of them can be reached, or wants this client.
+    pub async fn connect(&mut self) -> Result<Limits, SessionError> {
+        self.connected = false;
+        self.offers.forget();
+        self.outgoing.clear();
+        let (mut failures, mut why) = (0, vec![]);
+        while failures < self.brokers.max(1) {
+            let ours = self.transport.connect(None);
+            let outcome = loop {
+                match self.transport.next().await {
+                    (conn, Event::Connected(limits)) if conn == ours => break Ok(limits),
+                    (conn, Event::Closed(closed)) if conn == ours => break Err(closed),
+                    _ => {}
+                }
+            };
+            match outcome {
+                Ok(limits) => {
+                    self.connected = true;
+                    return Ok(limits);
+                }
+                // The same broker, in its own language.
+                Err(Closed::OnlyV311) => {}
+                Err(closed) => {
+                    failures += 1;
+                    if !why.contains(&closed) {
+                        why.push(closed);
+                    }
+                }
+            }
+        }
+        Err(SessionError::NotReached { broker: self.broker.clone(), why })
+    }
+
+    /// Subscribes, in place of what was subscribed before, and waits for the broker's word on it.
+    ///
+    /// # Errors
+    /// The broker refuses a filter, or the connection breaks.
+    pub async fn listen(&mut self, filters: Vec<String>) -> Result<(), SessionError> {
+        self.filters = filters;
+        self.subscribe().await
+    }
+
+    /// The same as before, on a new connection. What stands at the broker is read anew.
+    ///
+    /// # Errors
+    /// As [`Session::listen`].
+    pub async fn listen_again(&mut self) -> Result<(), SessionError> {
+        self.documents.clear();
+        self.subscribe().await
+    }
+
+    async fn subscribe(&mut self) -> Result<(), SessionError> {
+        for filters in self.filters.clone().chunks(FILTERS_MAX) {
+            let begun = self.clock.now();
+            let until = begun.plus(ANSWER);
+            let token = loop {
+                match self.transport.subscribe(filters) {
+                    Ok(token) => break token,
+                    Err(NotTaken::Busy) => drop(self.patiently(until).await?),
+                    Err(source) => {
+                        return Err(SessionError::NotTaken { topic: filters[0].clone(), source });
+                    }
+                }
+            };
+            let results = loop {
+                if let Step::Subscribed(found, results) = self.patiently(until).await?
+                    && found == token
+                {
+                    break results;
+                }
+            };
+            self.quiet = QUIET.max(self.clock.now().since(begun) * 2);
+            self.last_message = self.clock.now();
+            for (filter, result) in filters.iter().zip(results) {
+                if let Err(source) = result {
+                    let (broker, filter) = (self.broker.clone(), filter.clone());
+                    return Err(SessionError::NotReadable { broker, filter, source });
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes in what is retained, until there seems to be no more.
+    ///
+    /// # Errors
+    /// The connection breaks.
+    pub async fn settle(&mut self) -> Result<(), SessionError> {
+        let end = self.clock.now().plus(SETTLE);
+        let mut overruns = 0;
+        loop {
+            let quiet = self.last_message.plus(self.quiet);
+            let now = self.clock.now();
+            if now >= quiet || now >= end {
+                if !self.overrun {
+                    return Ok(());
+                }
+                // What came too fast was dropped; what is known already is taken in quickly.
+                self.overrun = false;
+                overruns += 1;
+                if overruns > OVERRUNS_MAX {
+                    let text = "some of what is retained came faster than it could be taken in: the picture is incomplete";
+                    self.complaints.insert(text.to_owned());
+                    return Ok(());
+                }
+                self.subscribe().await?;
+                continue;
+            }
+            self.step(quiet.min(end)).await?;
+        }
+    }
+
+    /// Publishes and waits for the acknowledgement.
+    ///
+    /// # Errors
+    /// The broker refuses it, or the connection breaks.
+    pub async fn publish(&mut self, message: &Message) -> Result<(), SessionError> {
+        let outgoing = Outgoing {
+            topic: message.topic.clone(),
+            payload: Bytes::copy_from_slice(&message.payload),
+            qos: Qos::AtLeastOnce,
+            retain: message.retain,
+        };
+        let until = self.clock.now().plus(ANSWER);
+        let token = loop {
+            match self.transport.publish(&outgoing) {
+                Ok(token) => break token,
+                Err(NotTaken::Busy) => drop(self.patiently(until).await?),
+                Err(source) => {
+                    return Err(SessionError::NotTaken { topic: outgoing.topic, source });
+                }
+            }
+        };
+        loop {
+            match self.patiently(until).await? {
+                Step::Acked(found, Ok(())) if found == token => return Ok(()),
+                Step::Acked(found, Err(source)) if found == token => {
+                    let (broker, topic) = (self.broker.clone(), outgoing.topic);
+                    return Err(SessionError::NotWritable { broker, topic, source });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    async fn patiently(&mut self, until: Timestamp) -> Result<Step, SessionError> {
+        match self.step(until).await? {
+            Step::Time => Err(SessionError::NoAnswer { broker: self.broker.clone() }),
+            step => Ok(step),
+        }
+    }
+
+    /// The next thing that happens, or the given time.
+    ///
+    /// # Errors
+    /// The connection is lost.
+    pub async fn step(&mut self, until: Timestamp) -> Result<Step, SessionError> {
+        if !self.connected {
+            return Err(self.lost(Closed::ByUs));
+        }
+        loop {
+            if let Some(sent) = self.send_blocks() {
+                return Ok(Step::Sent(sent));
+            }
+            let now = self.clock.now();
+            let due =
+                if self.outgoing.is_empty() { until } else { now.plus(BLOCK_RETRY).min(until) };
+            let timer = tokio::time::sleep_until(self.clock.instant(due).into());
+            // A stream of messages must not keep the time from coming.
+            let event = tokio::select! {
+                () = timer => None,
+                (_, event) = self.transport.next() => Some(event),
+            };
+            match event {
+                None if self.clock.now() >= until => return Ok(Step::Time),
+                None => {}
+                Some(event) => return self.take(event),
+            }
+        }
+    }
+
+    fn lost(&self, source: Closed) -> SessionError {
+        SessionError::Lost { broker: self.broker.clone(), source }
+    }
+
+    fn take(&mut self, event: Event) -> Result<Step, SessionError> {
+        Ok(match event {
+            Event::Message(message) => {
+                self.last_message = self.clock.now();
+                match message.body {
+                    Body::Bytes(payload) => self.message(message.topic, payload),
+                    Body::TooLarge { .. } => Step::Nothing,
+                }
+            }
+            Event::Acked { token, result } => Step::Acked(token, result),
+            Event::Subscribed { token, filters } => Step::Subscribed(token, filters),
+            Event::Overrun => {
+                self.overrun = true;
+                Step::Nothing
+            }
+            Event::Closed(closed) => {
+                self.connected = false;
+                return Err(self.lost(closed));
+            }
+            Event::Connected(_) | Event::Unsubscribed(_) => Step::Nothing,
+        })
+    }
+
+    fn message(&mut self, topic: String, payload: Bytes) -> Step {
+        if let Some((node, Outbound::Get)) = self.tree.read_outbound(&topic) {
+            if let Ok(request) = BlockRequest::parse(&payload) {
+                self.offers.asked(node, request);
+            }
+            return Step::Nothing;
+        }
+        if let Some((node, said)) = controller::read(&self.tree, &topic, &payload) {
+            return match self.fleet.take(&node, said) {
+                true => Step::Said { node },
+                false => Step::Nothing,
+            };
+        }
+        if !is_document(&self.tree, &topic) {
+            return Step::Nothing;
+        }
+        if payload.is_empty() {
+            self.documents.remove(&topic);
+        } else if self.documents.contains_key(&topic) || self.documents.len() < DOCUMENTS_MAX {
+            self.documents.insert(topic.clone(), payload);
+        }
+        Step::Document { topic }
+    }
+
+    /// Sends as many blocks as may be sent; what they were, once an answer has gone out whole.
+    fn send_blocks(&mut self) -> Option<Sent> {
+        if self.outgoing.is_empty() && self.offers.is_asked() {
+            let blocks = self.offers.answer()?;
+            let topics = Topics::new(self.tree.root(), self.tree.tenant(), &blocks.node).ok()?;
+            let topic = topics.block(&blocks.transfer).ok()?;
+            self.outgoing.extend(blocks.messages.into_iter().map(|payload| Outgoing {
+                topic: topic.clone(),
+                payload: payload.into(),
+                qos: Qos::AtMostOnce,
+                retain: false,
+            }));
+            self.sending = Some(blocks.sent);
+        }
+        while let Some(block) = self.outgoing.front() {
+            match self.transport.publish(block) {
+                Ok(_) => {}
+                Err(NotTaken::Busy | NotTaken::NotConnected) => return None,
+                // The node notices that nothing comes, and asks for smaller blocks.
+                Err(error @ (NotTaken::TooLarge { .. } | NotTaken::BadTopic)) => {
+                    self.complaints.insert(format!("a block of a module was not sent: {error}"));
+                }
+            }
+            self.outgoing.pop_front();
+        }
+        self.sending.take()
+    }
+
+    /// Says goodbye.
+    pub async fn leave(&mut self) {
+        self.connected = false;
+        self.transport.goodbye().await;
+    }
+}
+
+/// Whether a topic is that of a pod's document.
+fn is_document(tree: &Tree, topic: &str) -> bool {
+    let rest = topic.strip_prefix(tree.root()).and_then(|rest| rest.strip_prefix('/'));
+    let rest = rest.and_then(|rest| rest.strip_prefix(tree.tenant()));
+    let levels: Vec<&str> = rest.map(|rest| rest.split('/').collect()).unwrap_or_default();
+    matches!(levels[..], ["", "n" | "g", _, "pod", _, _])
+}
