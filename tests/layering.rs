@@ -193,6 +193,8 @@ const CRATES: &[(&str, Who)] = &[
     ("wasmtime_", Who::Only(&["runtime", "wasi"])),
     ("wiggle", Who::Only(&["runtime", "wasi"])),
     ("rumqttc", Who::Only(&["mqtt"])),
+    // A whole broker: for the demo, and nothing else.
+    ("mqtt5", Who::Only(&["cli"])),
     ("hickory_", Who::Only(&["outside"])),
     ("oci_client", Who::Only(&["artifact"])),
     ("reqwest", Who::Only(&["artifact"])),

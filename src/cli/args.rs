@@ -38,6 +38,9 @@ pub enum Command {
     /// Show what all nodes of a broker say
     #[command(subcommand)]
     Fleet(FleetCommand),
+    /// See all of it work on this machine: broker, node, pod, and a cable that is pulled
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
     /// List objects
     Get(GetArgs),
     /// Show one pod, or several, in detail, with their events
@@ -127,6 +130,14 @@ pub struct BrokerArgs {
 const PUBLISH_EXIT_CODES: &str = "Exit codes: 0 ready (or gone); 1 failed before anything was published; 2 the command line makes no sense; \
 3 a node refuses it; 4 the broker cannot be reached; 5 accepted, but not good (rolled back, failed, not leading); \
 6 another controller is at work; 124 timed out waiting.";
+
+#[cfg(feature = "demo")]
+#[derive(Debug, Args)]
+pub struct DemoArgs {
+    /// Leave the folder with keys, settings and logs behind
+    #[arg(long)]
+    pub keep: bool,
+}
 
 #[derive(Debug, Args)]
 pub struct PublishArgs {

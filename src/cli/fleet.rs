@@ -374,3 +374,6 @@ fn table(args: &FleetGetArgs, heading: Vec<&str>, rows: Vec<Vec<String>>) -> Str
         (!args.no_headers).then_some(heading).into_iter().chain(rows).collect();
     Columns::default().set(&all)
 }
+
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,8 @@ mod client;
 mod columns;
 mod controller;
 mod delete;
+#[cfg(feature = "demo")]
+mod demo;
 mod describe;
 mod doctor;
 mod duration;
@@ -66,6 +68,8 @@ fn run(command: Command) -> ExitCode {
         Command::Key(command) => key::run(command, &mut out),
         Command::Publish(args) => publish::run(&args, &mut out),
         Command::Fleet(command) => fleet::run(&command, &mut out),
+        #[cfg(feature = "demo")]
+        Command::Demo(args) => demo::run(&args, &mut out),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "podling", &mut script);
@@ -103,6 +107,8 @@ async fn ask(command: Command, out: &mut Out) -> anyhow::Result<ExitCode> {
         Command::Top(args) => top::run(&client(&args.target)?, &args, out).await,
         Command::Doctor(args) => doctor::run(&args, out).await,
         Command::Version(args) => version::run(&args, out).await,
+        #[cfg(feature = "demo")]
+        Command::Demo(_) => unreachable!("`run` has taken these"),
         Command::Daemon(_)
         | Command::Play(_)
         | Command::Check(_)

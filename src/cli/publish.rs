@@ -35,7 +35,7 @@ use crate::mqtt::link::Link;
 use crate::mqtt::status::{PodStatus, Stage};
 use crate::mqtt::topic::{Scope, check_level};
 use crate::mqtt::version::Version;
-use crate::secret::{self, Form, Recipient};
+use crate::secret::{self, Recipient};
 use crate::spec::{ImageRef, PodKey};
 
 use super::args::{NodeArgs, PublishArgs, PublishDryRun};
@@ -298,19 +298,10 @@ impl<'a> Publishing<'a> {
         draft.rollout = self.rollout()?;
         for secret in &bundle.secrets {
             let name = secret.metadata.name.clone().unwrap_or_default();
-            let sealed = match (Form::of(secret)?, recipient) {
-                (Form::Whole, _) => {
-                    let data = secret.data.iter().flatten().map(|(_, value)| value.0.clone());
-                    let text = secret.string_data.iter().flatten().map(|(_, v)| v.clone().into());
-                    let sealed = data.chain(text).next().unwrap_or_default();
-                    String::from_utf8(sealed).with_context(|| format!("secret {name}"))?
-                }
-                (Form::Plain | Form::Values, Some(recipient)) => {
-                    let json = secret::Zeroizing::new(serde_json::to_vec(secret)?);
-                    secret::encrypt(recipient, &json).with_context(|| format!("secret {name}"))?
-                }
-                (Form::Plain | Form::Values, None) => bail!("secret {name}: encrypted to whom?"),
-            };
+            let recipient = recipient.with_context(|| format!("secret {name}: sealed to whom?"))?;
+            let json = secret::Zeroizing::new(serde_json::to_vec(secret)?);
+            let sealed =
+                secret::encrypt(recipient, &json).with_context(|| format!("secret {name}"))?;
             draft.secrets.push(SealedSecret { name, sealed });
         }
         Ok(())
@@ -333,11 +324,8 @@ impl<'a> Publishing<'a> {
         wanted: &[Wanted],
         session: Option<&Session<Link>>,
     ) -> anyhow::Result<Option<Recipient>> {
-        let secrets = wanted.iter().filter_map(|w| w.bundle.as_ref()).flat_map(|b| &b.secrets);
-        let is_plain = |secret: &k8s_openapi::api::core::v1::Secret| {
-            Form::of(secret).is_ok_and(|form| form == Form::Plain)
-        };
-        if !secrets.into_iter().any(is_plain) {
+        let bundles = wanted.iter().filter_map(|wanted| wanted.bundle.as_ref());
+        if bundles.flat_map(|bundle| &bundle.secrets).next().is_none() {
             return Ok(None);
         }
         let Some(node) = &self.args.node else {
@@ -439,12 +427,19 @@ fn exit(outcome: &Outcome) -> Exit {
         Verdict::Ended(rollout) => match rollout.stage {
             Stage::Committed => Exit::Done,
             Stage::Superseded => Exit::Conflict,
-            _ => Exit::NotGood,
+            Stage::RolledBack | Stage::Failed => Exit::NotGood,
+            Stage::Accepted
+            | Stage::Fetching
+            | Stage::Verified
+            | Stage::Starting
+            | Stage::Probing => Exit::TimedOut,
         },
-        Verdict::Refused(refused) => match refused.reason {
-            Reason::GenerationConflict | Reason::Stale => Exit::Conflict,
-            _ => Exit::Refused,
-        },
+        Verdict::Refused(refused)
+            if matches!(refused.reason, Reason::GenerationConflict | Reason::Stale) =>
+        {
+            Exit::Conflict
+        }
+        Verdict::Refused(_) => Exit::Refused,
         Verdict::Inactive(_) => Exit::NotGood,
         Verdict::Overtaken(_) => Exit::Conflict,
         Verdict::Waiting | Verdict::Progressing(_) | Verdict::Ending => Exit::TimedOut,

@@ -38,13 +38,14 @@ pub struct Bundle {
     pub key: PodKey,
     /// Its images, each once.
     pub images: Vec<ImageRef>,
+    /// In clear, to be sealed. Those that are sealed already are a part of the manifest.
     pub secrets: Vec<corev1::Secret>,
     /// Where it stands.
     file: PathBuf,
     pod: Document,
     /// The author's text without what is others', where it can be cut out line by line.
     text: Option<String>,
-    /// Pod and ConfigMaps.
+    /// Pod, ConfigMaps, sealed Secrets.
     objects: Vec<Object>,
 }
 
@@ -80,13 +81,6 @@ pub enum BundleError {
          its own copy"
     )]
     Shared { kind: &'static str, name: String, pods: String },
-    #[error("Secret {0} has no name")]
-    Nameless(String),
-    #[error(
-        "Secret {0} is encrypted value by value already: publish it in clear (it is encrypted to the node here), or as a whole \
-         (podling.dev/encryption: age-secret)"
-    )]
-    SealedValues(String),
     #[error("image {text:?} of pod {pod}")]
     Image { text: String, pod: PodKey, source: InvalidReference },
 }
@@ -143,11 +137,6 @@ fn placed(
         return Err(BundleError::Namespace { own: own.clone(), asked: asked.to_owned() });
     }
     let namespace = own.unwrap_or_else(|| asked.unwrap_or(DEFAULT_NAMESPACE).to_owned());
-    if let Object::Secret(secret) = object
-        && Form::of(secret).is_ok_and(|form| form == Form::Values)
-    {
-        return Err(BundleError::SealedValues(name));
-    }
     Ok(Found { file, document, namespace })
 }
 
@@ -260,7 +249,8 @@ fn bundle(files: &[File], all: &[Found], share: &Share) -> Result<Bundle, Bundle
     let mut members = BTreeSet::from([share.pod]);
     for &index in &share.data {
         match all[index].document.object.clone() {
-            Object::Secret(mut secret) => {
+            // What is sealed already may be seen by everybody.
+            Object::Secret(mut secret) if is_plain(&secret) => {
                 secret.metadata.namespace = Some(all[index].namespace.clone());
                 secrets.push(*secret);
             }
@@ -269,9 +259,6 @@ fn bundle(files: &[File], all: &[Found], share: &Share) -> Result<Bundle, Bundle
                 members.insert(index);
             }
         }
-    }
-    if let Some(secret) = secrets.iter().find(|s| s.metadata.name.is_none()) {
-        return Err(BundleError::Nameless(format!("{:?}", secret.metadata.namespace)));
     }
     let mut images = vec![];
     for (_, text) in image_fields(&found.document.object) {
@@ -288,6 +275,10 @@ fn bundle(files: &[File], all: &[Found], share: &Share) -> Result<Bundle, Bundle
     }
     let text = cut_out(files, all, &members);
     Ok(Bundle { key, images, secrets, file, pod: found.document.clone(), text, objects })
+}
+
+fn is_plain(secret: &corev1::Secret) -> bool {
+    Form::of(secret).is_ok_and(|form| form == Form::Plain)
 }
 
 /// Path and text of each container's image.
@@ -474,7 +465,7 @@ mod test {
             assert_eq!(line(&sent, word), line(&text, word), "{word} moved in\n{sent}");
         }
         assert_eq!(web.secrets[0].metadata.name.as_deref(), Some("login"));
-        assert_eq!(web.place("spec.containers[0].image").unwrap(), "shop.yaml:12:12");
+        assert_eq!(web.place("spec.containers[0].image").unwrap(), "shop.yaml:13:5");
         let ImageRef::File { path, .. } = &web.images[0] else { panic!("{:?}", web.images) };
         assert!(path.is_absolute() && path.ends_with("web.wasm"), "beside the manifest");
     }
@@ -530,17 +521,26 @@ mod test {
     }
 
     #[test]
+    fn a_secret_that_is_sealed_already_travels_as_it_is() {
+        let recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+        let armored = crate::secret::encrypt(&recipient.parse().unwrap(), b"hunter2").unwrap();
+        let sealed = SECRET
+            .replace("name: login", "name: login, annotations: {podling.dev/encryption: age}")
+            .replace("hunter2", &serde_json::to_string(&armored).unwrap());
+        let text = format!("{}---\n{sealed}", pod("web", ""));
+        let found = bundles(&[file("x.yaml", &text)], None).unwrap();
+        assert!(found.pods[0].secrets.is_empty());
+        assert!(found.pods[0].manifest(&renamed("web")).contains("kind: Secret"));
+    }
+
+    #[test]
     fn what_cannot_travel_is_named() {
         let error = |text: &str| bundles(&[file("x.yaml", text)], None).unwrap_err().to_string();
         assert!(error(CONFIG).contains("no Pod"));
         let mistaken = error(&pod("web", "    imagee: x\n"));
-        assert!(mistaken.contains("x.yaml:8:5: error: Pod default/web"), "{mistaken}");
+        assert!(mistaken.contains("x.yaml:8:5: error: Pod web"), "{mistaken}");
         let service = "apiVersion: v1\nkind: Service\nmetadata: {name: s}\nspec: {selector: {a: b}, ports: [{port: 80}]}\n";
         assert!(error(&format!("{}---\n{service}", pod("web", ""))).contains("Service s"));
-        let sealed = SECRET
-            .replace("name: login", "name: login, annotations: {podling.dev/encryption: age}");
-        let sealed = error(&format!("{}---\n{sealed}", pod("web", "")));
-        assert!(sealed.contains("value by value"), "{sealed}");
         let other = pod("web", "").replace("name: web", "name: web, namespace: b");
         let error = bundles(&[file("x", &other)], Some("a")).unwrap_err().to_string();
         assert!(error.contains("'--namespace=b'"), "{error}");

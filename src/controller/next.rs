@@ -301,7 +301,7 @@ mod test {
 
     #[test]
     fn what_is_there_already_is_not_published_again() {
-        let draft = kit::intent("web", 1);
+        let draft = PodIntent { generation: 1, ..kit::intent("web", 6) };
         let old = retained(&kit::intent("web", 6), &ours(), &ours());
         let unchanged = plan(&draft, Some(&old), Some(&status(6, false)), &Choice::default());
         assert_eq!(unchanged.unwrap(), Next::Unchanged(old.clone()));

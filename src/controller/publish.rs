@@ -205,9 +205,10 @@ async fn come_back<T: Transport>(
     let mut last = lost;
     loop {
         let now = session.clock().now();
-        let closed = match &last {
-            SessionError::Lost { source, .. } => source.clone(),
-            _ => Closed::ByPeer,
+        let closed = if let SessionError::Lost { source, .. } = &last {
+            source.clone()
+        } else {
+            Closed::ByPeer
         };
         let chance = now.mono().subsec_nanos();
         let again = now.plus(pace.closed(now, &closed, chance).after);

@@ -162,7 +162,7 @@ impl<T: Transport> Session<T> {
                 match self.transport.next().await {
                     (conn, Event::Connected(limits)) if conn == ours => break Ok(limits),
                     (conn, Event::Closed(closed)) if conn == ours => break Err(closed),
-                    _ => {}
+                    (_, _) => {}
                 }
             };
             match outcome {
@@ -284,14 +284,12 @@ impl<T: Transport> Session<T> {
             }
         };
         loop {
-            match self.patiently(until).await? {
-                Step::Acked(found, Ok(())) if found == token => return Ok(()),
-                Step::Acked(found, Err(source)) if found == token => {
-                    let (broker, topic) = (self.broker.clone(), outgoing.topic);
-                    return Err(SessionError::NotWritable { broker, topic, source });
-                }
-                _ => {}
+            let Step::Acked(found, result) = self.patiently(until).await? else { continue };
+            if found != token {
+                continue;
             }
+            let (broker, topic) = (self.broker.clone(), outgoing.topic);
+            return result.map_err(|source| SessionError::NotWritable { broker, topic, source });
         }
     }
 

@@ -28,7 +28,7 @@ use crate::pod::exec::{ExecAsk, ExecRefused};
 use crate::pod::logs::PodLogs;
 use crate::secret::{self, Form};
 use crate::source::mqtt::{INTENT_ANNOTATION, Node};
-use crate::spec::{Container, ContainerName, ImageRef, Pod, PodKey, PodUid, Source};
+use crate::spec::{Container, ContainerName, ImageRef, Pod, PodKey, PodUid, Source, VolumeSource};
 
 /// An intent's objects, ready to be taken.
 struct Remote {
@@ -327,6 +327,9 @@ impl NodeTask {
             Ok((mut accepted, warnings)) => {
                 let mut lowered = (*accepted.pod).clone();
                 pin(&mut lowered, &release.intent.artifacts, &mut causes);
+                if self.node.host_paths.allow.is_empty() {
+                    no_host_paths(&lowered, &mut causes);
+                }
                 accepted.pod = Arc::new(lowered);
                 let annotations = Arc::make_mut(&mut accepted.object)
                     .metadata
@@ -341,6 +344,21 @@ impl NodeTask {
                 causes.extend(errors.iter().map(Cause::from));
                 Err(causes)
             }
+        }
+    }
+}
+
+/// Where nothing of the host is for pods from afar, that is told at once. Which paths lie below an allowed one is seen only when they are
+/// opened.
+fn no_host_paths(pod: &Pod, causes: &mut Vec<Cause>) {
+    for (index, volume) in pod.volumes.iter().enumerate() {
+        if let VolumeSource::HostPath { path, .. } = &volume.source {
+            let message = format!(
+                "Forbidden: {}: this node's configuration allows no host path to pods over MQTT (hostPathAllowList)",
+                path.display()
+            );
+            let field = format!("spec.volumes[{index}].hostPath.path");
+            causes.push(Cause::new("FieldValueForbidden", &field, message));
         }
     }
 }

@@ -12,7 +12,9 @@
 mod api;
 mod bad_input;
 mod crashes;
+mod demo;
 mod fabric;
+mod fleet;
 mod folder;
 mod forward;
 mod http;
@@ -21,6 +23,7 @@ mod kill9;
 mod mqtt;
 mod play;
 mod publish;
+mod publish_mqtt;
 #[allow(dead_code, reason = "shared with the library's own tests")]
 mod registry;
 mod restart;

@@ -233,10 +233,12 @@ pub(super) fn results(
         match &outcome.verdict {
             Verdict::Refused(refused) => refusal(node, order, refused, bundles[outcome.order]),
             Verdict::Waiting | Verdict::Progressing(_) | Verdict::Ending if outcome.online => {
-                let last = match &outcome.verdict {
-                    Verdict::Progressing(rollout) => rollout.stage.as_str(),
-                    Verdict::Ending => "ending",
-                    _ => "no answer",
+                let last = if let Verdict::Progressing(rollout) = &outcome.verdict {
+                    rollout.stage.as_str()
+                } else if outcome.verdict == Verdict::Ending {
+                    "ending"
+                } else {
+                    "no answer"
                 };
                 complain(&format!("error: {node}: {}: timed out waiting ({last})", name(order)));
             }
@@ -244,7 +246,8 @@ pub(super) fn results(
                 "error: {node}: {}: timed out waiting: the node is offline; the broker keeps the document for it",
                 name(order)
             )),
-            _ => {}
+            // Told when it happened.
+            Verdict::Ended(_) | Verdict::Inactive(_) | Verdict::Overtaken(_) | Verdict::Gone => {}
         }
     }
     Ok(())
@@ -270,22 +273,26 @@ fn refusal(node: &str, order: &Order, refused: &RefusedStatus, bundle: Option<&B
 }
 
 fn place(cause: &Cause, bundle: Option<&Bundle>) -> Option<String> {
-    bundle?.place(&cause.field).filter(|_| !cause.field.is_empty())
+    let is_pods = ["spec", "metadata"].iter().any(|root| cause.field.starts_with(root));
+    bundle.filter(|_| is_pods)?.place(&cause.field)
 }
 
 /// What a person does about a refusal that is not the manifest's fault.
 fn hint(reason: Reason) -> Option<&'static str> {
-    match reason {
-        Reason::GenerationConflict | Reason::Stale => Some(
+    if matches!(reason, Reason::GenerationConflict | Reason::Stale) {
+        Some(
             "another controller has published this pod in the meantime: look at it (podling fleet get pods -o wide), then publish again",
-        ),
-        Reason::UntrustedKey | Reason::NotSigned | Reason::NotAllowed => Some(
+        )
+    } else if matches!(reason, Reason::UntrustedKey | Reason::NotSigned | Reason::NotAllowed) {
+        Some(
             "the node does not trust the signing key for this: see its trust anchor (podling key anchor prints an entry for a key)",
-        ),
-        Reason::SourceConflict => Some(
+        )
+    } else if reason == Reason::SourceConflict {
+        Some(
             "the node has a pod of that name from its folder or its API: delete it there, or choose another name",
-        ),
-        _ => None,
+        )
+    } else {
+        None
     }
 }
 

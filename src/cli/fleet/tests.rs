@@ -1,0 +1,104 @@
+//! The tables, out of what a node of the protocol's own simulator says.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use clap::Parser;
+
+use super::*;
+use crate::mqtt::cause::{Cause, Refusal};
+use crate::mqtt::controller::{self, Fleet, SecretKey};
+use crate::mqtt::kit::{self, Lab};
+
+#[derive(Parser)]
+struct Line {
+    #[command(flatten)]
+    get: FleetGetArgs,
+}
+
+fn asked(words: &[&str]) -> FleetGetArgs {
+    Line::parse_from([&["get"], words].concat()).get
+}
+
+/// One node with a pod that runs, one whose newest document was refused, one that is on its way; documents for a pod that the node has
+/// not answered; and a second node, which is away.
+struct World {
+    fleet: Fleet,
+    documents: Vec<Retained>,
+    now_ms: i64,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut lab = Lab::online();
+        lab.send(&kit::intent("web", 1));
+        lab.make_good("web");
+        lab.send(&kit::intent("api", 4));
+        lab.make_good("api");
+        let cause = Cause::invalid("spec.containers[0].image", "Invalid value: \"x y\"");
+        lab.refusals.insert(kit::pod_key("api"), Refusal::of(kit_invalid(), vec![cause]));
+        lab.send(&kit::intent("api", 5));
+        lab.send(&kit::with_artifact("content", kit::intent("late", 2)));
+        lab.settle();
+        let mut fleet = Fleet::default();
+        for publish in &lab.sent {
+            if let Some((node, said)) =
+                controller::read(&kit::tree(), &publish.topic, &publish.payload)
+            {
+                fleet.take(&node, said);
+            }
+        }
+        let mut away = fleet.nodes[kit::NODE].clone();
+        away.online.as_mut().unwrap().online = false;
+        away.pods.retain(|key, _| &*key.name == "web");
+        fleet.nodes.insert("gw-18".to_owned(), away);
+        let document = |intent| {
+            let message =
+                controller::intent(&kit::tree(), &intent, &[&SecretKey::from_seed(&[1; 32])]);
+            Retained::read(&message.unwrap().payload.into(), None).unwrap()
+        };
+        let wanted = [("web", 1), ("api", 5), ("late", 2), ("unheard", 1)];
+        let documents = wanted.map(|(name, n)| document(kit::intent(name, n))).to_vec();
+        Self { fleet, documents, now_ms: kit::EPOCH_MS + 5 * 60_000 }
+    }
+
+    fn shown(&self, words: &[&str]) -> String {
+        let args = asked(words);
+        let nodes = self.fleet.nodes.iter().map(|(node, view)| (node.as_str(), view)).collect();
+        let view = View::new(nodes, self.documents.iter().cloned());
+        match args.what {
+            FleetWhat::Nodes => view.nodes(&args, self.now_ms),
+            FleetWhat::Pods => view.pods(&args, self.now_ms),
+        }
+        .unwrap_or_else(|error| format!("error: {error}\n"))
+    }
+}
+
+fn kit_invalid() -> crate::mqtt::cause::Reason {
+    crate::mqtt::cause::Reason::Invalid
+}
+
+#[test]
+fn nodes_are_a_table() {
+    let world = World::new();
+    insta::assert_snapshot!("nodes", world.shown(&["nodes"]));
+    insta::assert_snapshot!("nodes_wide", world.shown(&["nodes", "-o", "wide"]));
+    assert_eq!(world.shown(&["nodes", "gw-19"]), "error: nodes \"gw-19\" not found\n");
+    assert!(world.shown(&["nodes", "gw-18", "--no-headers"]).starts_with("gw-18"));
+}
+
+#[test]
+fn pods_are_a_table() {
+    let world = World::new();
+    insta::assert_snapshot!("pods", world.shown(&["pods"]));
+    insta::assert_snapshot!("pods_wide", world.shown(&["po", "web", "-A", "-o", "wide"]));
+    assert_eq!(world.shown(&["pods", "-n", "other"]), "");
+}
+
+#[test]
+fn objects_are_the_statuses_themselves() {
+    let world = World::new();
+    let json: Value = serde_json::from_str(&world.shown(&["pods", "api", "-o", "json"])).unwrap();
+    let status: PodStatus = serde_json::from_value(json["items"][0].clone()).unwrap();
+    assert_eq!(status, *world.fleet.nodes[kit::NODE].pods[&kit::pod_key("api")].clone());
+    let yaml = world.shown(&["nodes", "gw-18", "-o", "yaml"]);
+    assert!(yaml.contains("    online: false") && yaml.contains("kind: NodeStatus"), "{yaml}");
+}
