@@ -262,7 +262,8 @@ fn bundle(files: &[File], all: &[Found], share: &Share) -> Result<Bundle, Bundle
     }
     let mut images = vec![];
     for (_, text) in image_fields(&found.document.object) {
-        let base = file.parent().unwrap_or_else(|| Path::new(""));
+        let beside = file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let base = beside.unwrap_or_else(|| Path::new("."));
         let base = std::path::absolute(base).unwrap_or_else(|_| base.to_owned());
         let image = parse_reference(&text, Some(&base)).map_err(|source| BundleError::Image {
             text,
