@@ -3,6 +3,7 @@
 //! Owns: fetching, and the order of the page's parts. Follows `kubectl/pkg/describe/describe.go`.
 
 mod container;
+mod network;
 mod page;
 mod policy;
 mod service;
@@ -21,6 +22,7 @@ use serde::de::DeserializeOwned;
 use crate::board::Kind;
 use crate::clock::Clock;
 use crate::server::age;
+use crate::server::network::NetworkReport;
 
 use super::args::DescribeArgs;
 use super::client::{Client, ClientError, PathBuilder};
@@ -45,7 +47,8 @@ pub(super) async fn run(
             let mut pages = Vec::new();
             for pod in &pods {
                 let events = events_of(client, kind, &pod.metadata).await?;
-                pages.push(describe(pod, &events, asked.now_ms));
+                let network = asked.network(&pod.metadata).await?;
+                pages.push(describe(pod, network.as_ref(), &events, asked.now_ms));
             }
             finish(&pages, &errors, out)
         }
@@ -122,6 +125,20 @@ impl Asked<'_> {
         Ok((found, errors))
     }
 
+    /// The pod's network; none before it has begun and after its end, nor at a server that is not podling's.
+    async fn network(&self, pod: &ObjectMeta) -> Result<Option<NetworkReport>, ClientError> {
+        let (name, namespace) = (text(&pod.name), text(&pod.namespace));
+        let path = PathBuilder::new(&["namespaces", &namespace, "pods", &name, "network"]);
+        match self.client.get::<NetworkReport>(path.as_str()).await {
+            // Of a pod that is just replaced, the page is about the one, the network the other's.
+            Ok(network) => {
+                Ok(Some(network).filter(|network| network.metadata.uid == text(&pod.uid)))
+            }
+            Err(ClientError::Refused { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What stands behind a Service; a Service that is new may have nothing yet.
     async fn endpoints(&self, service: &ObjectMeta) -> Result<Option<Endpoints>, ClientError> {
         let (name, namespace) = (text(&service.name), text(&service.namespace));
@@ -153,7 +170,12 @@ async fn events_of(
 }
 
 /// The page.
-pub(super) fn describe(pod: &Pod, events: &[Event], now_ms: i64) -> String {
+pub(super) fn describe(
+    pod: &Pod,
+    network: Option<&NetworkReport>,
+    events: &[Event],
+    now_ms: i64,
+) -> String {
     let (spec, status) =
         (pod.spec.clone().unwrap_or_default(), pod.status.clone().unwrap_or_default());
     let mut page = Page::default();
@@ -169,6 +191,9 @@ pub(super) fn describe(pod: &Pod, events: &[Event], now_ms: i64) -> String {
     page.line(0, &format!("QoS Class:\t{}", text(&status.qos_class)));
     labels(&mut page, "Node-Selectors", spec.node_selector.as_ref());
     tolerations(&mut page, spec.tolerations.as_deref().unwrap_or_default());
+    if let Some(report) = network {
+        network::describe(&mut page, report);
+    }
     if events.is_empty() {
         page.line(0, "Events:\t<none>");
         return page.finish();

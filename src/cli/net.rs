@@ -2,6 +2,8 @@
 
 use std::process::ExitCode;
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
+
 use super::Out;
 use super::args::{NetArgs, NetFormat};
 use super::client::{Client, PathBuilder};
@@ -79,6 +81,12 @@ fn proposal(report: &AuditReport) -> anyhow::Result<String> {
         text.push_str(&format!("#   and {} more that were not remembered\n", report.lost));
     }
     if let Some(policy) = &report.policy {
+        let selector = policy.spec.as_ref().and_then(|spec| spec.pod_selector.as_ref());
+        if selector.is_none_or(|selector| *selector == LabelSelector::default()) {
+            text.push_str(
+                "# The pod has no labels: this policy is for every pod of its namespace. Give it one, and name it in podSelector.\n",
+            );
+        }
         text.push_str(&yaml::to_string(&serde_json::to_value(policy)?));
     }
     Ok(text)

@@ -12,6 +12,7 @@
 pub mod backend;
 pub mod config;
 pub mod doctor;
+mod faults;
 pub mod metrics;
 pub mod mqtt;
 pub mod network;
@@ -94,6 +95,15 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut pods = Part::spawn("the node's task failed", task.run(pods_stop.clone()));
     watch_folder(&config, &handle, &stop);
     watch_memory(&config, &node, &handle, &object, &stop);
+    if let (Some(order), Some(faults)) = (&config.network.test_faults, &node.faults) {
+        warn!("the pods' network has faults by order of a file: a test");
+        tokio::spawn(faults::run(
+            Arc::clone(&node),
+            faults.clone(),
+            order.orders.clone(),
+            stop.clone(),
+        ));
+    }
     let mut remote = remote.start(&handle, &store, &node, &object, &stop);
     let mut registry = metrics::registry(&node, Some(&store));
     drop(needed);

@@ -22,7 +22,9 @@ pub struct NetworkFile {
     pub resolv_conf: Option<PathBuf>,
     /// For tests of egress without a network; see `outside::test_net`. Not for operators, hence in no manual.
     pub test_net: Option<TestNetFile>,
-    /// Without it a release build refuses `testNet`.
+    /// For tests on a bad network; see `daemon::faults`. In no manual either.
+    pub test_faults: Option<TestFaults>,
+    /// Without it a release build refuses `testNet` and `testFaults`.
     pub allow_test_net: bool,
 }
 
@@ -34,12 +36,22 @@ pub struct TestNetFile {
     pub name_server: Option<String>,
 }
 
+/// Faults between pods, and the file that orders them.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub struct TestFaults {
+    /// Decides the dice.
+    pub seed: u64,
+    pub orders: PathBuf,
+}
+
 /// The section, understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NetworkConfig {
     pub host_loopback_allow_list: Vec<HostPort>,
     pub name_servers: NameServers,
     pub test_net: Option<TestNet>,
+    pub test_faults: Option<TestFaults>,
 }
 
 /// Why the section is not usable.
@@ -52,7 +64,7 @@ pub enum NetworkError {
     #[error("network.resolvConf of the configuration must be an absolute path, but is {0}")]
     NotAbsolute(PathBuf),
     #[error(
-        "network.testNet of the configuration is for tests; a release build takes it only with network.allowTestNet: true"
+        "network.testNet and network.testFaults of the configuration are for tests; a release build takes them only with network.allowTestNet: true"
     )]
     TestNetInRelease,
     #[error("network.testNet of the configuration needs ADDRESS:PORT, but has {0:?}")]
@@ -74,7 +86,8 @@ impl NetworkFile {
         if let Some(path) = self.resolv_conf.as_ref().filter(|path| !path.is_absolute()) {
             return Err(NetworkError::NotAbsolute(path.clone()));
         }
-        if self.test_net.is_some() && release && !self.allow_test_net {
+        let for_tests = self.test_net.is_some() || self.test_faults.is_some();
+        if for_tests && release && !self.allow_test_net {
             return Err(NetworkError::TestNetInRelease);
         }
         let (mut servers, mut test_net) = (self.resolv_conf.map(NameServers::File), None);
@@ -89,6 +102,7 @@ impl NetworkFile {
             host_loopback_allow_list: ports,
             name_servers: servers.unwrap_or_default(),
             test_net,
+            test_faults: self.test_faults,
         })
     }
 }
@@ -142,5 +156,8 @@ mod test {
         assert!(resolve(map, false).is_ok());
         assert!(resolve(map, true).unwrap_err().contains("allowTestNet: true"));
         assert!(resolve(&format!("{map}\nallowTestNet: true"), true).is_ok());
+        let faults = "testFaults: {seed: 1, orders: /tmp/faults.yaml}";
+        assert!(resolve(faults, false).is_ok_and(|config| config.test_faults.is_some()));
+        assert!(resolve(faults, true).is_err());
     }
 }

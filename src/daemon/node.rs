@@ -17,6 +17,7 @@ use crate::daemon::config::{Amounts, Config};
 use crate::daemon::network::NetworkConfig;
 use crate::fabric::Fabric;
 use crate::image::ImageStore;
+use crate::net::faults::Faults;
 use crate::outside::Gateway;
 use crate::outside::dialer::{Dialer, Kernel};
 use crate::outside::names::SystemNames;
@@ -44,6 +45,7 @@ pub struct NodeParts {
     host_paths: HostPathPolicy,
     node: NodeFacts,
     gateway: Gateway,
+    faults: Option<Faults>,
 }
 
 impl NodeParts {
@@ -99,7 +101,19 @@ impl NodeParts {
             pods_max: config.max_pods,
         };
         let gateway = gateway(clock, &config.network);
-        Ok(Self { clock, runtime, images, fetcher, secrets, volumes, host_paths, node, gateway })
+        let faults = config.network.test_faults.as_ref().map(|faults| Faults::new(faults.seed));
+        Ok(Self {
+            clock,
+            runtime,
+            images,
+            fetcher,
+            secrets,
+            volumes,
+            host_paths,
+            node,
+            gateway,
+            faults,
+        })
     }
 
     /// The context of the node's workers.
@@ -123,6 +137,7 @@ impl NodeParts {
             usage: UsageBook::default(),
             gateway: self.gateway,
             networks: NetworkBook::default(),
+            faults: self.faults,
             keeper,
         })
     }

@@ -1,7 +1,7 @@
 //! One pod's decisions: where its connections and datagrams go, and what names mean to it.
 //!
 //! ```text
-//!  to 10.88.0.0/16 ─► a pod of the node: both ends' policies
+//!  to 10.88.0.0/16 ─► a pod of the node: both ends' policies (so is its IPv6 address)
 //!  to 10.89.0.0/16 ─► a Service: one of its pods, then as above; nobody ready: refused
 //!  anywhere else ───► the outside: an egress rule with the address, or a name that led there
 //! ```
@@ -21,7 +21,9 @@ use super::service::Client;
 use super::state::{PodEntry, State};
 use super::{Direction, Fabric, Peer, Use, lock, names};
 use crate::clock::Timestamp;
-use crate::net::{Ask, Egress, Lookup, OutboundCall, ResolveError, Route, SendError, UdpReply};
+use crate::net::{
+    self, Ask, Egress, Lookup, OutboundCall, ResolveError, Route, SendError, UdpReply,
+};
 use crate::spec::{DnsConfig, POD_RANGE, Pod, PodKey, PodUid, Protocol, SERVICE_RANGE};
 
 /// Verdicts remembered for one pod: the peers that a module has at a time, several times over. When there are more, all are forgotten
@@ -268,7 +270,12 @@ impl Egress for PodEgress {
         match ask.to.ip() {
             IpAddr::V4(ip) if POD_RANGE.contains(ip) => self.to_pod(ip, ask.to, protocol),
             IpAddr::V4(ip) if SERVICE_RANGE.contains(ip) => self.to_service(ask, ip, protocol),
-            IpAddr::V4(_) | IpAddr::V6(_) => self.to_outside(ask.to, protocol),
+            IpAddr::V4(_) => self.to_outside(ask.to, protocol),
+            // The same pod under its other address; to rules it has the first one.
+            IpAddr::V6(ip) => match net::pod_of_ip6(ip) {
+                Some(ip) => self.to_pod(ip, ask.to, protocol),
+                None => self.to_outside(ask.to, protocol),
+            },
         }
     }
 

@@ -4,7 +4,8 @@
 //! Owns: [`Family`], [`Protocol`], [`PodAddresses`] and the checks on addresses that WASI and Linux
 //! share.
 //! Is not: the port table (`port`), the names (`names`).
-//! A pod has 127.0.0.0/8, ::1 and one IPv4 address of its own; everything else is outside.
+//! A pod has 127.0.0.0/8, ::1, one IPv4 address of its own, and the IPv6 address that follows from it ([`pod_ip6`]); everything
+//! else is outside.
 //! Who may call: everyone in `crate::net`, and the adapters for their own checks.
 
 use std::fmt;
@@ -57,6 +58,26 @@ impl fmt::Display for Protocol {
     }
 }
 
+/// The prefix of pods' IPv6 addresses: a unique local one (RFC 4193), since no wire ever carries it. The pod's IPv4 address is
+/// the rest.
+const POD_PREFIX_V6: [u16; 6] = [0xfd70, 0x6f64, 0x6c69, 0x6e67, 0, 0];
+
+/// The IPv6 address of the pod that has this IPv4 address: what its IPv6 sockets speak from towards others.
+#[must_use]
+pub fn pod_ip6(pod_ip: Ipv4Addr) -> Ipv6Addr {
+    let [p0, p1, p2, p3, p4, p5] = POD_PREFIX_V6;
+    let [a, b, c, d] = pod_ip.octets();
+    let pair = |high, low| u16::from_be_bytes([high, low]);
+    Ipv6Addr::new(p0, p1, p2, p3, p4, p5, pair(a, b), pair(c, d))
+}
+
+/// The IPv4 address of the pod that has this IPv6 address, if it is a pod's.
+#[must_use]
+pub fn pod_of_ip6(ip: Ipv6Addr) -> Option<Ipv4Addr> {
+    let [a, b, c, d] = [12, 13, 14, 15].map(|at| ip.octets()[at]);
+    (ip.segments()[..6] == POD_PREFIX_V6).then(|| Ipv4Addr::new(a, b, c, d))
+}
+
 /// The addresses that are this pod's own.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct PodAddresses {
@@ -66,9 +87,14 @@ pub(crate) struct PodAddresses {
 impl PodAddresses {
     /// Whether traffic to `ip` stays in this pod.
     pub(crate) fn is_local(self, ip: IpAddr) -> bool {
+        ip.is_loopback() || self.is_pods(ip)
+    }
+
+    /// Whether `ip` is the one by which others know this pod.
+    pub(crate) fn is_pods(self, ip: IpAddr) -> bool {
         match ip {
-            IpAddr::V4(ip) => ip.is_loopback() || ip == self.pod_ip,
-            IpAddr::V6(ip) => ip == Ipv6Addr::LOCALHOST,
+            IpAddr::V4(ip) => ip == self.pod_ip,
+            IpAddr::V6(ip) => ip == pod_ip6(self.pod_ip),
         }
     }
 
@@ -96,7 +122,8 @@ impl PodAddresses {
         match destination {
             IpAddr::V4(ip) if ip.is_loopback() => Ipv4Addr::LOCALHOST.into(),
             IpAddr::V4(_) => self.pod_ip.into(),
-            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_loopback() => Ipv6Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => pod_ip6(self.pod_ip).into(),
         }
     }
 }
@@ -162,6 +189,8 @@ mod tests {
             ("::", false),
             ("::2", false),
             ("fe80::1", false),
+            ("fd70:6f64:6c69:6e67::10.88.0.5", true),
+            ("fd70:6f64:6c69:6e67::10.88.0.6", false),
         ];
         for (ip, local) in table {
             assert_eq!(OURS.is_local(ip.parse().unwrap()), local, "{ip}");
@@ -176,10 +205,22 @@ mod tests {
             ("10.88.0.5", "10.88.0.5"),
             ("192.0.2.1", "10.88.0.5"),
             ("::1", "::1"),
+            ("2001:db8::1", "fd70:6f64:6c69:6e67::10.88.0.5"),
+            ("fd70:6f64:6c69:6e67::10.88.0.6", "fd70:6f64:6c69:6e67::10.88.0.5"),
         ];
         for (to, from) in table {
             let picked = OURS.source_towards(to.parse().unwrap());
             assert_eq!(picked, from.parse::<IpAddr>().unwrap(), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_pods_ipv6_address_is_its_ipv4_address_below_our_prefix() {
+        let ip = Ipv4Addr::new(10, 88, 200, 5);
+        assert_eq!(pod_ip6(ip).to_string(), "fd70:6f64:6c69:6e67::a58:c805");
+        assert_eq!(pod_of_ip6(pod_ip6(ip)), Some(ip));
+        for other in ["::a58:c805", "fd70:6f64:6c69:6e67:1::a58:c805", "2001:db8::1"] {
+            assert_eq!(pod_of_ip6(other.parse().unwrap()), None, "{other}");
         }
     }
 

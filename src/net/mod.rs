@@ -46,7 +46,9 @@ use std::sync::{
     Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, Weak,
 };
 
-pub use addr::{Family, Protocol, fits_family, is_connectable, is_sendable, is_unicast};
+pub use addr::{
+    Family, Protocol, fits_family, is_connectable, is_sendable, is_unicast, pod_ip6, pod_of_ip6,
+};
 pub use egress::{
     Answer, Ask, DenyAll, Egress, Lookup, MAX_LOOKUPS, OutboundCall, Route, UdpReply,
 };
@@ -249,7 +251,12 @@ impl Net {
     /// Between whom faults lie on the way from here to `to`.
     fn pair_with(&self, to: IpAddr) -> Pair {
         let own = IpAddr::V4(self.addresses.pod_ip);
-        Pair::new(own, if self.addresses.is_local(to) { own } else { to })
+        // A pod is known to the orders by its IPv4 address, whichever way it is spoken to.
+        let pod = match to {
+            IpAddr::V4(_) => None,
+            IpAddr::V6(ip) => pod_of_ip6(ip).map(IpAddr::V4),
+        };
+        Pair::new(own, if self.addresses.is_local(to) { own } else { pod.unwrap_or(to) })
     }
 }
 

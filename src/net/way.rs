@@ -49,7 +49,7 @@ impl Net {
         }
         match self.egress.route(&Ask { member, protocol, from, to }) {
             // A pod's loopback is nobody else's business, whatever a table of routes says.
-            Route::Pod { net, to } if net.pod_ip() == to.ip() => Way::Pod { net, to },
+            Route::Pod { net, to } if net.0.addresses.is_pods(to.ip()) => Way::Pod { net, to },
             Route::Pod { .. } | Route::Unreachable => Way::Unreachable,
             Route::Outside => Way::Outside,
             Route::Denied => Way::Denied,

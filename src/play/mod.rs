@@ -63,8 +63,8 @@ pub async fn run(files: Vec<PathBuf>, mut config: Config) -> anyhow::Result<Exit
     let watching =
         tokio::spawn(watch::show_all(board.clone(), pods.clone(), screen.clone(), ended));
     let warning = tokio::spawn(watch::show_warnings(board.clone(), screen.clone()));
-    for pod in &pods {
-        screen.line(&format!("pod/{} created", pod.key.name));
+    for line in created(&offered) {
+        screen.line(&line);
     }
     handle.play(offered).await.context("cannot start")?;
     let end = tokio::select! {
@@ -135,6 +135,16 @@ fn pods_of(offered: &[Offered]) -> Vec<Arc<Pod>> {
             Offer::Data(_) => None,
         })
         .collect()
+}
+
+/// What is made of the files, as `kubectl apply` tells it.
+fn created(offered: &[Offered]) -> Vec<String> {
+    let offers = offered.iter().filter_map(|file| file.result.as_ref().ok()).flatten();
+    let line = |offer: &Offer| {
+        let key = offer.key();
+        format!("{}/{} created", key.kind.as_str().to_ascii_lowercase(), key.name)
+    };
+    offers.map(line).collect()
 }
 
 fn names(files: &[PathBuf]) -> String {

@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::fabric::Fabric;
 use crate::image::ImageStore;
 use crate::lifecycle::Restored;
+use crate::net::faults::Faults;
 use crate::outside::Gateway;
 use crate::pod::environment::{Allocatable, Facts};
 use crate::pod::networks::NetworkBook;
@@ -72,6 +73,8 @@ pub struct NodeContext {
     pub gateway: Gateway,
     /// The pods' networks.
     pub networks: NetworkBook,
+    /// Faults between the pods, where a test has ordered some.
+    pub faults: Option<Faults>,
     pub keeper: Arc<dyn Keeper>,
 }
 

@@ -116,6 +116,7 @@ impl Sandbox {
         let volumes = set_up_volumes(&node, &pod, ip).await?;
         let outside = Arc::new(node.gateway.admit(&pod)?);
         let mut config = net_config(&pod, ip);
+        config.faults = node.faults.clone();
         config.egress = node.fabric.egress(&pod, ip, node.gateway.way_out(&outside));
         let net = PodNet::new(config);
         let daemon = net.join("podling", MemberLimits::default(), Arc::new(NoLedger));

@@ -15,10 +15,10 @@ use k8s_openapi::api::discovery::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use tokio_util::sync::CancellationToken;
 
-use crate::board::{Board, EventDraft, Kind, Object, ObjectKey, wire_time};
+use crate::board::{Board, DEFAULT_NAMESPACE, EventDraft, Kind, Object, ObjectKey, wire_time};
 use crate::fabric::{Backing, Denial, Endpoint, egress};
 use crate::pod::NodeContext;
-use crate::spec::{NamespacedName, Protocol};
+use crate::spec::{NamespacedName, PodKey, Protocol};
 
 /// Follows the fabric until `stop`.
 pub(super) async fn run(node: Arc<NodeContext>, stop: CancellationToken) {
@@ -229,6 +229,15 @@ fn word(protocol: Protocol) -> &'static str {
     }
 }
 
+/// What shows the pod's audit, as a person would type it.
+fn audit_command(pod: &PodKey) -> String {
+    let name = &pod.name;
+    match &*pod.namespace {
+        DEFAULT_NAMESPACE => format!("podling net {name} --audit"),
+        namespace => format!("podling net -n {namespace} {name} --audit"),
+    }
+}
+
 /// A denial is an Event of the pod whose policy it is: a person sees it where they look first.
 fn tell(node: &NodeContext, denial: &Denial) {
     let what = egress::describe(&denial.used);
@@ -236,9 +245,8 @@ fn tell(node: &NodeContext, denial: &Denial) {
         let message = format!("{what}: no policy allows it; let through, since the pod is audited");
         ("NetworkAudited", message)
     } else {
-        let name = &denial.pod.name;
-        let message =
-            format!("{what}: denied, no policy allows it; `podling net {name} --audit` says more");
+        let command = audit_command(&denial.pod);
+        let message = format!("{what}: denied, no policy allows it; `{command}` says more");
         ("NetworkDenied", message)
     };
     let draft = EventDraft {

@@ -79,6 +79,7 @@ impl TestNode {
                 256,
             ),
             networks: NetworkBook::default(),
+            faults: None,
             keeper,
         };
         Self { dir, context: Arc::new(context) }

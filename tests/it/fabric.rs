@@ -4,10 +4,10 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
-use super::support::{Node, free_port, http_get, program, text, wait_for};
+use super::support::{DEADLINE, Node, free_port, http_get, program, text, wait_for};
 
 /// A pod that says its name at port 8080 to whoever asks.
-fn server(name: &str, extra: &str) -> String {
+pub(super) fn server(name: &str, extra: &str) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: web}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n{extra}  \
          containers:\n  - name: talk\n    image: 'talk:test'\n    args: [serve, '8080']\n    ports: [{{name: talk, containerPort: 8080}}]\n    \
@@ -16,36 +16,53 @@ fn server(name: &str, extra: &str) -> String {
 }
 
 /// A pod that asks all the time, and logs each answer that is another than before.
-fn watcher(name: &str, how: &str, host: &str, port: u16) -> String {
+pub(super) fn watcher(name: &str, how: &str, host: &str, port: u16) -> String {
     format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: ui}}}}\nspec:\n  terminationGracePeriodSeconds: 1\n  \
          containers:\n  - {{name: talk, image: 'talk:test', args: [watch, {how}, {host}, '{port}']}}\n"
     )
 }
 
-const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  \
+pub(super) const SERVICE: &str = "apiVersion: v1\nkind: Service\nmetadata: {name: web}\nspec:\n  selector: {app: web}\n  \
      ports: [{name: tcp, port: 80, targetPort: talk}, {name: udp, port: 80, protocol: UDP, targetPort: 8080}]\n";
 
 /// Nothing may reach the pods of `app: web`.
 const DENY: &str = "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {name: deny}\nspec: {podSelector: {matchLabels: {app: web}}}\n";
 
-fn ip(node: &Node, pod: &str) -> String {
+pub(super) fn ip(node: &Node, pod: &str) -> String {
     node.wait_ready(pod)["status"]["podIP"].as_str().unwrap().to_owned()
 }
 
 /// The answers that a watcher got so far.
-fn answers(node: &Node, pod: &str) -> Vec<String> {
-    let output = node.cli(&["logs", pod]);
+pub(super) fn answers(node: &Node, pod: &str) -> Vec<String> {
+    answers_of(node, pod, "talk")
+}
+
+/// The same of one container; the pod may be `NAMESPACE/NAME`.
+pub(super) fn answers_of(node: &Node, pod: &str, container: &str) -> Vec<String> {
+    let (namespace, name) = pod.split_once('/').unwrap_or(("default", pod));
+    let output = node.cli(&["logs", "-n", namespace, name, "-c", container]);
     text(&output.stdout).lines().map(str::to_owned).collect()
 }
 
 /// Waits until the newest answer is this one.
 #[track_caller]
-fn wait_answer(node: &Node, pod: &str, what: &str) {
-    let is_it = || answers(node, pod).last().is_some_and(|last| last == what);
-    wait_for(&format!("{pod} to hear {what:?}, not {:?}", answers(node, pod)), || {
-        is_it().then_some(())
-    });
+pub(super) fn wait_answer(node: &Node, pod: &str, what: &str) {
+    wait_answer_of(node, pod, "talk", what);
+}
+
+#[track_caller]
+pub(super) fn wait_answer_of(node: &Node, pod: &str, container: &str, what: &str) {
+    let mut heard = Vec::new();
+    let start = std::time::Instant::now();
+    while heard.last().is_none_or(|last| last != what) {
+        assert!(
+            start.elapsed() < DEADLINE,
+            "{pod}/{container} never heard {what:?}, but {heard:?}"
+        );
+        std::thread::sleep(std::time::Duration::from_millis(25));
+        heard = answers_of(node, pod, container);
+    }
 }
 
 #[test]

@@ -11,8 +11,10 @@
 
 mod api;
 mod bad_input;
+mod between;
 mod crashes;
 mod demo;
+mod egress;
 mod fabric;
 mod fleet;
 mod folder;

@@ -76,6 +76,7 @@ fn a_described_pod_reads_as_from_kubectl() {
     };
     insta::assert_snapshot!(describe(
         &pod,
+        None,
         &[event("Pulled", 1, 0), event("BackOff", 12, 58)],
         NOW
     ));
@@ -91,5 +92,5 @@ fn a_bare_pod_that_ends_is_described_without_a_gap() {
         "spec": {"containers": [{"name": "a", "image": "i"}]},
     }))
     .unwrap();
-    insta::assert_snapshot!(describe(&pod, &[], NOW));
+    insta::assert_snapshot!(describe(&pod, None, &[], NOW));
 }

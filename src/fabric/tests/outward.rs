@@ -58,6 +58,11 @@ fn nothing_leaves_the_node_until_a_rule_lets_it() {
     assert_eq!(tried(&guest, &node, "192.0.2.129:443"), denied("192.0.2.129:443"));
     node.fabric.remove_policy(&NamespacedName::new("lab", "out"));
     assert_eq!(tried(&guest, &node, "192.0.2.1:443"), denied("192.0.2.1:443"));
+    let six = "[2001:db8::1]:443";
+    assert_eq!(tried(&guest, &node, six), denied(six));
+    let rule = to_block("2001:db8::/32", 443);
+    node.fabric.set_policy(policy("out", "app=meter", None, Some(vec![rule])));
+    assert_eq!(tried(&guest, &node, six), None, "over IPv6 as well");
     let told = node.fabric.take_denials();
     assert_eq!(told.len(), 4, "each thing once: {told:?}");
 }

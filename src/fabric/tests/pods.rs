@@ -68,6 +68,31 @@ fn pods_reach_each_other_by_address_until_a_policy_selects_one() {
 }
 
 #[test]
+fn a_pods_ipv6_address_is_the_same_pod_to_rules_and_to_its_peers() {
+    let node = Node::new();
+    let (web, ui) = (node.guest("web", "app=web", 1), node.guest("ui", "app=ui", 2));
+    let mut listener = web.module.listen(at("[::]:8080")).unwrap();
+    let to = "[fd70:6f64:6c69:6e67::10.88.0.1]:8080";
+    let stream = ui.module.connect(at(to)).unwrap().try_finish().map(Result::unwrap);
+    let std::task::Poll::Ready(stream) = stream else { panic!("it waits") };
+    assert_eq!(stream.remote_address(), at(to));
+    let std::task::Poll::Ready(Ok(seen)) = listener.try_accept() else { panic!("nobody came") };
+    assert_eq!(seen.remote_address().ip(), at("[fd70:6f64:6c69:6e67::10.88.0.2]:1").ip());
+    let nobody = "[fd70:6f64:6c69:6e67::10.88.0.9]:8080";
+    assert_eq!(ui.connect(nobody), Err(ConnectError::Unreachable(at(nobody))));
+    // Rules know the pod by its first address, and there is no way round them.
+    node.fabric.set_policy(policy(
+        "p",
+        "app=web",
+        Some(vec![to_block("10.88.0.2/32", 8080)]),
+        None,
+    ));
+    assert!(ui.connect(to).is_ok());
+    node.fabric.set_policy(policy("p", "app=web", Some(vec![]), None));
+    assert_eq!(ui.connect(to), Err(ConnectError::Denied(at(to))));
+}
+
+#[test]
 fn labels_that_change_change_what_policies_mean() {
     let node = Node::new();
     let (web, ui) = (node.guest("web", "app=web", 1), node.guest("ui", "app=ui", 2));

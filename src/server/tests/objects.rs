@@ -562,6 +562,7 @@ async fn discovery_lists_what_works_in_both_forms() {
         "pods",
         "pods/log",
         "pods/network",
+        "pods/networkaudit",
         "pods/portforward",
         "pods/status",
         "secrets",

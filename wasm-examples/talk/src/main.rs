@@ -1,7 +1,12 @@
 //! Says its name to whoever asks; or asks, again and again, and says when the answer is another.
 //!
 //! args: `talk serve PORT`               over TCP and UDP, answers with the host name of its pod
+//!       `talk once PORT MILLIS`         listens after so many milliseconds, answers one connection, and ends
 //!       `talk watch tcp|udp HOST PORT`  asks every 100 ms; prints each answer that differs from the one before
+//!       `talk hold HOST PORT`           keeps a connection to an echo, with a byte every 100 ms; prints `held` for each connection,
+//!                                       and how it ended
+//!       `talk deaf PORT`                has a UDP socket and never reads it
+//!       `talk flood HOST PORT`          sends datagrams of 1,000 bytes as fast as it may
 //! env: `HOSTNAME`, which podling sets. Prints the name that answered, `error KIND`, or `unknown` for a name that is none.
 //! exit codes: 1 when the port cannot be had; 2 wrong arguments.
 
@@ -29,8 +34,21 @@ fn main() -> io::Result<()> {
         ["watch", how @ ("tcp" | "udp"), host, number] if port(number).is_some() => {
             watch(*how == "udp", host, port(number).unwrap_or_default())
         }
+        ["once", number, wait] if port(number).is_some() && wait.parse::<u64>().is_ok() => {
+            thread::sleep(Duration::from_millis(wait.parse().unwrap_or_default()));
+            once(port(number).unwrap_or_default())
+        }
+        ["hold", host, number] if port(number).is_some() => {
+            hold(host, port(number).unwrap_or_default())
+        }
+        ["deaf", number] if port(number).is_some() => deaf(port(number).unwrap_or_default()),
+        ["flood", host, number] if port(number).is_some() => {
+            flood(host, port(number).unwrap_or_default())
+        }
         _ => {
-            eprintln!("usage: talk serve PORT | watch tcp|udp HOST PORT");
+            eprintln!(
+                "usage: talk serve PORT | once PORT MILLIS | watch tcp|udp HOST PORT | hold HOST PORT | deaf PORT | flood HOST PORT"
+            );
             podling_guest::exit(2)
         }
     }
@@ -55,6 +73,56 @@ fn serve(port: u16) -> io::Result<()> {
         while let Ok((_, from)) = datagrams.recv_from(&mut question) {
             let _ = datagrams.send_to(name.as_bytes(), from);
         }
+    }
+}
+
+fn once(port: u16) -> io::Result<()> {
+    let name = env::var("HOSTNAME").unwrap_or_default();
+    let listener = TcpListener::bind(("0.0.0.0", port))?;
+    println!("talk: {name} on port {port}, once");
+    let (mut stream, _) = listener.accept()?;
+    stream.write_all(name.as_bytes())
+}
+
+fn hold(host: &str, port: u16) -> io::Result<()> {
+    loop {
+        match address(host, port) {
+            None => println!("unknown"),
+            Some(to) => {
+                if let Err(error) = keep(to) {
+                    println!("error {:?}", error.kind());
+                }
+            }
+        }
+        thread::sleep(EVERY);
+    }
+}
+
+fn keep(to: SocketAddr) -> io::Result<()> {
+    let mut stream = TcpStream::connect(to)?;
+    println!("held");
+    loop {
+        stream.write_all(b".")?;
+        stream.read_exact(&mut [0])?;
+        thread::sleep(EVERY);
+    }
+}
+
+fn deaf(port: u16) -> io::Result<()> {
+    let _socket = UdpSocket::bind(("0.0.0.0", port))?;
+    println!("talk: deaf on port {port}");
+    loop {
+        thread::sleep(Duration::from_secs(3600));
+    }
+}
+
+fn flood(host: &str, port: u16) -> io::Result<()> {
+    let socket = UdpSocket::bind("0.0.0.0:0")?;
+    let to = address(host, port).ok_or(ErrorKind::NotFound)?;
+    println!("talk: flooding {to}");
+    loop {
+        // A flood does not ask what became of it.
+        let _ = socket.send_to(&[0; 1000], to);
     }
 }
 

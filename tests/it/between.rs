@@ -1,0 +1,218 @@
+//! Pods among themselves when things go wrong: policy in all its words, a flood, a network that breaks, a module that is away.
+
+use std::io::Read as _;
+use std::net::{TcpStream, UdpSocket};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::fabric::{answers, ip, server, wait_answer, watcher};
+use super::support::{Node, free_port, wait_for};
+
+const DENIED: &str = "error PermissionDenied";
+
+/// A policy for the pods with `app: web`, with these ingress rules.
+fn ingress(rules: &str) -> String {
+    format!(
+        "apiVersion: networking.k8s.io/v1\nkind: NetworkPolicy\nmetadata: {{name: web}}\n\
+         spec: {{podSelector: {{matchLabels: {{app: web}}}}, ingress: {rules}}}\n"
+    )
+}
+
+/// What comes at a port of the host; `None` if the connection was refused or reset.
+fn ask(ip: &str, port: u16) -> Option<String> {
+    let mut stream = TcpStream::connect((ip, port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+/// The address by which others know this machine, if it is on any network.
+fn own_address() -> Option<String> {
+    let socket = UdpSocket::bind("0.0.0.0:0").ok()?;
+    // Nothing is sent: the kernel only says from where it would be.
+    socket.connect("192.0.2.1:9").ok()?;
+    let ip = socket.local_addr().ok()?.ip();
+    (!ip.is_unspecified() && !ip.is_loopback()).then(|| ip.to_string())
+}
+
+fn counter(node: &Node, pod: &str, container: &str, name: &str) -> u64 {
+    let report: Value = serde_json::from_str(&node.ok(&["net", pod, "-o", "json"])).unwrap();
+    let all = report["containers"].as_array().unwrap();
+    let one = all.iter().find(|it| it["name"] == container);
+    one.map_or(0, |it| it["counters"][name].as_u64().unwrap_or_default())
+}
+
+#[test]
+fn policies_choose_by_pod_by_namespace_and_by_address_and_published_ports_obey() {
+    let node = Node::start();
+    node.load("talk");
+    let port = free_port();
+    let published = format!("containerPort: 8080, hostPort: {port}");
+    node.apply(&server("one", "").replace("containerPort: 8080", &published));
+    let one = ip(&node, "one");
+    node.apply(&watcher("ui", "tcp", &one, 8080));
+    node.apply(&watcher("stranger", "tcp", &one, 8080).replace("app: ui", "app: x"));
+    let far = watcher("far", "tcp", &one, 8080).replace("name: far,", "name: far, namespace: lab,");
+    node.apply(&far);
+    for pod in ["ui", "stranger", "lab/far"] {
+        wait_answer(&node, pod, "one");
+    }
+    node.apply(&ingress(
+        "[{from: [{podSelector: {matchLabels: {app: ui}}}], ports: [{port: talk}]}]",
+    ));
+    wait_answer(&node, "stranger", DENIED);
+    wait_answer(&node, "lab/far", DENIED);
+    assert_eq!(answers(&node, "ui"), ["one"], "never denied");
+    // The host itself is always let in; others come by their address.
+    assert_eq!(ask("127.0.0.1", port).as_deref(), Some("one"));
+    let own = own_address();
+    if let Some(own) = &own {
+        assert_eq!(ask(own, port), None);
+    }
+    let lab = "namespaceSelector: {matchLabels: {kubernetes.io/metadata.name: lab}}";
+    node.apply(&ingress(&format!(
+        "[{{from: [{{{lab}, podSelector: {{matchLabels: {{app: ui}}}}}}]}}]"
+    )));
+    wait_answer(&node, "lab/far", "one");
+    wait_answer(&node, "ui", DENIED);
+    if let Some(own) = &own {
+        let block =
+            format!("[{{from: [{{ipBlock: {{cidr: {own}/32}}}}], ports: [{{port: 8080}}]}}]");
+        node.apply(&ingress(&block));
+        assert_eq!(ask(own, port).as_deref(), Some("one"));
+    } else {
+        eprintln!("not tried: clients from other hosts, since this machine is on no network");
+    }
+    // Another port than the one it listens on opens nothing.
+    node.apply(&ingress("[{ports: [{port: 8081}]}]"));
+    wait_answer(&node, "lab/far", DENIED);
+    wait_answer(&node, "stranger", DENIED);
+}
+
+#[test]
+fn a_connection_waits_while_its_module_restarts_and_is_served() {
+    let node = Node::start();
+    node.load("talk");
+    let port = free_port();
+    node.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: once}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: talk\n    \
+         image: 'talk:test'\n    args: [once, '8080', '1500']\n    ports: [{{containerPort: 8080, hostPort: {port}, hostIP: 127.0.0.1}}]\n"
+    ));
+    node.wait_ready("once");
+    // It listens a second and a half after its start, so the first one waits as well.
+    assert_eq!(ask("127.0.0.1", port).as_deref(), Some("once"));
+    assert_eq!(ask("127.0.0.1", port).as_deref(), Some("once"));
+    let pod = node.wait_pod("once", "restarted", |pod| super::support::restarts(pod, "talk") >= 1);
+    assert_eq!(pod["status"]["phase"], "Running");
+    let page = node.ok(&["describe", "pod", "once"]);
+    assert!(page.contains("1 waiting for a module to listen"), "{page}");
+    assert!(page.contains(&format!("127.0.0.1:{port}/TCP of the host, to 8080:")), "{page}");
+}
+
+#[test]
+fn a_pod_that_wants_a_port_of_another_is_rejected_in_kubernetes_words() {
+    let node = Node::start();
+    node.load("talk");
+    let port = free_port();
+    let published = format!("containerPort: 8080, hostPort: {port}, hostIP: 127.0.0.1");
+    let wants = |name: &str| server(name, "").replace("containerPort: 8080", &published);
+    node.apply(&wants("first"));
+    node.wait_ready("first");
+    node.apply(&wants("second"));
+    let second = node.wait_pod("second", "Failed", |pod| pod["status"]["phase"] == "Failed");
+    assert_eq!(second["status"]["reason"], "NodePorts");
+    let why =
+        "Predicate NodePorts failed: node(s) didn't have free ports for the requested pod ports";
+    assert!(second["status"]["message"].as_str().unwrap().contains(why), "{second}");
+    assert_eq!(ask("127.0.0.1", port).as_deref(), Some("first"));
+}
+
+#[test]
+fn a_flood_of_datagrams_to_a_deaf_pod_costs_that_pod_alone() {
+    let node = Node::start();
+    node.load("talk");
+    node.apply(&server("one", ""));
+    let one = ip(&node, "one");
+    let deaf = watcher("deaf", "udp", "x", 53).replace("[watch, udp, x, '53']", "[deaf, '53']");
+    node.apply(&deaf.replace("'talk:test',", "'talk:test', resources: {limits: {memory: 8Mi}},"));
+    let to = ip(&node, "deaf");
+    node.apply(&watcher("flood", "udp", &to, 53).replace("watch, udp", "flood"));
+    wait_for("datagrams to be dropped", || {
+        (counter(&node, "deaf", "talk", "datagramsDropped") > 20_000).then_some(())
+    });
+    // All the while: the rest of the node goes on, its datagrams too.
+    node.apply(&watcher("ui", "udp", &one, 8080));
+    wait_answer(&node, "ui", "one");
+    let before = counter(&node, "deaf", "talk", "datagramsDropped");
+    wait_for("more of them to be dropped", || {
+        (counter(&node, "deaf", "talk", "datagramsDropped") > before + 20_000).then_some(())
+    });
+    assert_eq!(answers(&node, "ui").last().map(String::as_str), Some("one"));
+    // What waits for nobody is bounded, in the deaf pod alone, and it lives.
+    let peak = counter(&node, "deaf", "talk", "datagramQueuePeak");
+    assert!((1..=1 << 20).contains(&peak), "{peak} bytes waited");
+    assert_eq!(counter(&node, "flood", "talk", "bufferedPeak"), 0);
+    assert_eq!(counter(&node, "one", "talk", "datagramsDropped"), 0);
+    for pod in ["deaf", "flood", "one", "ui"] {
+        let pod = node.pod(pod).unwrap();
+        assert_eq!(super::support::restarts(&pod, "talk"), 0, "{pod}");
+    }
+    let metrics = super::support::http_get_socket(&node.socket(), "/metrics").unwrap();
+    let dropped = metrics.lines().find(|line| {
+        line.starts_with("container_network_receive_packets_dropped_total{")
+            && line.contains("pod=\"deaf\"")
+            && line.contains("container=\"talk\"")
+    });
+    let value = dropped.and_then(|line| line.rsplit_once(' ')).map(|(_, value)| value.to_owned());
+    assert!(value.is_some_and(|value| value.parse::<u64>().unwrap() > before), "{dropped:?}");
+}
+
+#[test]
+fn pods_that_are_parted_hear_each_other_again_and_others_notice_nothing() {
+    let node = Node::start_with("network: {testFaults: {seed: 11, orders: DIR/faults.yaml}}\n");
+    let order = |text: &str| {
+        std::fs::write(node.path("faults.new"), text).unwrap();
+        std::fs::rename(node.path("faults.new"), node.path("faults.yaml")).unwrap();
+    };
+    node.load("talk");
+    node.load("echo");
+    node.apply(&server("one", ""));
+    let one = ip(&node, "one");
+    node.apply(&watcher("cut", "udp", &one, 8080));
+    node.apply(&watcher("other", "udp", &one, 8080));
+    node.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: echo}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+         - {name: echo, image: 'echo:test', env: [{name: PORT, value: '7'}]}\n",
+    );
+    let echo = ip(&node, "echo");
+    node.apply(&watcher("held", "tcp", &echo, 7).replace("watch, tcp", "hold"));
+    wait_answer(&node, "cut", "one");
+    wait_answer(&node, "other", "one");
+    wait_answer(&node, "held", "held");
+    order(
+        "between:\n- {pods: [default/cut, default/one], partition: true}\n- {pods: [default/held, default/echo], partition: true}\n",
+    );
+    wait_answer(&node, "cut", "error TimedOut");
+    let stalled = counter(&node, "echo", "echo", "tcpBytesReceived");
+    order("between:\n- {pods: [default/held, default/echo], delayMs: 150, jitterMs: 50}\n");
+    wait_answer(&node, "cut", "one");
+    // A connection outlives the partition, and nothing of it was lost.
+    wait_for("bytes to come again", || {
+        (counter(&node, "echo", "echo", "tcpBytesReceived") > stalled + 3).then_some(())
+    });
+    assert_eq!(answers(&node, "held"), ["held"]);
+    order(
+        "between:\n- {pods: [default/held, default/echo], break: 1}\n- {pods: [default/cut, default/one], loss: 1000}\n",
+    );
+    wait_for("the connection to break and another to come", || {
+        let heard = answers(&node, "held");
+        let [first, error, again] = heard.as_slice() else { return None };
+        (first == "held" && error.starts_with("error ") && again == "held").then_some(())
+    });
+    wait_answer(&node, "cut", "error TimedOut");
+    order("");
+    wait_answer(&node, "cut", "one");
+    assert_eq!(answers(&node, "other"), ["one"], "a pod that no order names");
+}
