@@ -81,9 +81,13 @@ fn warning(event: &corev1::Event) -> Option<String> {
     if event.type_.as_deref() != Some("Warning") || in_row {
         return None;
     }
-    let pod = event.involved_object.name.as_deref().unwrap_or_default();
+    let about = &event.involved_object;
+    let kind = about.kind.as_deref().unwrap_or("Pod").to_ascii_lowercase();
+    let name = about.name.as_deref().unwrap_or_default();
     let message = event.message.as_deref().unwrap_or_default();
-    Some(format!("pod/{pod} warning {reason}: {message}"))
+    // A played node has no API, so a command that asks for more would find nobody.
+    let message = message.split("; `podling ").next().unwrap_or_default();
+    Some(format!("{kind}/{name} warning {reason}: {message}"))
 }
 
 /// Shows what the board says now: the last word after the node has ended.

@@ -64,7 +64,7 @@ fn nothing_leaves_the_node_until_a_rule_lets_it() {
     node.fabric.set_policy(policy("out", "app=meter", None, Some(vec![rule])));
     assert_eq!(tried(&guest, &node, six), None, "over IPv6 as well");
     let told = node.fabric.take_denials();
-    assert_eq!(told.len(), 4, "each thing once: {told:?}");
+    assert_eq!(told.len(), 5, "each thing once: {told:?}");
 }
 
 #[test]
