@@ -228,7 +228,12 @@ impl LifecycleView for Guest {
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        self.http.view(self.wasi.wasi().ctx().table)
+        let table = self.wasi.wasi().ctx().table;
+        if self.limiter.keep(HttpCtx::kept_bytes(table) as u64) {
+            self.http.view(table)
+        } else {
+            self.http.view_of_nothing()
+        }
     }
 }
 

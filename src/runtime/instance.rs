@@ -45,7 +45,7 @@ pub(crate) async fn run(
     let result = command.run(&mut instance.store).await;
     let exit = match result {
         Ok(()) => Exit::Code(0),
-        Err(error) => exit_of(&error, run),
+        Err(error) => exit_of(&instance.cause(error), run),
     };
     drop(instance);
     if !matches!(exit, Exit::Code(_)) {
@@ -87,6 +87,11 @@ impl Bounded {
         let (theirs, fuel) = (Arc::clone(run), gauge.clone());
         store.epoch_deadline_callback(move |store| at_tick(&store, &theirs, fuel.as_deref()));
         Ok(Self { store, run: Arc::clone(run), gauge })
+    }
+
+    /// What really ended the guest, which got `error`.
+    pub(crate) fn cause(&mut self, error: wasmtime::Error) -> wasmtime::Error {
+        self.store.data_mut().limiter.cause(error)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Asks the ledger whenever a memory or a table of a run wants to grow.
 //!
-//! Owns: the sum over all memories and tables of one store (wasmtime asks for each alone), and the bounds on their number. Is not: the
-//! counting (`ledger.rs`). What was charged is given back when the store is dropped, whatever ended it.
+//! Owns: the sum over all memories and tables of one store (wasmtime asks for each alone), the bounds on their number, and what the host
+//! keeps for the store beside them. Is not: the counting (`ledger.rs`). What was charged is given back when the store is dropped, whatever ended it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -42,11 +42,38 @@ pub(crate) struct Limiter {
     held: u64,
     /// Of these, what the growth in progress took: given back if it fails after all.
     growing: u64,
+    /// Bytes that the host keeps for its resources.
+    kept: u64,
+    /// The account refused to keep more, and what was called for it trapped.
+    starved: Option<OverLimit>,
 }
 
 impl Limiter {
     pub(crate) fn new(ledger: Arc<Ledger>, on_limit: OnMemoryLimit) -> Self {
-        Self { ledger, on_limit, held: 0, growing: 0 }
+        Self { ledger, on_limit, held: 0, growing: 0, kept: 0, starved: None }
+    }
+
+    /// Brings the account to `bytes` that the host keeps for the store. False if it refuses: what is called next must trap.
+    pub(crate) fn keep(&mut self, bytes: u64) -> bool {
+        if bytes <= self.kept {
+            self.ledger.release(self.kept - bytes);
+        } else if let Err(over) = self.ledger.charge(bytes - self.kept) {
+            self.starved = Some(over);
+            return false;
+        }
+        self.kept = bytes;
+        true
+    }
+
+    /// What really ended a store whose guest got `error`.
+    pub(crate) fn cause(&mut self, error: wasmtime::Error) -> wasmtime::Error {
+        match (self.starved.take(), self.on_limit) {
+            (None, _) => error,
+            (Some(over), OnMemoryLimit::Kill) => wasmtime::Error::new(OutOfMemory(over)),
+            (Some(over), OnMemoryLimit::Fail) => wasmtime::Error::msg(format!(
+                "no memory for what wasi:http keeps on the host: the module {over}"
+            )),
+        }
     }
 
     fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
@@ -73,7 +100,7 @@ impl Limiter {
 
 impl Drop for Limiter {
     fn drop(&mut self) {
-        self.ledger.release(self.held);
+        self.ledger.release(self.held + self.kept);
     }
 }
 
@@ -160,6 +187,21 @@ mod test {
         assert!(!limiter.memory_growing(65_536, 1 << 30, Some(131_072)).unwrap());
         limiter.memory_grow_failed(wasmtime::Error::msg("no")).unwrap();
         assert_eq!(ledger.used(), 65_536);
+    }
+
+    #[test]
+    fn what_is_kept_comes_and_goes_and_is_refused_as_memory_is() {
+        let (ledger, mut limiter) = limiter(100_000, OnMemoryLimit::Kill);
+        assert!(limiter.keep(90_000) && limiter.keep(10_000) && limiter.keep(30_000));
+        assert_eq!(ledger.used(), 30_000);
+        assert!(limiter.memory_growing(0, 65_536, None).unwrap());
+        let other = || wasmtime::Error::msg("another trap");
+        assert_eq!(limiter.cause(other()).to_string(), "another trap");
+        assert!(!limiter.keep(40_000));
+        assert_eq!(ledger.used(), 95_536);
+        assert!(limiter.cause(other()).is::<OutOfMemory>());
+        drop(limiter);
+        assert_eq!(ledger.used(), 0);
     }
 
     #[test]

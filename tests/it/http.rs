@@ -1,15 +1,24 @@
-//! Modules that answer HTTP, and core modules that are given their sockets, as a person with `curl` meets them.
+//! Modules that answer HTTP, what they ask of others, and core modules that are given their sockets, as a person with `curl` meets them.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::time::Duration;
+
+use rcgen::{CertifiedKey, generate_simple_self_signed};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use super::support::{Node, container, free_port, guest, restarts, wait_for};
 
 /// A pod with one handler on a published port, with a readiness probe over HTTP.
 fn handler(name: &str, module: &str, port: u16, grace: u32) -> String {
+    annotated(name, module, port, grace, "http-reuse.podling.dev/web: '3'")
+}
+
+fn annotated(name: &str, module: &str, port: u16, grace: u32, annotations: &str) -> String {
     format!(
-        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  annotations: {{http-reuse.podling.dev/web: '3'}}\n\
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: {name}\n  labels: {{app: {name}}}\n  annotations: {{{annotations}}}\n\
          spec:\n  terminationGracePeriodSeconds: {grace}\n  containers:\n  - name: web\n    image: 'file:{}'\n    \
          env: [{{name: NAME, value: {name}}}]\n    \
          ports: [{{name: http, containerPort: 8080, hostPort: {port}, hostIP: 127.0.0.1}}]\n    \
@@ -145,4 +154,151 @@ fn a_wasip1_server_is_given_its_socket_and_a_neighbour_asks_it() {
     });
     assert_eq!(&echoed, b"over the kernel");
     assert!(node.ok(&["logs", "old", "-c", "listen"]).contains("listen: 1 sockets (echo)"));
+}
+
+/// Both generations in one pod and another pod's beside them: by `localhost`, by the pod's address, by a Service's name.
+#[test]
+fn handlers_are_reached_from_their_pod_from_others_and_from_the_host() {
+    let node = Node::start();
+    let (port, other) = (free_port(), free_port());
+    let second = format!(
+        "  - name: newer\n    image: 'file:{}'\n    ports: [{{containerPort: 8081, hostPort: {other}, hostIP: 127.0.0.1}}]\n",
+        guest("handler3").display()
+    );
+    node.put_manifest("web.yaml", &(handler("web", "handler", port, 1) + &second));
+    let service = "apiVersion: v1\nkind: Service\nmetadata: {name: shop}\nspec:\n  selector: {app: web}\n  ports: \
+                   [{name: a, port: 80, targetPort: http}, {name: b, port: 81, targetPort: 8081}]\n";
+    node.put_manifest("shop.yaml", service);
+    let pod = node.wait_ready("web");
+    let address = pod["status"]["podIP"].as_str().unwrap();
+    let outer = free_port();
+    node.put_manifest("asker.yaml", &handler("asker", "handler3", outer, 1));
+    node.wait_ready("asker");
+    let (older, newer) = ("hello from web\n", "hello from 0.3\n");
+    let rows = [
+        (other, "localhost:8080".to_owned(), older),
+        (port, "localhost:8081".to_owned(), newer),
+        (port, format!("{address}:8081"), newer),
+        (outer, format!("{address}:8080"), older),
+        (outer, "shop.default.svc.cluster.local".to_owned(), older),
+        (outer, "shop:81".to_owned(), newer),
+    ];
+    for (through, to, says) in rows {
+        let answer = wait_for(&format!("an answer of {to}"), || {
+            get(through, &format!("/get?http://{to}/")).filter(|(status, _)| *status == 200)
+        });
+        assert_eq!(answer.1, says, "{to}");
+    }
+    // Nothing leads out unless a policy says so, and each generation hears it in its own words.
+    for through in [port, other] {
+        for (to, error) in [
+            ("203.0.113.1", "DestinationIpProhibited"),
+            ("127.0.0.1:1", "ConnectionRefused"),
+            ("nobody.example", "DnsError"),
+        ] {
+            let (status, said) = get(through, &format!("/get?http://{to}/")).unwrap();
+            assert_eq!(status, 502, "{to}: {said}");
+            assert!(said.contains(error), "{to}: {said}");
+        }
+    }
+}
+
+#[test]
+fn what_bounds_a_handler_is_what_its_clients_see() {
+    let node = Node::start();
+    let port = free_port();
+    let bounds = "http-concurrency.podling.dev/web: '1', http-timeout.podling.dev/web: '3', \
+                  http-body-limit.podling.dev/web: 1Ki, http-reuse.podling.dev/web: '2'";
+    let manifest = annotated("web", "handler", port, 1, bounds);
+    // Its probe would ask in between, and have an instance of its own.
+    let (before, probe) = manifest.split_once("    readinessProbe:").unwrap();
+    node.put_manifest("web.yaml", &format!("{before}{}", probe.split_once('\n').unwrap().1));
+    node.wait_ready("web");
+    for count in ["1\n", "2\n", "1\n", "2\n"] {
+        assert_eq!(get(port, "/count"), Some((200, count.to_owned())));
+    }
+    // What an instance that trapped knew is gone with it.
+    assert_eq!(get(port, "/count"), Some((200, "1\n".to_owned())));
+    assert_eq!(get(port, "/trap").map(|(status, _)| status), Some(500));
+    assert_eq!(get(port, "/count"), Some((200, "1\n".to_owned())));
+    let body = "x".repeat(2000);
+    assert_eq!(ask(port, "POST", "/length", &body[..1024]), Some((200, "1024\n".to_owned())));
+    assert_eq!(
+        ask(port, "POST", "/length", &body),
+        Some((413, "the body is too long\n".to_owned()))
+    );
+    // One place: who comes second waits for a second, and is sent away; who has it too long loses it.
+    let mut slow = connect(port);
+    write!(slow, "GET /sleep?ms=60000 HTTP/1.1\r\nHost: gateway\r\n\r\n").unwrap();
+    wait_for("the place to be taken", || get(port, "/").filter(|(status, _)| *status == 503));
+    assert_eq!(response(&mut slow).0, 504);
+    assert_eq!(get(port, "/"), Some((200, "hello from web\n".to_owned())));
+    let log = node.ok(&["logs", "web"]);
+    assert!(log.contains("podling: GET /sleep: no response within 3 s; given up"), "{log}");
+    assert_eq!(restarts(&node.pod("web").unwrap(), "web"), 0);
+}
+
+#[test]
+fn a_handler_that_fails_its_liveness_probe_is_restarted() {
+    let node = Node::start();
+    let manifest = handler("web", "handler", free_port(), 1)
+        + "    livenessProbe: {httpGet: {path: /trap, port: 8080}, periodSeconds: 1, failureThreshold: 1}\n";
+    node.put_manifest("web.yaml", &manifest);
+    node.wait_pod("web", "restarted", |pod| restarts(pod, "web") >= 1);
+    assert!(node.ok(&["get", "events"]).contains("HTTP probe failed with statuscode: 500"));
+}
+
+/// A server of one page over TLS on the host's loopback, and its certificate.
+fn secure_server() -> (u16, String) {
+    let CertifiedKey { cert, signing_key } =
+        generate_simple_self_signed(["host.podling.internal".to_owned()]).unwrap();
+    let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![cert.der().clone()], key)
+        .unwrap();
+    let (listener, config) = (TcpListener::bind("127.0.0.1:0").unwrap(), Arc::new(config));
+    let port = listener.local_addr().unwrap().port();
+    // It ends with the test's process.
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let connection = ServerConnection::new(Arc::clone(&config)).unwrap();
+            let mut stream = StreamOwned::new(connection, stream.unwrap());
+            let mut head = vec![];
+            let mut byte = [0];
+            while !head.ends_with(b"\r\n\r\n") && stream.read_exact(&mut byte).is_ok() {
+                head.push(byte[0]);
+            }
+            // A client that does not trust it has gone.
+            let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 7\r\n\r\nsecure\n");
+            stream.conn.send_close_notify();
+            let _ = stream.flush();
+        }
+    });
+    (port, cert.pem())
+}
+
+#[test]
+fn https_leads_to_whom_the_node_trusts_and_to_nobody_else() {
+    let node = Node::start_with("moduleCaFile: DIR/authorities.pem\n");
+    let (known, authority) = secure_server();
+    let (unknown, _) = secure_server();
+    std::fs::write(node.path("authorities.pem"), authority).unwrap();
+    for module in ["handler", "handler3"] {
+        let port = free_port();
+        let granted = format!("podling.dev/host-loopback: 'tcp/{known},tcp/{unknown}'");
+        node.put_manifest(&format!("{module}.yaml"), &annotated(module, module, port, 1, &granted));
+        node.wait_ready(module);
+        let ask =
+            |port_of: u16, name| get(port, &format!("/get?https://{name}:{port_of}/")).unwrap();
+        assert_eq!(ask(known, "host.podling.internal"), (200, "secure\n".to_owned()), "{module}");
+        for (port_of, name) in [(unknown, "host.podling.internal"), (known, "169.254.1.1")] {
+            let (status, said) = ask(port_of, name);
+            assert_eq!(status, 502, "{module}: {said}");
+            assert!(said.contains("TlsCertificateError"), "{module}: {said}");
+        }
+    }
 }

@@ -33,7 +33,7 @@ use super::{HttpLimits, Server};
 use crate::runtime::instance::exit_of;
 use crate::runtime::limiter::OutOfMemory;
 use crate::spec::Exit;
-use crate::wasi::http::{BODY_CHUNK_BYTES, Charge};
+use crate::wasi::http::{BODY_CHUNK_BYTES, Charge, fields_bytes};
 
 /// How long a request waits for a place: long enough for a burst of short ones, short enough for a prober or a proxy to try elsewhere.
 const WAIT_FOR_PLACE: Duration = Duration::from_secs(1);
@@ -41,8 +41,9 @@ const WAIT_FOR_PLACE: Duration = Duration::from_secs(1);
 /// Time that a handler may go on after its response is complete.
 const AFTERWARDS_MAX: Duration = Duration::from_secs(60);
 
-/// What a request costs the module's ledger beside its instance, bytes: two chunks of its response, and headers both ways.
-const REQUEST_BYTES: usize = 2 * BODY_CHUNK_BYTES + 16 * 1024;
+/// What a request costs the module's ledger beside its instance and its own head, bytes: two chunks of its response, what hyper's two
+/// buffers grow by while a body goes through them, and the response's head on its way out.
+const REQUEST_BYTES: usize = 2 * BODY_CHUNK_BYTES + 48 * 1024;
 
 /// Longest part of a request's path in a line of the log, bytes.
 const SHOWN_BYTES_MAX: usize = 120;
@@ -65,7 +66,7 @@ pub(super) async fn answer(
     let Ok(place) = timeout_at_first(Arc::clone(&server.room).acquire_owned()).await else {
         return Ok(server.refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once\n"));
     };
-    let Some(charge) = Charge::take(&server.memory, REQUEST_BYTES) else {
+    let Some(charge) = Charge::take(&server.memory, REQUEST_BYTES + head_bytes(&request)) else {
         return Ok(server.refuse(StatusCode::SERVICE_UNAVAILABLE, "no memory for the request\n"));
     };
     let name = shown(&request);
@@ -220,6 +221,7 @@ async fn handle(
             Ended::Orderly
         }
         Err(error) => {
+            let error = ready.bounded.cause(error);
             // Before the store goes, and ends the body with it.
             link.failed.store(true, Ordering::Release);
             drop(ready);
@@ -358,6 +360,13 @@ fn acceptable(
         return Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is too long\n"));
     }
     Ok(request.map(|body| RequestBody::new(body, limits)))
+}
+
+/// What a request's head takes for as long as its handler works: hyper's text of it, and the list of its fields.
+fn head_bytes<B>(request: &Request<B>) -> usize {
+    let uri = request.uri();
+    let line = uri.path().len() + uri.query().map_or(0, str::len);
+    2 * line + 2 * fields_bytes(request.headers())
 }
 
 /// Whom a request is for.

@@ -403,6 +403,53 @@ async fn memory_of_all_requests_together_is_the_containers() {
     site.end().await;
 }
 
+/// What wasmtime-wasi-http keeps for a module beside its linear memory counts as well: 30 to 60 MB where 24 MiB are allowed.
+#[tokio::test]
+async fn what_the_host_keeps_for_a_handler_is_the_containers_memory() {
+    let (too_much, some) = (
+        ["/fields?n=1500&size=30000", "/requests?n=1000&size=60000", "/bodies?n=1000"],
+        ["/fields?n=50&size=30000", "/requests?n=50&size=60000", "/bodies?n=50"],
+    );
+    let killed = RunLimits { memory_bytes: Some(24 << 20), ..RunLimits::unlimited() };
+    let http = HttpLimits::default();
+    for path in too_much {
+        let trial = Trial::of("handler", &[]).await.http(PORT, http).limits(killed);
+        let site = Site::of(trial).await;
+        let _ = site.client().await.send_request(get(path)).await;
+        let control = site.handle.control.clone();
+        let exit = over(site.handle).await;
+        assert!(matches!(exit, Exit::OutOfMemory { .. }), "{path}: {exit:?}");
+        assert_eq!(control.usage().memory_bytes, 0, "{path}");
+    }
+    let limits = RunLimits { on_memory_limit: OnMemoryLimit::Fail, ..killed };
+    for module in ["handler", "handler3"] {
+        let trial = Trial::of(module, &[]).await.http(PORT, http).limits(limits);
+        let site = Site::of(trial).await;
+        let paths = if module == "handler" { 0..3 } else { 0..1 };
+        for (much, little) in too_much[paths.clone()].iter().zip(&some[paths]) {
+            assert_eq!(site.get(much).await.0, StatusCode::INTERNAL_SERVER_ERROR, "{much}");
+            assert_eq!(site.get(little).await.0, StatusCode::OK, "{little}");
+        }
+        let log = site.paper.stderr();
+        assert!(log.contains("no memory for what wasi:http keeps on the host"), "{log}");
+        site.end().await;
+    }
+}
+
+#[tokio::test]
+async fn what_the_host_keeps_is_counted_while_it_is_kept() {
+    let site = Site::new(HttpLimits::default()).await;
+    assert_eq!(site.get("/").await.0, StatusCode::OK);
+    let before = site.handle.control.usage().memory_bytes;
+    let hoarding =
+        tokio::spawn(site.client().await.send_request(get("/fields?n=100&size=30000&ms=300")));
+    let control = site.handle.control.clone();
+    eventually("it is counted", || control.usage().memory_bytes > before + 100 * 30_000).await;
+    assert_eq!(whole(hoarding.await.unwrap().unwrap()).await.1, "100 lists\n");
+    eventually("it is given back", || control.usage().memory_bytes <= before).await;
+    site.end().await;
+}
+
 #[tokio::test]
 async fn requests_that_find_no_memory_for_an_instance_are_refused() {
     let limits = RunLimits { memory_bytes: Some(8 << 20), ..RunLimits::unlimited() };

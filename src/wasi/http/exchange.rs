@@ -35,6 +35,7 @@ use super::charge::Charge;
 use super::client::Parts;
 use super::errors;
 use super::io::NetIo;
+use super::kept::fields as fields_bytes;
 use crate::net::{Lookup, Stream};
 
 /// What buffers of one exchange can grow to, bytes: hyper's two, and two chunks of the request's body.
@@ -84,9 +85,7 @@ impl Exchange {
         let place = Arc::clone(&client.room).try_acquire_owned();
         let place = place.map_err(|_| Error::ConnectionLimitReached)?;
         let bytes = if target.tls { TLS_BYTES } else { PLAIN_BYTES };
-        let charge = Charge::take(&client.account.memory(), bytes).ok_or_else(|| {
-            Error::InternalError(Some("the module's memory limit leaves no room for it".to_owned()))
-        })?;
+        let charge = Charge::take(&client.account.memory(), bytes).ok_or_else(no_memory)?;
         // A server is asked for a path; a whole URI is how a proxy is asked (RFC 9112, 3.2).
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let path = if path.starts_with('?') { format!("/{path}") } else { path.to_owned() };
@@ -111,10 +110,15 @@ impl Exchange {
                 return;
             }
         };
+        let memory = client.account.memory();
+        let Some(head) = Charge::take(&memory, fields_bytes(response.headers())) else {
+            let _ = answer.send(Err(no_memory()));
+            return;
+        };
         let (held, dropped) = oneshot::channel::<()>();
         let response = response.map(|incoming| {
             let pause = Box::pin(sleep(between));
-            ResponseBody { incoming, between, pause, _held: held }.boxed_unsync()
+            ResponseBody { incoming, between, pause, _held: held, _head: head }.boxed_unsync()
         });
         if answer.send(Ok(response)).is_err() {
             return;
@@ -127,6 +131,10 @@ impl Exchange {
             }
         }
     }
+}
+
+fn no_memory() -> Error {
+    Error::InternalError(Some("the module's memory limit leaves no room for it".to_owned()))
 }
 
 type Connection = Pin<Box<http1::Connection<TokioIo<Box<dyn Duplex>>, WasiBody>>>;
@@ -258,6 +266,8 @@ struct ResponseBody {
     between: Duration,
     pause: Pin<Box<Sleep>>,
     _held: oneshot::Sender<()>,
+    /// For the head, which is kept until the module asks for it, or beside the body.
+    _head: Charge,
 }
 
 impl Body for ResponseBody {

@@ -14,6 +14,7 @@ mod client;
 mod errors;
 mod exchange;
 pub mod io;
+mod kept;
 mod tls;
 
 use std::pin::Pin;
@@ -23,6 +24,7 @@ use wasmtime_wasi_http::{WasiHttp, WasiHttpCtx, WasiHttpCtxView, WasiHttpView, p
 
 pub use charge::Charge;
 pub use client::Client;
+pub(crate) use kept::fields as fields_bytes;
 pub use tls::{Trust, TrustError};
 
 /// The interfaces that [`add_to_linker_p2`] links.
@@ -50,6 +52,8 @@ pub trait Account: Send + Sync {
 pub struct HttpCtx {
     ctx: WasiHttpCtx,
     client: Client,
+    /// Where a module that has used up its memory finds nothing any more.
+    nothing: ResourceTable,
 }
 
 impl HttpCtx {
@@ -58,12 +62,25 @@ impl HttpCtx {
     pub fn new(client: Client) -> Self {
         let mut ctx = WasiHttpCtx::new();
         ctx.set_field_size_limit(FIELDS_BYTES_MAX);
-        Self { ctx, client }
+        let mut nothing = ResourceTable::new();
+        nothing.set_max_capacity(0);
+        Self { ctx, client, nothing }
+    }
+
+    /// Bytes that the host keeps for the resources of `wasi:http` in `table`. To be asked before each call of theirs.
+    #[must_use]
+    pub fn kept_bytes(table: &mut ResourceTable) -> usize {
+        kept::kept(table)
     }
 
     /// As wasmtime-wasi-http sees it.
     pub fn view<'a>(&'a mut self, table: &'a mut ResourceTable) -> WasiHttpCtxView<'a> {
         WasiHttpCtxView { hooks: &mut self.client, table, ctx: &mut self.ctx }
+    }
+
+    /// The same for a module that cannot pay for what is kept: whatever it calls finds no resource, and traps.
+    pub fn view_of_nothing(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { hooks: &mut self.client, table: &mut self.nothing, ctx: &mut self.ctx }
     }
 }
 

@@ -14,12 +14,16 @@
 //! | `/count` | how many requests this instance has answered |
 //! | `/print?n=N` | prints N lines, in pieces |
 //! | `/memory?mib=N` | takes so much memory |
+//! | `/fields?n=N&size=S&ms=N` | has the host keep N lists with a field of S bytes, for so long |
+//! | `/requests?n=N&size=S` | has it keep N requests to a host whose name has S bytes |
+//! | `/bodies?n=N` | has it keep N bodies that are begun, with 16 KiB each |
 //! | `/after?ms=N` | answers, works on for so long, and prints that it has |
 //! | `/get?URL`, `/post?URL` | asks that URL (POST with our request's body); its status and body, or 502 and the error |
 //! | `/trap-late?ms=N` | begins an answer, and traps after so long |
 //! | `/trap`, `/silent`, `/error`, `/spin`, `/exit` | ends badly, or does not end |
 
 mod client;
+mod hoard;
 mod stream;
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -69,6 +73,21 @@ impl Guest for Handler {
                 let bytes = vec![7u8; number(query, "mib", 1) as usize * 1024 * 1024];
                 let sum = bytes.iter().step_by(4096).map(|&byte| u64::from(byte)).sum::<u64>();
                 text(out, 200, &format!("{sum}\n"));
+            }
+            "/fields" => {
+                let (count, size) = (number(query, "n", 10), number(query, "size", 1000));
+                let kept: Vec<_> = (0..count).map(|_| hoard::fields(size as usize)).collect();
+                std::thread::sleep(Duration::from_millis(number(query, "ms", 0)));
+                text(out, 200, &format!("{} lists\n", kept.len()));
+            }
+            "/requests" => {
+                let (count, size) = (number(query, "n", 10), number(query, "size", 1000));
+                let kept: Vec<_> = (0..count).map(|_| hoard::request(size as usize)).collect();
+                text(out, 200, &format!("{} requests\n", kept.len()));
+            }
+            "/bodies" => {
+                let kept: Vec<_> = (0..number(query, "n", 10)).map(|_| hoard::body()).collect();
+                text(out, 200, &format!("{} bodies\n", kept.len()));
             }
             "/after" => {
                 text(out, 200, "answered\n");

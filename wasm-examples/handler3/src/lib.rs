@@ -8,6 +8,7 @@
 //! | `/stream?n=N&size=S` | N chunks of S bytes |
 //! | `/sleep?ms=N` | after so long |
 //! | `/count` | how many requests this instance has answered |
+//! | `/fields?n=N&size=S` | has the host keep N lists with a field of S bytes |
 //! | `/after?ms=N` | answers, works on for so long, and prints that it has |
 //! | `/told` | answers, and prints what became of the answer |
 //! | `/get?URL`, `/post?URL` | asks that URL (POST with our request's body); its status and body, or 502 and the error |
@@ -60,6 +61,12 @@ impl Guest for Handler {
             "/count" => {
                 let count = ANSWERED.fetch_add(1, Ordering::Relaxed) + 1;
                 text(200, format!("{count}\n")).0
+            }
+            "/fields" => {
+                let value = vec![b'h'; number(query, "size", 1000) as usize];
+                let list = || Fields::from_list(&[("x-hoard".to_owned(), value.clone())]);
+                let kept: Vec<_> = (0..number(query, "n", 10)).map(|_| list()).collect();
+                text(200, format!("{} lists\n", kept.len())).0
             }
             "/after" => {
                 let wait = number(query, "ms", 1000) * MS;
