@@ -1,8 +1,11 @@
 //! TCP between two modules: podling's loopback against the same module over the kernel's, in one process.
 //!
-//! `bench-net` is a plain std program for wasip2. Its server and its client run once as two modules of a pod, and once in a plain
-//! embedding of wasmtime-wasi with the host's sockets; same engine settings, same number of threads; the client measures.
-//! Goals: DESIGN.md, "Figures to reach".
+//! `bench-net` is a plain std program for wasip2, `bench-net-p3` the same for WASI 0.3. Server and client run once as two modules of a
+//! pod, and once in a plain embedding of wasmtime-wasi with the host's sockets; same engine settings, same number of threads; the
+//! client measures. Goals: DESIGN.md, "Figures to reach".
+//!
+//! `cargo bench --bench network -- --minute` measures something else: a thousand connections per second for a minute, and what
+//! memory they leave.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
@@ -13,6 +16,7 @@ use anyhow::Context as _;
 use common::Options;
 use common::guests::{self, Host, Plan};
 use common::host_only::{self, Work};
+use common::memory::Memory;
 use common::peer::{Code, Peer, Started};
 use common::report::{Cell, Report, Table};
 use common::stats::{median, spread};
@@ -20,6 +24,9 @@ use podling::net::PodNet;
 use podling::runtime::{Artifact, RunHandle};
 
 const ROUNDS: usize = 7;
+
+/// The guests, with the version of WASI each is for.
+const GUESTS: [(&str, &str); 2] = [("0.2", "bench-net"), ("0.3", "bench-net-p3")];
 
 /// One thing to measure.
 struct Case {
@@ -104,9 +111,17 @@ fn main() -> anyhow::Result<()> {
     let mut report = Report::new("network", options.json);
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2);
+    if options.minute {
+        report.table(control.block_on(minute(cores, options))?);
+        report.finish();
+        return Ok(());
+    }
     for (threads, note) in [(cores, "as the daemon runs"), (1, "no parallelism, no migration")] {
-        let title = format!("Two modules of a pod, {threads} guest thread(s): {note}");
-        report.table(control.block_on(compare(title, threads, options))?);
+        for (version, guest) in GUESTS {
+            let title =
+                format!("Two modules of a pod, WASI {version}, {threads} guest thread(s): {note}");
+            report.table(control.block_on(compare(title, guest, threads, options))?);
+        }
     }
     report.table(without_guests(cores, options)?);
     report.finish();
@@ -114,9 +129,14 @@ fn main() -> anyhow::Result<()> {
 }
 
 /// Measures all cases on both sides.
-async fn compare(title: String, threads: usize, options: Options) -> anyhow::Result<Table> {
-    let ours = Ours::start(threads).await?;
-    let theirs = Theirs::start(threads)?;
+async fn compare(
+    title: String,
+    guest: &'static str,
+    threads: usize,
+    options: Options,
+) -> anyhow::Result<Table> {
+    let ours = Ours::start(guest, threads).await?;
+    let theirs = Theirs::start(guest, threads)?;
     let head = ["", "podling", "kernel", "ratio", "goal", "reached", "spread"];
     let mut table = Table::new(title, &head);
     for case in &CASES {
@@ -140,6 +160,51 @@ async fn compare(title: String, threads: usize, options: Options) -> anyhow::Res
     table.note("medians of alternating rounds; spread: largest over smallest of podling's rounds");
     ours.end().await?;
     theirs.end().await?;
+    Ok(table)
+}
+
+/// Connections of one second, and seconds of warm-up before what is counted.
+const EACH_SECOND: &str = "1000";
+const WARM_UP: u32 = 10;
+
+/// A thousand connections per second for a minute, and what memory they leave.
+async fn minute(threads: usize, options: Options) -> anyhow::Result<Table> {
+    let title = "1,000 connections per second for a minute: memory after warm-up and at the end";
+    let head =
+        ["", "after warm-up (KiB)", "at the end (KiB)", "more (KiB)", "goal", "reached", "late"];
+    let mut table = Table::new(title.to_owned(), &head);
+    let seconds = if options.quick { 6 } else { 60 };
+    for (version, guest) in GUESTS {
+        let ours = Ours::start(guest, threads).await?;
+        let mut clock = tokio::time::interval(std::time::Duration::from_secs(1));
+        let (mut before, mut late) = ((0, 0), 0);
+        for second in 0..WARM_UP + seconds {
+            if second == WARM_UP {
+                before = Memory::now()?.heap_and_all();
+            }
+            let due = clock.tick().await;
+            ours.ask(&["connect", EACH_SECOND]).await?;
+            late += u32::from(due.elapsed() > std::time::Duration::from_secs(1));
+        }
+        let after = Memory::now()?.heap_and_all();
+        ours.end().await?;
+        for (what, before, after) in
+            [("allocator's", before.0, after.0), ("all of the process", before.1, after.1)]
+        {
+            #[allow(clippy::cast_precision_loss, reason = "kibibytes of one process")]
+            let cell = |bytes: u64| Cell::Number(bytes as f64 / 1024.0, 0);
+            table.row(vec![
+                format!("WASI {version}, {what}").into(),
+                cell(before),
+                cell(after),
+                cell(after.saturating_sub(before)),
+                "≤ 1024".into(),
+                yes(after.saturating_sub(before) <= 1 << 20).into(),
+                format!("{late} of {} s", WARM_UP + seconds).into(),
+            ]);
+        }
+    }
+    table.note("late: seconds whose thousand connections took longer than the second");
     Ok(table)
 }
 
@@ -213,25 +278,26 @@ const PORT_OURS: u16 = 5201;
 /// Server and clients as modules of one pod.
 struct Ours {
     host: Host,
+    guest: &'static str,
     artifact: Artifact,
     net: PodNet,
     server: RunHandle,
 }
 
 impl Ours {
-    async fn start(threads: usize) -> anyhow::Result<Self> {
+    async fn start(guest: &'static str, threads: usize) -> anyhow::Result<Self> {
         let host = Host::new(Some(threads))?;
-        let artifact = host.prepare("bench-net", false).await?;
+        let artifact = host.prepare(guest, false).await?;
         let net = guests::pod_net();
-        let argv = ["bench-net", "server", "5201"];
+        let argv = [guest, "server", "5201"];
         let mut plan = Plan::new(&artifact, &argv);
         plan.net = Some((&net, "server"));
         let (server, _) = host.start(plan).await?;
-        Ok(Self { host, artifact, net, server })
+        Ok(Self { host, guest, artifact, net, server })
     }
 
     async fn ask(&self, words: &[&str]) -> anyhow::Result<Vec<u8>> {
-        let mut argv = vec!["bench-net", "client"];
+        let mut argv = vec![self.guest, "client"];
         argv.extend(words);
         let env = [("PORT", PORT_OURS.to_string())];
         let mut plan = Plan::new(&self.artifact, &argv);
@@ -249,21 +315,22 @@ impl Ours {
 /// The same over the host's kernel.
 struct Theirs {
     peer: Peer,
+    guest: &'static str,
     port: u16,
     server: Started,
 }
 
 impl Theirs {
-    fn start(threads: usize) -> anyhow::Result<Self> {
-        let peer = Peer::new(&guests::path("bench-net"), threads, Code::AsPodling)?;
+    fn start(guest: &'static str, threads: usize) -> anyhow::Result<Self> {
+        let peer = Peer::new(&guests::path(guest), threads, Code::AsPodling)?;
         let port = free_port()?;
         let env = [("HOST", "127.0.0.1".to_owned())];
-        let server = peer.start(&["bench-net", "server", &port.to_string()], &env);
-        Ok(Self { peer, port, server })
+        let server = peer.start(&[guest, "server", &port.to_string()], &env);
+        Ok(Self { peer, guest, port, server })
     }
 
     async fn ask(&self, words: &[&str]) -> anyhow::Result<Vec<u8>> {
-        let mut argv = vec!["bench-net", "client"];
+        let mut argv = vec![self.guest, "client"];
         argv.extend(words);
         let env = [("HOST", "127.0.0.1".to_owned()), ("PORT", self.port.to_string())];
         self.peer.start(&argv, &env).output().await

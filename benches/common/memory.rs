@@ -64,6 +64,12 @@ impl Memory {
 }
 
 impl Memory {
+    /// The allocator's part and all of it, bytes.
+    #[must_use]
+    pub fn heap_and_all(&self) -> (u64, u64) {
+        (self.kinds.get(&Kind::Heap).copied().unwrap_or(0), self.pss)
+    }
+
     /// All of it, where it is shared in proportion.
     #[must_use]
     #[allow(clippy::cast_precision_loss, reason = "kibibytes of one machine")]

@@ -24,13 +24,15 @@ pub struct Options {
     pub json: bool,
     /// A tenth of the work: does it run at all?
     pub quick: bool,
+    /// `network` only: a minute of connections instead of the rest.
+    pub minute: bool,
 }
 
 impl Options {
     #[must_use]
     pub fn from_args() -> Self {
         let has = |name: &str| std::env::args().skip(1).any(|argument| argument == name);
-        Self { json: has("--json"), quick: has("--quick") }
+        Self { json: has("--json"), quick: has("--quick"), minute: has("--minute") }
     }
 
     /// How many rounds of a measurement.

@@ -7,16 +7,18 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use podling::runtime::{Backend, EngineSettings, Machine};
-use wasmtime::component::{Component, Linker, ResourceTable};
+use wasmtime::component::{Accessor, Component, Linker, ResourceTable};
 use wasmtime::{Config, Engine, Store};
-use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi::p2::pipe::MemoryOutputPipe;
-use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView};
+use wasmtime_wasi::{WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p2, p3};
 
 /// What a guest may print.
 const OUTPUT_MAX: usize = 1 << 20;
 
 const RUN_MAX: Duration = Duration::from_secs(60);
+
+/// The export by which a module is known as one of WASI 0.3.
+const RUN_P3: &[u8] = b"wasi:cli/run@0.3.";
 
 /// More ticks than there will ever be.
 const NEVER: u64 = 1 << 60;
@@ -41,10 +43,17 @@ pub enum Code {
     WithoutEpochs,
 }
 
+/// What a module exports, ready to be instantiated.
+#[derive(Clone)]
+enum Command {
+    P2(p2::bindings::CommandPre<State>),
+    P3(p3::bindings::CommandPre<State>),
+}
+
 /// A plain embedding on threads of its own.
 pub struct Peer {
     engine: Engine,
-    command: CommandPre<State>,
+    command: Command,
     threads: tokio::runtime::Handle,
     /// Taken when the peer is dropped.
     owned: Option<tokio::runtime::Runtime>,
@@ -66,15 +75,23 @@ impl Peer {
     /// If the engine or the module cannot be had.
     #[allow(clippy::disallowed_methods, reason = "the peer is what podling is compared with")]
     pub fn new(module: &std::path::Path, threads: usize, code: Code) -> anyhow::Result<Self> {
-        let settings = EngineSettings::choose(&Machine::probe(), Backend::Auto);
+        let mut settings = EngineSettings::choose(&Machine::probe(), Backend::Auto);
+        // As podling chooses for a module: what 0.3 needs makes each host call dearer.
+        let bytes = std::fs::read(module)?;
+        settings.tasks = bytes.windows(RUN_P3.len()).any(|window| window == RUN_P3);
         let engine = match code {
             Code::AsPodling => settings.compiler()?,
             Code::WithoutEpochs => Engine::new(&without_epochs(&settings)?)?,
         };
-        let component = Component::from_file(&engine, module)?;
+        let component = Component::new(&engine, bytes)?;
         let mut linker = Linker::new(&engine);
-        wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
-        let command = CommandPre::new(linker.instantiate_pre(&component)?)?;
+        p2::add_to_linker_async(&mut linker)?;
+        let command = if settings.tasks {
+            p3::add_to_linker(&mut linker)?;
+            Command::P3(p3::bindings::CommandPre::new(linker.instantiate_pre(&component)?)?)
+        } else {
+            Command::P2(p2::bindings::CommandPre::new(linker.instantiate_pre(&component)?)?)
+        };
         let threads = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(threads)
             .thread_name("peer")
@@ -91,8 +108,19 @@ impl Peer {
         store.set_epoch_deadline(NEVER);
         let command = self.command.clone();
         let task = self.threads.spawn(async move {
-            let command = command.instantiate_async(&mut store).await?;
-            command.wasi_cli_run().call_run(&mut store).await
+            match command {
+                Command::P2(command) => {
+                    let command = command.instantiate_async(&mut store).await?;
+                    command.wasi_cli_run().call_run(&mut store).await
+                }
+                Command::P3(command) => {
+                    let command = command.instantiate_async(&mut store).await?;
+                    let run = async |accessor: &Accessor<State>| {
+                        command.wasi_cli_run().call_run(accessor).await
+                    };
+                    store.run_concurrent(run).await?
+                }
+            }
         });
         Started { task, output: Arc::new(output) }
     }

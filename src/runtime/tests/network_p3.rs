@@ -166,3 +166,21 @@ async fn a_writer_of_mebibytes_against_a_stalled_reader_stays_within_its_bound_i
         assert_eq!(over(writer).await, Exit::Code(0), "{guest}: {}", paper.stderr());
     }
 }
+
+#[tokio::test]
+async fn a_listener_trapped_a_hundred_times_binds_again_each_time_in_0_2_and_0_3() {
+    for guest in ["sockets-p2", "echo-p3"] {
+        let net = pod_net();
+        let daemon = outsider(&net);
+        for run in 0..100 {
+            let (handle, paper) = start_in(&net, guest, &["trap", "7000"], &[]).await;
+            paper.says("listening").await;
+            let mut stream: Connection = daemon.connect(at(7000)).unwrap().await.unwrap();
+            let exit = over(handle).await;
+            assert!(matches!(exit, Exit::Trapped { .. }), "{guest}, run {run}: {exit:?}");
+            let end = poll_fn(|cx| stream.read.poll_read(cx, 100)).await;
+            assert_eq!(end, Err(ReadError::Reset), "{guest}, run {run}");
+        }
+        assert_eq!((net.open_sockets(), net.bound_ports()), (0, (0, 0)), "{guest}");
+    }
+}
