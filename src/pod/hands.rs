@@ -306,6 +306,7 @@ impl Hands {
         let ingredients = Ingredients { node, pod, sandbox, image };
         let abort = CancellationToken::new();
         let ring = self.logs.begin(&run.container, run.attempt, self.node.clock);
+        ring.pay_from(ingredients.sandbox.account());
         let active = ActiveRun {
             run: run.clone(),
             ingredients: ingredients.clone(),

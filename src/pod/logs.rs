@@ -1,6 +1,6 @@
 //! What modules print: lines in a bounded ring, one ring for each run.
 //!
-//! Owns: splitting output into lines, bounding it, waking readers. Not: serving it (`server` and `play` read it through
+//! Owns: splitting output into lines, bounding it in size and in time, waking readers. What a ring holds is on the pod's memory account. Not: serving it (`server` and `play` read it through
 //! [`LogSource`]), and never writing it to flash. The writer is the guest's own thread and never waits: when the ring is full the oldest lines go, counted.
 //!
 //! ```text
@@ -10,15 +10,18 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
 
 use crate::board::logs::{LogChunk, LogCursor, LogLine, LogSource, LogStream};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::lifecycle::Attempt;
-use crate::limits::{LOG_LINE_BYTES_MAX, LOG_RING_BYTES_MAX};
-use crate::runtime::{self, LogSink};
+use crate::limits::{
+    LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_LINE_BYTES_MAX, LOG_RING_BYTES_MAX,
+};
+use crate::runtime::{self, LogSink, PodAccount};
 use crate::spec::ContainerName;
 
 /// What one line costs beside its bytes, so that a flood of empty lines is bounded too.
@@ -33,6 +36,59 @@ struct Lines {
     /// Unfinished lines of stdout and stderr.
     open: [Vec<u8>; 2],
     ended: bool,
+    pace: Pace,
+    /// Pays for `bytes`.
+    account: Option<PodAccount>,
+}
+
+/// How much may be printed, and what was dropped because it was more.
+#[derive(Debug)]
+struct Pace {
+    left: u64,
+    filled_at: Duration,
+    lines: u64,
+    bytes: u64,
+}
+
+impl Default for Pace {
+    fn default() -> Self {
+        Self { left: LOG_BURST_BYTES, filled_at: Duration::ZERO, lines: 0, bytes: 0 }
+    }
+}
+
+impl Pace {
+    fn refill(&mut self, now: Duration) {
+        let since = now.saturating_sub(self.filled_at).as_micros();
+        let earned = since * u128::from(LOG_BYTES_PER_SECOND) / 1_000_000;
+        if let Ok(earned @ 1..) = u64::try_from(earned) {
+            self.left = self.left.saturating_add(earned).min(LOG_BURST_BYTES);
+            self.filled_at = now;
+        }
+    }
+
+    /// Whether a line of so many bytes may be kept; if not, it is counted.
+    fn allows(&mut self, bytes: usize) -> bool {
+        let cost = (bytes + LINE_OVERHEAD_BYTES) as u64;
+        let allowed = cost <= self.left;
+        if allowed {
+            self.left -= cost;
+        } else {
+            self.lines += 1;
+            self.bytes += bytes as u64;
+        }
+        allowed
+    }
+
+    /// What to say of the lines that were dropped, once.
+    fn note(&mut self) -> Option<String> {
+        let (lines, bytes) = (std::mem::take(&mut self.lines), std::mem::take(&mut self.bytes));
+        (lines > 0).then(|| {
+            format!(
+                "podling: {lines} lines ({bytes} bytes) dropped: more than {} KiB of log a second",
+                LOG_BYTES_PER_SECOND >> 10
+            )
+        })
+    }
 }
 
 /// The output of one run.
@@ -50,14 +106,21 @@ impl LogRing {
         Arc::new(Self { attempt, clock, lines: Mutex::default(), changed: watch::Sender::new(0) })
     }
 
+    /// What it holds is the pod's memory from now on. To be called before anything is written.
+    pub fn pay_from(&self, account: &PodAccount) {
+        self.lock().account = Some(account.clone());
+    }
+
     /// Takes output as it comes. Never waits for a reader.
     pub fn write(&self, stream: LogStream, mut bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
-        let now = wall_ns(&self.clock);
+        let time = self.clock.now();
+        let now = wall_ns(time);
         {
             let mut lines = self.lock();
+            lines.pace.refill(time.mono());
             while let Some(at) = bytes.iter().position(|b| *b == b'\n') {
                 lines.extend(stream, &bytes[..at], now);
                 lines.close(stream, now);
@@ -70,7 +133,7 @@ impl LogRing {
 
     /// The run is over: unfinished lines are kept as partial ones, followers come to their end.
     pub fn finish(&self) {
-        let now = wall_ns(&self.clock);
+        let now = wall_ns(self.clock.now());
         {
             let mut lines = self.lock();
             for stream in [LogStream::Stdout, LogStream::Stderr] {
@@ -79,6 +142,7 @@ impl LogRing {
                     lines.push(stream, open, true, now);
                 }
             }
+            lines.tell_dropped(now);
             lines.ended = true;
         }
         self.wake();
@@ -143,8 +207,8 @@ impl LogSource for LogRing {
     }
 }
 
-fn wall_ns(clock: &Clock) -> i64 {
-    clock.now().wall_ms().saturating_mul(1_000_000)
+fn wall_ns(now: Timestamp) -> i64 {
+    now.wall_ms().saturating_mul(1_000_000)
 }
 
 impl Lines {
@@ -174,12 +238,50 @@ impl Lines {
     }
 
     fn push(&mut self, stream: LogStream, bytes: Vec<u8>, partial: bool, time_ns: i64) {
-        self.bytes += bytes.len() + LINE_OVERHEAD_BYTES;
+        if self.pace.allows(bytes.len()) {
+            self.tell_dropped(time_ns);
+            self.keep(stream, bytes, partial, time_ns);
+        }
+    }
+
+    /// A line of our own about those that were dropped.
+    fn tell_dropped(&mut self, time_ns: i64) {
+        if let Some(note) = self.pace.note() {
+            self.keep(LogStream::Stderr, note.into_bytes(), false, time_ns);
+        }
+    }
+
+    fn keep(&mut self, stream: LogStream, bytes: Vec<u8>, partial: bool, time_ns: i64) {
+        let cost = bytes.len() + LINE_OVERHEAD_BYTES;
+        while self.bytes + cost > LOG_RING_BYTES_MAX && self.drop_oldest() {}
+        // A pod that has no memory left keeps fewer lines.
+        while !self.account.as_ref().is_none_or(|account| account.take_memory(cost as u64)) {
+            if !self.drop_oldest() {
+                // Nothing left to give up: readers see the gap.
+                self.first += 1;
+                return;
+            }
+        }
+        self.bytes += cost;
         self.kept.push_back(LogLine { time_ns, stream, partial, bytes: Bytes::from(bytes) });
-        while self.bytes > LOG_RING_BYTES_MAX {
-            let Some(old) = self.kept.pop_front() else { return };
-            self.bytes -= old.bytes.len() + LINE_OVERHEAD_BYTES;
-            self.first += 1;
+    }
+
+    fn drop_oldest(&mut self) -> bool {
+        let Some(old) = self.kept.pop_front() else { return false };
+        let cost = old.bytes.len() + LINE_OVERHEAD_BYTES;
+        self.bytes -= cost;
+        self.first += 1;
+        if let Some(account) = &self.account {
+            account.give_back_memory(cost as u64);
+        }
+        true
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if let Some(account) = &self.account {
+            account.give_back_memory(self.bytes as u64);
         }
     }
 }
@@ -265,6 +367,7 @@ impl PodLogs {
 
 #[cfg(test)]
 mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
     fn ring() -> Arc<LogRing> {
@@ -319,6 +422,69 @@ mod test {
         }
         let kept = read(&ring, 0).lines.len();
         assert!(kept <= LOG_RING_BYTES_MAX / LINE_OVERHEAD_BYTES, "{kept}");
+    }
+
+    #[test]
+    fn who_prints_too_fast_loses_lines_and_a_line_says_how_many() {
+        let ring = ring();
+        let line = [b'x'; 999];
+        let fit = LOG_BURST_BYTES / (999 + LINE_OVERHEAD_BYTES as u64);
+        for _ in 0..fit + 500 {
+            ring.write(LogStream::Stdout, &line);
+            ring.write(LogStream::Stdout, b"\n");
+        }
+        // As long as it goes on there is no room for a word about it; afterwards there is.
+        ring.lock().pace.left = 5000;
+        ring.write(LogStream::Stdout, b"later\n");
+        let said = ring.last_text(2, 1000);
+        let (note, last) = said.split_once('\n').unwrap();
+        assert_eq!(last, "later\n");
+        let dropped = note.strip_prefix("podling: ").and_then(|note| note.split_once(" lines ("));
+        let (lines, rest) = dropped.unwrap_or_else(|| panic!("{said}"));
+        let lines: u64 = lines.parse().unwrap();
+        // The bucket fills while this goes on.
+        assert!((1..=500).contains(&lines), "{said}");
+        assert_eq!(
+            rest,
+            format!("{} bytes) dropped: more than 256 KiB of log a second", lines * 999)
+        );
+        assert!(ring.lock().pace.note().is_none());
+    }
+
+    #[test]
+    fn a_pace_is_a_burst_and_then_a_rate() {
+        let mut pace = Pace::default();
+        let line = (LOG_BYTES_PER_SECOND / 256) as usize - LINE_OVERHEAD_BYTES;
+        let mut kept = 0;
+        for ms in 0..10_000 {
+            pace.refill(Duration::from_millis(ms));
+            for _ in 0..3 {
+                kept += u64::from(pace.allows(line));
+            }
+        }
+        // Ten seconds' worth, and the burst.
+        assert!((256 * 10 + 1024 - 2..=256 * 10 + 1024).contains(&kept), "{kept}");
+    }
+
+    #[test]
+    fn lines_are_on_the_pods_account_as_long_as_they_are_kept() {
+        let limits = crate::runtime::PodLimits { memory_bytes: Some(10_000), ..Default::default() };
+        let account = PodAccount::new(limits);
+        let ring = ring();
+        ring.pay_from(&account);
+        for _ in 0..100 {
+            ring.write(LogStream::Stdout, &[b'x'; 900]);
+            ring.write(LogStream::Stdout, b"\n");
+        }
+        let held = account.memory_bytes();
+        assert!((9000..=10_000).contains(&held), "{held}");
+        let chunk = read(&ring, 0);
+        assert_eq!((chunk.lines.len(), chunk.dropped), (10, 90), "the oldest went");
+        assert!(account.take_memory(10_000 - held));
+        ring.write(LogStream::Stdout, b"x\n");
+        assert_eq!(read(&ring, 0).lines.last().unwrap().bytes, "x");
+        drop(ring);
+        assert_eq!(account.memory_bytes(), 10_000 - held);
     }
 
     #[test]

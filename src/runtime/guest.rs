@@ -15,14 +15,14 @@ use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 
 use super::ledger::Ledger;
-use super::limiter::Limiter;
+use super::limiter::{Limiter, OutOfMemory};
 use super::run::Shared;
 use super::stdio::{LogStream, StdinPipe, Stream};
 use super::strand::Payer;
 use super::{GuestMount, LogSink, Network, StartError};
 use crate::net::{Member, MemberLimits, NetConfig, PodNet};
 use crate::spec::OnMemoryLimit;
-use crate::wasi::account::Account;
+use crate::wasi::account::{Account, AccountView, Nobody};
 use crate::wasi::files::{FilesView, Walls};
 use crate::wasi::http::{Client, HttpCtx, Trust};
 use crate::wasi::lifecycle::{LifecycleView, StopListener};
@@ -34,7 +34,10 @@ const RANDOM_BYTES_MAX: u64 = 1 << 20;
 
 /// Host resources (files, streams, sockets, pollables) that one run may hold. Four times a process's usual limit of open
 /// files, since a socket with its streams and pollables takes about four.
-const RESOURCES_MAX: usize = 4096;
+pub(crate) const RESOURCES_MAX: usize = 4096;
+
+/// What a resource takes on the host: its place in the table, itself, and what waits for it. What it buffers is counted beside.
+const RESOURCE_BYTES: u64 = 512;
 
 /// Data of one store.
 pub(crate) struct Guest {
@@ -44,6 +47,7 @@ pub(crate) struct Guest {
     member: Arc<Member>,
     http: HttpCtx,
     walls: Walls,
+    account: Arc<dyn Account>,
 }
 
 /// What a [`Guest`] is made from.
@@ -112,9 +116,19 @@ impl Guest {
         let walls = Walls::new(rooms.iter().flatten().cloned(), Arc::clone(&plan.account));
         let ctx = wasi.build_p1();
         let wasi = Preview1::new(ctx, Arc::clone(&member), listeners, &rooms, walls.clone());
-        let mut guest = Self { wasi, limiter, stop, member, http, walls };
+        let account = Arc::clone(&plan.account);
+        let mut guest = Self { wasi, limiter, stop, member, http, walls, account };
         guest.ctx().table.set_max_capacity(RESOURCES_MAX);
         Ok(guest)
+    }
+
+    /// Counts the host's resources that the module holds now.
+    ///
+    /// # Errors
+    /// It has no memory for them.
+    pub(crate) fn count_resources(&mut self) -> Result<(), OutOfMemory> {
+        let count = self.ctx().table.iter_mut().count() as u64;
+        self.limiter.hold_resources(count * RESOURCE_BYTES)
     }
 
     /// A guest without anything, for a store that only asks the linker questions.
@@ -131,6 +145,7 @@ impl Guest {
                 Walls::none(),
             ),
             walls: Walls::none(),
+            account: Arc::new(Nobody),
             member,
             http: HttpCtx::new(client),
             limiter: Limiter::new(ledger, OnMemoryLimit::Fail),
@@ -205,6 +220,12 @@ pub(crate) fn join(network: Network, ledger: &Arc<Ledger>) -> Member {
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
         self.wasi.wasi().ctx()
+    }
+}
+
+impl AccountView for Guest {
+    fn account(&self) -> &Arc<dyn Account> {
+        &self.account
     }
 }
 

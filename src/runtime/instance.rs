@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use wasmtime::component::ResourceTableError;
 use wasmtime::{Engine, Store, StoreContextMut, UpdateDeadline};
 use wasmtime_wasi::I32Exit;
 
 use super::artifact::Command;
 use super::cputime::monotonic_ns;
-use super::guest::Guest;
+use super::guest::{Guest, RESOURCES_MAX};
 use super::limiter::OutOfMemory;
 use super::run::{End, Shared};
 use super::sched;
@@ -23,8 +24,12 @@ use super::trap;
 use crate::spec::Exit;
 
 /// Bytes that a guest may hand to the host in one call. A component's streams take 64 KiB at most; a core module writes a
-/// whole buffer at once, and ENOMEM for a few megabytes would surprise it. Held only while the call lasts.
+/// whole buffer at once, and ENOMEM for a few megabytes would surprise it. Held only while the call lasts, and never more than the
+/// module may have of memory.
 const HOSTCALL_BYTES_MAX: usize = 16 << 20;
+
+/// What of a store's stack is usually in use, host functions included. A module that recurses may have half a megabyte of it, until it ends.
+const STACK_BYTES: u64 = 64 << 10;
 
 /// Handles a component may hold, of all its resource types together; as many as the host keeps resources for, and as
 /// many again of its own.
@@ -40,7 +45,7 @@ pub(crate) async fn run(
 ) -> Exit {
     let mut instance = match Bounded::new(engine, guest, run, fuel) {
         Ok(instance) => instance,
-        Err(error) => return Exit::Lost { message: format!("set up the store: {error:#}") },
+        Err(error) => return exit_of(&error, run),
     };
     let result = command.run(&mut instance.store).await;
     let exit = match result {
@@ -66,16 +71,18 @@ impl Bounded {
     /// An empty store.
     ///
     /// # Errors
-    /// wasmtime's; a bug of ours.
+    /// [`OutOfMemory`]: not even that has room. wasmtime's; a bug of ours.
     pub(crate) fn new(
         engine: &Engine,
-        guest: Guest,
+        mut guest: Guest,
         run: &Arc<Shared>,
         fuel: &Arc<Fuel>,
     ) -> wasmtime::Result<Self> {
+        guest.limiter.claim(STACK_BYTES)?;
+        let limit = run.account.memory.limit().and_then(|limit| usize::try_from(limit).ok());
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.limiter);
-        store.set_hostcall_fuel(HOSTCALL_BYTES_MAX);
+        store.set_hostcall_fuel(limit.unwrap_or(usize::MAX).min(HOSTCALL_BYTES_MAX));
         store.set_max_component_handles(HANDLES_MAX);
         let gauge = engine.get_consume_fuel().then(|| FuelGauge::new(Arc::clone(fuel)));
         if let Some(gauge) = &gauge {
@@ -85,7 +92,7 @@ impl Bounded {
         let gauge = gauge.map(|gauge| Arc::new(Mutex::new(gauge)));
         store.set_epoch_deadline(1);
         let (theirs, fuel) = (Arc::clone(run), gauge.clone());
-        store.epoch_deadline_callback(move |store| at_tick(&store, &theirs, fuel.as_deref()));
+        store.epoch_deadline_callback(move |store| at_tick(store, &theirs, fuel.as_deref()));
         Ok(Self { store, run: Arc::clone(run), gauge })
     }
 
@@ -106,13 +113,14 @@ impl Drop for Bounded {
 /// Called on the guest's stack when the epoch has turned. wasmtime's own yield wakes the task and returns, which our scheduler
 /// takes as "wants to go on": behind all who have used less.
 fn at_tick(
-    store: &StoreContextMut<'_, Guest>,
+    mut store: StoreContextMut<'_, Guest>,
     run: &Shared,
     fuel: Option<&Mutex<FuelGauge>>,
 ) -> wasmtime::Result<UpdateDeadline> {
     if let Some(end) = run.ended() {
         return Err(wasmtime::Error::new(end));
     }
+    store.data_mut().count_resources()?;
     let now = monotonic_ns();
     let cpu = &run.account.cpu;
     cpu.settle(now);
@@ -233,6 +241,12 @@ pub(crate) fn exit_of(error: &wasmtime::Error, run: &Shared) -> Exit {
     }
     if let Some(end) = error.downcast_ref::<End>() {
         return end.exit();
+    }
+    if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
+        let message = format!(
+            "resource table: more than {RESOURCES_MAX} files, streams, sockets and pollables at once"
+        );
+        return Exit::Trapped { message };
     }
     if let Some(wasmtime::Trap::OutOfFuel) = error.downcast_ref::<wasmtime::Trap>() {
         return Exit::OutOfFuel;

@@ -4,8 +4,8 @@
 //! the writer wait.
 //!
 //! ```text
-//! linear memories, tables ──► Ledger of the module ──► Ledger of the pod
-//! socket buffers          ──►        (limit)               (limit)
+//! linear memories, tables, stack, resources ──► Ledger of the module ──► Ledger of the pod ◄── memory volumes
+//! socket buffers, bodies, lists, read ahead ──►        (limit)               (limit)
 //! ```
 //! Charging is two atomic additions; a refused charge changes nothing. Limits: those of the manifest.
 
@@ -79,6 +79,13 @@ impl Ledger {
         if let Some(parent) = &self.parent {
             parent.used.fetch_sub(bytes, Ordering::Relaxed);
         }
+    }
+
+    /// The fewest bytes that this account or its parent allows; `None`: no bound.
+    #[must_use]
+    pub(crate) fn limit(&self) -> Option<u64> {
+        let parent = self.parent.as_ref().and_then(|parent| parent.limit());
+        self.limit.into_iter().chain(parent).min()
     }
 
     /// Bytes held now.

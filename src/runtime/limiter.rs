@@ -1,7 +1,9 @@
-//! Asks the ledger whenever a memory or a table of a run wants to grow.
+//! Asks the ledger whenever a memory or a table of a run wants to grow; keeps its stack and its resources on it.
 //!
 //! Owns: the sum over all memories and tables of one store (wasmtime asks for each alone), the bounds on their number, and what the host
-//! keeps for the store beside them. Is not: the counting (`ledger.rs`). What was charged is given back when the store is dropped, whatever ended it.
+//! keeps for the store beside them. Its resources are counted at each tick, so a module may be ahead of the account by what it gets in a
+//! millisecond, and by the table's bound at most. Is not: the counting (`ledger.rs`). What was charged is given back when the store is
+//! dropped, whatever ended it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ pub(crate) struct Limiter {
     on_limit: OnMemoryLimit,
     /// Bytes that this store's memories and tables hold.
     held: u64,
+    /// Of these, for the host's resources.
+    resources: u64,
     /// Of these, what the growth in progress took: given back if it fails after all.
     growing: u64,
     /// Bytes that the host keeps for its resources.
@@ -50,7 +54,7 @@ pub(crate) struct Limiter {
 
 impl Limiter {
     pub(crate) fn new(ledger: Arc<Ledger>, on_limit: OnMemoryLimit) -> Self {
-        Self { ledger, on_limit, held: 0, growing: 0, kept: 0, starved: None }
+        Self { ledger, on_limit, held: 0, resources: 0, growing: 0, kept: 0, starved: None }
     }
 
     /// Brings the account to `bytes` that the host keeps for the store. False if it refuses: what is called next must trap.
@@ -89,6 +93,36 @@ impl Limiter {
                 OnMemoryLimit::Kill => Err(wasmtime::Error::new(OutOfMemory(over))),
             },
         }
+    }
+
+    /// Takes what a store needs before it has anything.
+    ///
+    /// # Errors
+    /// There is not that much, whatever was to happen at the limit.
+    pub(crate) fn claim(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+        self.ledger.charge(bytes).map_err(OutOfMemory)?;
+        self.held += bytes;
+        Ok(())
+    }
+
+    /// The host's resources take so many bytes now.
+    ///
+    /// # Errors
+    /// There are not that many, and the module is to end for it. One that is not goes on with what it has: most calls have no error to
+    /// tell of, and the table has a bound.
+    pub(crate) fn hold_resources(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+        let before = self.resources;
+        if bytes > before {
+            match self.claim(bytes - before) {
+                Err(_) if self.on_limit == OnMemoryLimit::Fail => return Ok(()),
+                claimed => claimed?,
+            }
+        } else {
+            self.ledger.release(before - bytes);
+            self.held -= before - bytes;
+        }
+        self.resources = bytes;
+        Ok(())
     }
 
     fn undo(&mut self) {
@@ -172,6 +206,22 @@ mod test {
         assert!(limiter.memory_growing(0, 65_536, None).unwrap());
         assert!(limiter.table_growing(0, 1000, None).unwrap());
         assert!(!limiter.memory_growing(65_536, 131_072, None).unwrap());
+        drop(limiter);
+        assert_eq!(ledger.used(), 0);
+    }
+
+    #[test]
+    fn resources_are_counted_up_and_down_and_end_the_module_unless_told_otherwise() {
+        let (ledger, mut limiter) = limiter(100_000, OnMemoryLimit::Kill);
+        limiter.claim(10_000).unwrap();
+        limiter.hold_resources(60_000).unwrap();
+        limiter.hold_resources(20_000).unwrap();
+        assert_eq!(ledger.used(), 30_000);
+        limiter.hold_resources(100_000).unwrap_err();
+        assert_eq!(ledger.used(), 30_000);
+        limiter.on_limit = OnMemoryLimit::Fail;
+        limiter.hold_resources(100_000).unwrap();
+        assert_eq!(ledger.used(), 30_000);
         drop(limiter);
         assert_eq!(ledger.used(), 0);
     }

@@ -34,7 +34,7 @@ const WASI_0_2: &[(&str, Link)] = {
         ("wasi:io/error", |l| {
             io::error::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)
         }),
-        ("wasi:io/poll", |l| io::poll::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)),
+        ("wasi:io/poll", crate::wasi::io::add_to_linker),
         ("wasi:io/streams", |l| {
             io::streams::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)
         }),

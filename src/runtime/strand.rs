@@ -124,9 +124,9 @@ impl http::Account for Payer {
 impl Account for Payer {
     fn take(&self, bytes: u64) -> Result<(), Refused> {
         let Self::Run(run) = self else { return Ok(()) };
-        run.account.memory.charge(bytes).map_err(|over| match run.on_memory_limit {
-            OnMemoryLimit::Fail => Refused::Fail,
-            OnMemoryLimit::Kill => Refused::Kill(wasmtime::Error::new(OutOfMemory(over))),
+        run.account.memory.charge(bytes).map_err(|over| Refused {
+            may_go_on: run.on_memory_limit == OnMemoryLimit::Fail,
+            end: wasmtime::Error::new(OutOfMemory(over)),
         })
     }
 

@@ -8,11 +8,17 @@ use std::sync::Arc;
 
 /// Memory was refused.
 #[derive(Debug)]
-pub enum Refused {
-    /// The call fails as one does where memory is short; the module goes on.
-    Fail,
-    /// The module ends: the trap to end it with.
-    Kill(wasmtime::Error),
+pub struct Refused {
+    /// The call may fail as one does where memory is short, if it has a way to; else the module ends.
+    pub may_go_on: bool,
+    /// What to end the module with.
+    pub end: wasmtime::Error,
+}
+
+impl From<Refused> for wasmtime::Error {
+    fn from(refused: Refused) -> Self {
+        refused.end
+    }
 }
 
 /// A module's account.
@@ -52,6 +58,11 @@ impl Drop for Held {
     fn drop(&mut self) {
         self.account.give_back(self.bytes);
     }
+}
+
+/// A store whose module has an account.
+pub trait AccountView: Send {
+    fn account(&self) -> &Arc<dyn Account>;
 }
 
 /// Nobody's account, without an end.

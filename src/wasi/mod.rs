@@ -6,6 +6,7 @@
 pub mod account;
 pub mod files;
 pub mod http;
+pub mod io;
 pub mod lifecycle;
 pub mod p1;
 pub mod sockets;

@@ -12,9 +12,13 @@
 //! modules. A module none of whose folders has a wall pays one look at an empty list. Which folder a file is in is told by the kernel
 //! (`/proc/self/fd`), so that neither links nor renaming by another module move it out of its account.
 //!
+//! What these functions hold for a module (lists of folders, what a stream has read ahead or not yet written) is on its account; one
+//! measurement at a time for each module.
+//!
 //! Errors as WASI has them: `insufficient-space` where there is no room, `cross-device` for a rename or hard link from one volume to
 //! another, which in Kubernetes are mounts of their own as well.
 
+mod listing;
 pub mod p2;
 pub mod p3;
 mod stream;
@@ -30,7 +34,7 @@ use tokio::sync::Semaphore;
 use wasmtime_wasi::WasiView;
 
 use crate::limits::ENTRY_BYTES;
-use crate::wasi::account::{Account, Nobody};
+use crate::wasi::account::{Account, Held, Nobody};
 
 /// The answer of a [`Room`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +107,12 @@ impl Walls {
     #[must_use]
     pub fn none() -> Self {
         Self::new([], Arc::new(Nobody))
+    }
+
+    /// Who pays for what the files' functions hold.
+    #[must_use]
+    pub fn account(&self) -> &Arc<dyn Account> {
+        &self.0.account
     }
 
     /// Whether there are any.
@@ -179,6 +189,22 @@ impl Drop for Made {
             room.freed();
         }
     }
+}
+
+/// Takes memory for what a file function holds.
+fn hold(account: &Arc<dyn Account>, bytes: u64) -> Result<Held, Short> {
+    Held::take(account, bytes).map_err(|refused| match refused.may_go_on {
+        true => Short::Fails(rustix::io::Errno::NOMEM.into()),
+        false => Short::Ends(refused.end),
+    })
+}
+
+/// No memory for it.
+enum Short {
+    /// The call fails.
+    Fails(io::Error),
+    /// The module ends.
+    Ends(wasmtime::Error),
 }
 
 /// Bytes in a file now.

@@ -1,7 +1,7 @@
 //! `wasi:filesystem/types` 0.2 with walls.
 //!
-//! Owns: asking before a file, folder or link comes into being or grows. Is not: anything else of the interface, which is handed on to
-//! wasmtime-wasi's as it comes.
+//! Owns: asking before a file, folder or link comes into being or grows; lists of folders. Is not: anything else of the interface, which is
+//! handed on to wasmtime-wasi's as it comes.
 
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView as _};
@@ -15,9 +15,11 @@ use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult};
 use std::fs::File;
 use std::sync::Arc;
 
-use super::stream::Walled;
+use super::listing::{LISTING_BYTES, Listing};
+use super::stream::{Input, Output};
 use super::{
-    FilesView, Made, Room, Walls, are_apart, folder_bytes, growth, link_bytes, no_space, size_of,
+    FilesView, Made, Room, Short, Walls, are_apart, folder_bytes, growth, hold, link_bytes,
+    no_space, size_of,
 };
 use crate::limits::ENTRY_BYTES;
 
@@ -79,16 +81,20 @@ impl Files<'_> {
         Ok(Some(Made::new(room)))
     }
 
-    /// A stream that asks before it writes, if the file is behind a wall.
-    fn wall_in(
+    /// The stream that a file is written through, in a stream of ours.
+    fn wrap(
         &mut self,
-        walled: Option<(Arc<File>, Arc<dyn Room>)>,
+        fd: &Fd,
         stream: Resource<DynOutputStream>,
         position: Option<u64>,
     ) -> FsResult<Resource<DynOutputStream>> {
-        let Some((file, room)) = walled else { return Ok(stream) };
         let inner = self.fs.table.delete(stream)?;
-        let stream = Walled::new(inner, file, room, self.walls.clone(), position);
+        let Descriptor::File(file) = self.fs.table.get(fd)? else {
+            return Err(ErrorCode::BadDescriptor.into());
+        };
+        let file = Arc::clone(&file.file);
+        let room = self.walls.around(&file);
+        let stream = Output::new(inner, file, room, self.walls.clone(), position);
         let stream: DynOutputStream = Box::new(stream);
         Ok(self.fs.table.push(stream)?)
     }
@@ -105,6 +111,11 @@ impl types::Host for Files<'_> {
     ) -> wasmtime::Result<Option<ErrorCode>> {
         self.fs.filesystem_error_code(error)
     }
+}
+
+/// The same descriptor, to be used once more.
+fn again(fd: &Fd) -> Fd {
+    Resource::new_borrow(fd.rep())
 }
 
 /// Methods that are wasmtime-wasi's as they are.
@@ -124,7 +135,6 @@ impl HostDescriptor for Files<'_> {
         fn get_type(fd: Fd) -> FsResult<DescriptorType>;
         fn set_times(fd: Fd, accessed: NewTimestamp, modified: NewTimestamp) -> FsResult<()>;
         fn read(fd: Fd, len: u64, offset: u64) -> FsResult<(Vec<u8>, bool)>;
-        fn read_directory(fd: Fd) -> FsResult<Resource<DirectoryEntryStream>>;
         fn sync(fd: Fd) -> FsResult<()>;
         fn stat(fd: Fd) -> FsResult<DescriptorStat>;
         fn stat_at(fd: Fd, flags: PathFlags, path: String) -> FsResult<DescriptorStat>;
@@ -144,19 +154,33 @@ impl HostDescriptor for Files<'_> {
     }
 
     fn read_via_stream(&mut self, fd: Fd, offset: u64) -> FsResult<Resource<DynInputStream>> {
-        self.fs.read_via_stream(fd, offset)
+        let stream = self.fs.read_via_stream(fd, offset)?;
+        let inner = self.fs.table.delete(stream)?;
+        let stream: DynInputStream = Box::new(Input::new(inner, self.walls.clone()));
+        Ok(self.fs.table.push(stream)?)
     }
 
     fn write_via_stream(&mut self, fd: Fd, offset: u64) -> FsResult<Resource<DynOutputStream>> {
-        let walled = self.walled(&fd);
-        let stream = self.fs.write_via_stream(fd, offset)?;
-        self.wall_in(walled, stream, Some(offset))
+        let stream = self.fs.write_via_stream(again(&fd), offset)?;
+        self.wrap(&fd, stream, Some(offset))
     }
 
     fn append_via_stream(&mut self, fd: Fd) -> FsResult<Resource<DynOutputStream>> {
-        let walled = self.walled(&fd);
-        let stream = self.fs.append_via_stream(fd)?;
-        self.wall_in(walled, stream, None)
+        let stream = self.fs.append_via_stream(again(&fd))?;
+        self.wrap(&fd, stream, None)
+    }
+
+    async fn read_directory(&mut self, fd: Fd) -> FsResult<Resource<DirectoryEntryStream>> {
+        let Descriptor::Dir(dir) = self.fs.table.get(&fd)? else {
+            return Err(ErrorCode::NotDirectory.into());
+        };
+        let held = hold(self.walls.account(), LISTING_BYTES).map_err(|short| match short {
+            Short::Fails(error) => FsError::from(error),
+            Short::Ends(error) => FsError::trap(error),
+        })?;
+        let listing = Listing::new(&dir.dir, held)?;
+        let listing = self.fs.table.push(listing)?;
+        Ok(Resource::new_own(listing.rep()))
     }
 
     async fn write(&mut self, fd: Fd, bytes: Vec<u8>, offset: u64) -> FsResult<u64> {
@@ -229,8 +253,7 @@ impl HostDescriptor for Files<'_> {
         };
         let mut made = None;
         if how.contains(OpenFlags::CREATE) {
-            let same = Resource::new_borrow(fd.rep());
-            if self.fs.stat_at(same, path_flags, path.clone()).await.is_err() {
+            if self.fs.stat_at(again(&fd), path_flags, path.clone()).await.is_err() {
                 self.grow(&room, ENTRY_BYTES).await?;
                 made = Some(Made::new(Arc::clone(&room)));
             }
@@ -283,10 +306,12 @@ impl types::HostDirectoryEntryStream for Files<'_> {
         &mut self,
         stream: Resource<DirectoryEntryStream>,
     ) -> FsResult<Option<DirectoryEntry>> {
-        self.fs.read_directory_entry(stream).await
+        let listing = Resource::<Listing>::new_borrow(stream.rep());
+        Ok(self.fs.table.get_mut(&listing)?.next()?)
     }
 
     fn drop(&mut self, stream: Resource<DirectoryEntryStream>) -> wasmtime::Result<()> {
-        types::HostDirectoryEntryStream::drop(&mut self.fs, stream)
+        self.fs.table.delete(Resource::<Listing>::new_own(stream.rep()))?;
+        Ok(())
     }
 }

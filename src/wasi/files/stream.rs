@@ -1,6 +1,10 @@
-//! A file that is written through a stream of WASI 0.2, with a wall round its folder.
+//! Files as streams of WASI 0.2, on the module's account, and with walls round their folders.
 //!
-//! Owns: asking for room before each write. Is not: writing, which wasmtime-wasi's stream inside does.
+//! Owns: asking for room before each write, and for memory before something is read ahead or written behind. Is not: reading and writing,
+//! which wasmtime-wasi's streams inside do.
+//!
+//! A call that waits holds nothing longer than it lasts. One that does not leaves [`BEHIND_BYTES`] at most behind; they are on the account
+//! from the first such call until the stream goes.
 //!
 //! ```text
 //!           room                              measured: room, written
@@ -14,15 +18,79 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use tokio::task::JoinHandle;
-use wasmtime_wasi::p2::{DynOutputStream, OutputStream, Pollable, StreamError, StreamResult};
+use wasmtime_wasi::p2::{
+    DynInputStream, DynOutputStream, InputStream, OutputStream, Pollable, StreamError, StreamResult,
+};
 
-use super::{Grant, Room, Walls, growth, no_space, size_of};
+use super::{Grant, Room, Short, Walls, growth, hold, no_space, size_of};
+use crate::wasi::account::Held;
 
-pub(super) struct Walled {
+/// What a stream has read ahead, or not yet written, at most (wasmtime-wasi's `MAX_READ_SIZE_ALLOC`).
+const BEHIND_BYTES: u64 = 64 << 10;
+
+/// Memory for what a stream leaves behind, taken once.
+fn behind(held: &mut Option<Held>, walls: &Walls) -> StreamResult<()> {
+    if held.is_none() {
+        *held = Some(hold(walls.account(), BEHIND_BYTES).map_err(|short| match short {
+            Short::Fails(error) => StreamError::LastOperationFailed(error.into()),
+            Short::Ends(error) => StreamError::Trap(error),
+        })?);
+    }
+    Ok(())
+}
+
+/// A file that is read.
+pub(super) struct Input {
+    inner: DynInputStream,
+    walls: Walls,
+    held: Option<Held>,
+    /// There was no memory to read ahead while it was waited for; to be told at the next read.
+    short: Option<StreamError>,
+}
+
+impl Input {
+    pub(super) fn new(inner: DynInputStream, walls: Walls) -> Self {
+        Self { inner, walls, held: None, short: None }
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl InputStream for Input {
+    fn read(&mut self, size: usize) -> StreamResult<Bytes> {
+        if let Some(short) = self.short.take() {
+            return Err(short);
+        }
+        behind(&mut self.held, &self.walls)?;
+        self.inner.read(size)
+    }
+
+    async fn blocking_read(&mut self, size: usize) -> StreamResult<Bytes> {
+        self.inner.blocking_read(size).await
+    }
+
+    async fn cancel(&mut self) {
+        self.inner.cancel().await;
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Input {
+    async fn ready(&mut self) {
+        match behind(&mut self.held, &self.walls) {
+            Ok(()) => self.inner.ready().await,
+            Err(short) => self.short = Some(short),
+        }
+    }
+}
+
+/// A file that is written.
+pub(super) struct Output {
     inner: DynOutputStream,
     file: Arc<File>,
-    room: Arc<dyn Room>,
+    /// `None`: no wall.
+    room: Option<Arc<dyn Room>>,
     walls: Walls,
+    held: Option<Held>,
     /// Where the next byte goes; `None`: at the end.
     position: Option<u64>,
     state: State,
@@ -37,21 +105,24 @@ enum State {
     Closed,
 }
 
-impl Walled {
+impl Output {
     pub(super) fn new(
         inner: DynOutputStream,
         file: Arc<File>,
-        room: Arc<dyn Room>,
+        room: Option<Arc<dyn Room>>,
         walls: Walls,
         position: Option<u64>,
     ) -> Self {
-        Self { inner, file, room, walls, position, state: State::Ready }
+        Self { inner, file, room, walls, held: None, position, state: State::Ready }
     }
 
-    fn growth(&self, bytes: &Bytes) -> u64 {
+    /// What a write takes of its room, where there is a wall and it takes anything.
+    fn growth(&self, bytes: &Bytes) -> Option<(Arc<dyn Room>, u64)> {
+        let room = self.room.as_ref()?;
         let size = size_of(&self.file);
         let end = self.position.unwrap_or(size).saturating_add(bytes.len() as u64);
-        growth(&*self.room, size, end)
+        let more = growth(&**room, size, end);
+        (more > 0).then(|| (Arc::clone(room), more))
     }
 
     /// What is there to be told before anything else.
@@ -98,21 +169,19 @@ impl Walled {
 }
 
 #[wasmtime_wasi::async_trait]
-impl OutputStream for Walled {
+impl OutputStream for Output {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
         self.pending()?;
         if matches!(self.state, State::Asking(..)) {
             return Err(StreamError::trap("write not permitted: check_write not called first"));
         }
-        let more = self.growth(&bytes);
-        if more == 0 {
-            return self.pass_on(bytes);
-        }
-        match self.room.take(more) {
+        behind(&mut self.held, &self.walls)?;
+        let Some((room, more)) = self.growth(&bytes) else { return self.pass_on(bytes) };
+        match room.take(more) {
             Grant::Yes => self.pass_on(bytes),
             Grant::No => Err(self.full()),
             Grant::Unsure => {
-                let (walls, room) = (self.walls.clone(), Arc::clone(&self.room));
+                let walls = self.walls.clone();
                 let asked = tokio::spawn(async move { walls.grow_measured(room, more).await });
                 self.state = State::Asking(asked, bytes);
                 Ok(())
@@ -125,14 +194,15 @@ impl OutputStream for Walled {
         self.pending()?;
         // A write of ours may still be on its way: the size is known after it.
         self.inner.ready().await;
-        let more = self.growth(&bytes);
-        if !self.walls.grow(&self.room, more).await {
+        if let Some((room, more)) = self.growth(&bytes)
+            && !self.walls.grow(&room, more).await
+        {
             return Err(self.full());
         }
         self.advance(bytes.len());
         let written = self.inner.blocking_write_and_flush(bytes).await;
-        if written.is_err() {
-            self.room.freed();
+        if let (Some(room), Err(_)) = (&self.room, &written) {
+            room.freed();
         }
         written
     }
@@ -156,7 +226,7 @@ impl OutputStream for Walled {
 }
 
 #[wasmtime_wasi::async_trait]
-impl Pollable for Walled {
+impl Pollable for Output {
     async fn ready(&mut self) {
         self.settle().await;
         if matches!(self.state, State::Ready) {
@@ -175,6 +245,8 @@ mod test {
     use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
     use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
+
+    use crate::wasi::account::{Account, Refused};
 
     /// Room for so many bytes, more of them after a measurement.
     #[derive(Debug, Default)]
@@ -238,10 +310,10 @@ mod test {
         async fn ready(&mut self) {}
     }
 
-    fn stream(jar: Jar) -> (Walled, Arc<File>) {
+    fn stream(jar: Jar) -> (Output, Arc<File>) {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let inner: DynOutputStream = Box::new(Plain(Arc::clone(&file), 0));
-        (Walled::new(inner, Arc::clone(&file), Arc::new(jar), Walls::none(), Some(0)), file)
+        (Output::new(inner, Arc::clone(&file), Some(Arc::new(jar)), Walls::none(), Some(0)), file)
     }
 
     /// What WASI tells of it, as `filesystem-error-code` reads it.
@@ -287,9 +359,69 @@ mod test {
         let (mut first, file) = stream(Jar { left: 5.into(), ..Jar::default() });
         first.blocking_write_and_flush(Bytes::from_static(b"01234")).await.unwrap();
         let again: DynOutputStream = Box::new(Plain(Arc::clone(&file), 0));
-        let mut again = Walled::new(again, file, first.room.clone(), Walls::none(), Some(0));
+        let mut again = Output::new(again, file, first.room.clone(), Walls::none(), Some(0));
         again.blocking_write_and_flush(Bytes::from_static(b"43210")).await.unwrap();
         let error = again.blocking_write_and_flush(Bytes::from_static(b"5")).await.unwrap_err();
         assert_eq!(code(error), ErrorCode::InsufficientSpace);
+    }
+
+    /// An account with room for so many bytes.
+    #[derive(Debug)]
+    struct Purse {
+        left: AtomicU64,
+        may_go_on: bool,
+    }
+
+    impl Account for Purse {
+        fn take(&self, bytes: u64) -> Result<(), Refused> {
+            let take = |left: u64| left.checked_sub(bytes);
+            match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take) {
+                Ok(_) => Ok(()),
+                Err(_) => Err(Refused {
+                    may_go_on: self.may_go_on,
+                    end: wasmtime::Error::msg("out of memory"),
+                }),
+            }
+        }
+
+        fn give_back(&self, bytes: u64) {
+            self.left.fetch_add(bytes, Ordering::Relaxed);
+        }
+
+        fn work(&self, work: &mut dyn FnMut()) {
+            work();
+        }
+    }
+
+    fn output(purse: &Arc<Purse>) -> Output {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let inner: DynOutputStream = Box::new(Plain(Arc::clone(&file), 0));
+        let walls = Walls::new([], Arc::<Purse>::clone(purse));
+        Output::new(inner, file, None, walls, Some(0))
+    }
+
+    #[tokio::test]
+    async fn what_is_written_behind_is_paid_once_and_given_back_with_the_stream() {
+        let purse = Arc::new(Purse { left: BEHIND_BYTES.into(), may_go_on: true });
+        let mut first = output(&purse);
+        first.blocking_write_and_flush(Bytes::from_static(b"waits")).await.unwrap();
+        assert_eq!(purse.left.load(Ordering::Relaxed), BEHIND_BYTES);
+        for _ in 0..3 {
+            first.write(Bytes::from_static(b"does not")).unwrap();
+        }
+        assert_eq!(purse.left.load(Ordering::Relaxed), 0);
+        let error = output(&purse).write(Bytes::from_static(b"x")).unwrap_err();
+        let StreamError::LastOperationFailed(error) = error else { panic!("{error:?}") };
+        let error = error.downcast_ref::<std::io::Error>().unwrap();
+        assert_eq!(ErrorCode::from(error), ErrorCode::InsufficientMemory);
+        drop(first);
+        assert_eq!(purse.left.load(Ordering::Relaxed), BEHIND_BYTES);
+    }
+
+    #[tokio::test]
+    async fn a_module_that_is_not_to_go_on_ends() {
+        let purse = Arc::new(Purse { left: 0.into(), may_go_on: false });
+        let error = output(&purse).write(Bytes::from_static(b"x")).unwrap_err();
+        assert!(matches!(error, StreamError::Trap(_)), "{error:?}");
     }
 }

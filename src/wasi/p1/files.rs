@@ -18,6 +18,10 @@ use super::walls;
 use crate::limits::ENTRY_BYTES;
 use crate::wasi::files::{Made, folder_bytes, link_bytes};
 
+/// What a list of a folder takes for each byte of the folder's own size: an entry is 20 bytes there at least (tmpfs), and some 150 in the
+/// list.
+const LISTED_BYTES: u64 = 8;
+
 type Memory<'a> = GuestMemory<'a>;
 
 impl Preview1 {
@@ -450,6 +454,9 @@ impl WasiSnapshotPreview1 for Preview1 {
         cookie: types::Dircookie,
     ) -> Result<types::Size, Error> {
         let fd = self.dir(fd)?;
+        // wasmtime-wasi reads the folder whole.
+        let size = self.wasi.fd_filestat_get(mem, fd).await?.size;
+        let _held = self.walled.hold(size.saturating_mul(LISTED_BYTES))?;
         self.wasi.fd_readdir(mem, fd, buf, len, cookie).await
     }
 

@@ -20,6 +20,7 @@ use wiggle::GuestMemory;
 use super::Preview1;
 use super::fds::Fds;
 use super::memory;
+use crate::wasi::io::WAIT_BYTES;
 
 /// Subscriptions in one call: one each way for all descriptors that a module may have.
 const SUBSCRIPTIONS_MAX: u32 = 16_384;
@@ -64,6 +65,7 @@ impl Preview1 {
             return Err(Errno::Inval.into());
         }
         memory::range(memory::bytes(mem)?, events, (count * EVENT) as usize)?;
+        let _held = self.walled.hold(WAIT_BYTES * u64::from(count))?;
         let mut wanted = Vec::with_capacity(count as usize);
         for n in 0..count {
             let at = subscriptions.checked_add(n * SUBSCRIPTION).ok_or(Errno::Overflow)?;

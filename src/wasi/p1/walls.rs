@@ -11,8 +11,9 @@ use std::sync::{Arc, Weak};
 
 use wasmtime::component::{Resource, ResourceTable};
 use wasmtime_wasi::filesystem::Descriptor;
-use wasmtime_wasi::p1::types::Errno;
+use wasmtime_wasi::p1::types::{Errno, Error};
 
+use crate::wasi::account::Held;
 use crate::wasi::files::{Made, Room, Walls, growth, size_of};
 
 /// Descriptors behind walls.
@@ -39,6 +40,14 @@ impl Walled {
     ) -> Self {
         let behind = |(fd, room)| (fd, Behind { room, file: Weak::new(), append: false });
         Self { walls, behind: folders.into_iter().map(behind).collect() }
+    }
+
+    /// Memory for what a call holds; given back when the value goes.
+    pub(super) fn hold(&self, bytes: u64) -> Result<Held, Error> {
+        Held::take(self.walls.account(), bytes).map_err(|refused| match refused.may_go_on {
+            true => Errno::Nomem.into(),
+            false => Error::trap(refused.end),
+        })
     }
 
     pub(super) fn room(&self, fd: u32) -> Option<Arc<dyn Room>> {

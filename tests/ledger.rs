@@ -1,0 +1,252 @@
+//! What the host holds for a module is on the module's account: one attack for each interface of the host, each with its memory limit, while an
+//! allocator counts what the whole process holds.
+//!
+//! Linear memories are not in the heap that is counted here; so whatever a module makes the host hold must stay within its limit and
+//! [`SLACK_BYTES`].
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use podling::runtime::{
+    CompileMode, GuestMount, LogSink, ModuleFile, Network, PodAccount, Run, RunHandle, RunLimits,
+    Runtime, RuntimeConfig, Stdin, Stream,
+};
+use podling::spec::{Exit, HttpLimits, OnMemoryLimit, StopSignal};
+use sha2::{Digest as _, Sha256};
+
+const MIB: usize = 1 << 20;
+
+/// Memory that each attacker may have.
+const LIMIT_BYTES: usize = 8 * MIB;
+
+/// What is not on the account: the store and its code's tables, bytes in the hands of one call (as many as the limit at most are, and those
+/// are copied once), the run's own objects.
+const SLACK_BYTES: usize = 3 * MIB;
+
+/// CPU time after which an attack that goes on for ever has shown what it can.
+const ENOUGH: Duration = Duration::from_millis(700);
+
+static LIVE: AtomicUsize = AtomicUsize::new(0);
+static PEAK: AtomicUsize = AtomicUsize::new(0);
+
+/// The system's allocator, which keeps count.
+struct Counting;
+
+#[allow(unsafe_code, reason = "an allocator is an unsafe trait; this one only counts and hands on")]
+// SAFETY: every call is the system allocator's own, with the caller's arguments.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let live = LIVE.fetch_add(layout.size(), Ordering::Relaxed) + layout.size();
+        PEAK.fetch_max(live, Ordering::Relaxed);
+        // SAFETY: as the caller promised us.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        LIVE.fetch_sub(layout.size(), Ordering::Relaxed);
+        // SAFETY: as the caller promised us.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+#[derive(Default)]
+struct Paper(Mutex<String>);
+
+impl LogSink for Paper {
+    fn write(&self, _stream: Stream, bytes: &[u8]) {
+        let mut text = self.0.lock().unwrap();
+        // Only what is said at the beginning and at the end matters.
+        if text.len() < 4096 {
+            text.push_str(&String::from_utf8_lossy(&bytes[..bytes.len().min(4096)]));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+impl Paper {
+    fn text(&self) -> String {
+        self.0.lock().unwrap().clone()
+    }
+}
+
+/// How an attack is to end.
+#[derive(Clone, Copy, Debug)]
+enum Outcome {
+    /// `OOMKilled`, 137.
+    Killed,
+    /// A trap whose message says so.
+    Trapped(&'static str),
+    /// It says `held: …` with these words.
+    Held(&'static str),
+    /// It goes on.
+    GoesOn,
+}
+
+use OnMemoryLimit::{Fail, Kill};
+use Outcome::{GoesOn, Held, Killed, Trapped};
+
+const ATTACKS: &[(&str, &[&str], OnMemoryLimit, Outcome)] = &[
+    // wasi:random
+    ("hostile", &["random"], Kill, Trapped("exceeds limit")),
+    ("hostile", &["torrent"], Kill, GoesOn),
+    // wasi:io
+    ("hostile", &["list", "8000"], Kill, GoesOn),
+    ("hostile", &["list"], Kill, Killed),
+    ("hostile", &["write", "5000000"], Kill, GoesOn),
+    ("hostile", &["line"], Kill, GoesOn),
+    // wasi:clocks
+    ("hostile", &["timers"], Kill, GoesOn),
+    ("hostile", &["pollables"], Kill, Trapped("resource table")),
+    // wasi:filesystem
+    ("hostile", &["open"], Kill, Trapped("resource table")),
+    ("hostile", &["read"], Kill, GoesOn),
+    ("hostile", &["directory", "20000"], Kill, Held("20000 entries listed")),
+    ("hostile", &["listings", "20000"], Kill, Held("100 lists")),
+    ("files-p1", &["list", "/full"], Kill, GoesOn),
+    // wasi:sockets
+    ("hostile", &["sockets"], Kill, Held("1024 sockets")),
+    ("hostile", &["ports"], Kill, Held("1024 ports")),
+    ("hostile", &["datagrams"], Kill, GoesOn),
+    ("hostile", &["stream"], Kill, Killed),
+    ("hostile", &["stream"], Fail, Held("")),
+    ("hostile", &["names"], Kill, GoesOn),
+    // The memory itself, and what is handed over.
+    ("hostile", &["memory"], Kill, Killed),
+    ("hostile", &["arguments"], Kill, GoesOn),
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn no_guest_makes_the_host_hold_more_than_its_limit() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut config = RuntimeConfig::new(cache.path().join("cache"));
+    config.compile = CompileMode::InProcess;
+    config.guest_threads = Some(2);
+    let runtime = Runtime::new(config).unwrap();
+    let full = tempfile::tempdir().unwrap();
+    for entry in 0..20_000 {
+        std::fs::write(full.path().join(entry.to_string()), "").unwrap();
+    }
+    // Compiling is not what is measured.
+    for guest in ["hostile", "files-p1"] {
+        runtime.prepare(module(guest), false).await.unwrap();
+    }
+    let mut wrong = Vec::new();
+    for attack in ATTACKS {
+        let (name, args, ..) = attack;
+        match run(&runtime, attack, full.path()).await {
+            Ok(seen) => eprintln!("{name} {args:?}: {seen}"),
+            Err(complaint) => wrong.push(format!("{name} {args:?}: {complaint}")),
+        }
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+fn module(guest: &str) -> ModuleFile {
+    let path: PathBuf =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("wasm-examples/built/{guest}.wasm"));
+    let sha256 = Sha256::digest(std::fs::read(&path).unwrap()).into();
+    ModuleFile { path, sha256 }
+}
+
+async fn run(
+    runtime: &Runtime,
+    (guest, args, on_memory_limit, outcome): &(&str, &[&str], OnMemoryLimit, Outcome),
+    full: &Path,
+) -> Result<String, String> {
+    let data = tempfile::tempdir().unwrap();
+    let mount = |dir: &Path, guest: &str| GuestMount {
+        dir: std::fs::File::open(dir).unwrap().into(),
+        guest: guest.to_owned(),
+        read_only: false,
+        room: None,
+    };
+    let paper = Arc::new(Paper::default());
+    let argv = std::iter::once("guest").chain(args.iter().copied()).map(str::to_owned).collect();
+    let run = Run {
+        name: "test/pod/guest".to_owned(),
+        artifact: runtime.prepare(module(guest), false).await.unwrap(),
+        argv,
+        env: Vec::new(),
+        working_dir: None,
+        mounts: vec![mount(full, "/full"), mount(data.path(), "/data")],
+        limits: RunLimits {
+            memory_bytes: Some(LIMIT_BYTES as u64),
+            on_memory_limit: *on_memory_limit,
+            ..RunLimits::unlimited()
+        },
+        http: HttpLimits::default(),
+        tcp_ports: Vec::new(),
+        pod: PodAccount::unlimited(),
+        charge_to: None,
+        network: Network::None,
+        stop_signal: StopSignal::Lifecycle,
+        stdin: Stdin::Closed,
+        logs: Arc::<Paper>::clone(&paper),
+    };
+    let before = LIVE.load(Ordering::Relaxed);
+    PEAK.store(before, Ordering::Relaxed);
+    let handle = runtime.start(run).await.unwrap();
+    let control = handle.control.clone();
+    let exit = watched(handle, &paper, matches!(outcome, Outcome::Held(_))).await;
+    let grown = PEAK.load(Ordering::Relaxed).saturating_sub(before);
+    let usage = control.usage();
+    let seen = format!(
+        "{exit:?}, heap {} KiB, account {} KiB",
+        grown >> 10,
+        usage.memory_peak_bytes >> 10
+    );
+    let text = paper.text();
+    let as_it_should = match (outcome, &exit) {
+        (Outcome::Killed, Some(exit)) => exit.reason() == "OOMKilled",
+        (Outcome::Trapped(words), Some(Exit::Trapped { message })) => message.contains(words),
+        (Outcome::Held(words), None) => text.contains("held:") && text.contains(words),
+        (Outcome::GoesOn, None | Some(Exit::Code(0))) => true,
+        _ => false,
+    };
+    if !as_it_should {
+        let said: String = text.chars().take(200).collect();
+        return Err(format!("{outcome:?} was expected: {seen}; it said {said:?}"));
+    }
+    if grown > LIMIT_BYTES + SLACK_BYTES {
+        return Err(format!("the host holds too much: {seen}"));
+    }
+    if usage.memory_bytes != 0 {
+        return Err(format!(
+            "{} bytes are on the account of a run that is over",
+            usage.memory_bytes
+        ));
+    }
+    Ok(seen)
+}
+
+/// Lets it run until it ends, holds all it gets, or has had time enough, and then ends it; how it ended by itself, if it did.
+async fn watched(handle: RunHandle, paper: &Paper, holds: bool) -> Option<Exit> {
+    let RunHandle { control, mut exit } = handle;
+    let deadline = tokio::time::sleep(Duration::from_secs(60));
+    tokio::pin!(deadline);
+    loop {
+        let pause = tokio::time::sleep(Duration::from_millis(5));
+        tokio::select! {
+            exit = &mut exit => return Some(exit),
+            () = &mut deadline => break,
+            () = pause => {
+                let held = paper.text().contains("held:");
+                if held || !holds && control.usage().cpu_time > ENOUGH {
+                    break;
+                }
+            }
+        }
+    }
+    control.kill();
+    let _ = exit.await;
+    None
+}
