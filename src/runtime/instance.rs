@@ -52,11 +52,12 @@ pub(crate) async fn run(
         Ok(()) => Exit::Code(0),
         Err(error) => exit_of(&instance.cause(error), run),
     };
-    drop(instance);
     if !matches!(exit, Exit::Code(_)) {
-        // Not an orderly end: peers see a reset, as when the kernel closes a dead process's sockets.
+        // Not an orderly end: peers see a reset, not an end of file that would pass for the whole. So this comes before the
+        // store goes, which closes its sockets in order.
         run.leave_network();
     }
+    drop(instance);
     exit
 }
 
