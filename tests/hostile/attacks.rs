@@ -168,6 +168,11 @@ pub const WAVES: &[&[Attack]] = &[
             outcome: Held { says: "held: 3000 levels" },
         },
         Attack {
+            name: "disk",
+            module: Hostile(&["disk", "2048"]),
+            outcome: Held { says: "full after" },
+        },
+        Attack {
             name: "escape",
             module: Guest("files", &["escape", "/data"]),
             outcome: Ends { reason: "Completed", code: 0, says: "attempts held" },

@@ -19,8 +19,8 @@
 //! steps back if somebody who waits has used less than it has by then. Whoever wakes up and has used less than all who run
 //! makes the epoch turn at once, so that a timer or a datagram does not wait for the tick.
 //!
-//! **A host function that holds its thread** (a disk that hesitates) holds nobody else: while somebody waits, the ticker puts a spare lane on duty
-//! for each that is held, and takes it off again (`watch.rs`).
+//! **What holds its thread** (a disk that hesitates, one instruction that fills a large memory) holds nobody else: while somebody waits, the ticker puts a
+//! spare lane on duty for each that is held, and takes it off again (`watch.rs`).
 //!
 //! **Nothing is lost.** The common queue and the list of idle lanes are under one lock; what is in a local queue is run by its own lane
 //! at the end of its turn at the latest.
@@ -63,7 +63,7 @@ const ALONE_NS: u64 = 100_000;
 /// Virtual time by which the common clock may lag behind, so that not every turn writes to it.
 const CLOCK_GRAIN: u64 = 10_000;
 
-/// Lanes in reserve, for those whose thread a host function holds. Each costs a thread while it is needed, and a parked one afterwards; disks that
+/// Lanes in reserve, for those whose thread is held. Each costs a thread while it is needed, and a parked one afterwards; disks that
 /// hold more than these at once hold the node.
 const SPARE_LANES: usize = 8;
 
@@ -265,7 +265,11 @@ impl Inner {
         drop(core);
         match idle {
             Some(lane) => self.wake(lane),
-            None => self.make_room(used),
+            None => {
+                self.make_room(used);
+                // Who does not look up has to be noticed.
+                self.bell.hurry();
+            }
         }
     }
 

@@ -255,23 +255,27 @@ fn host_functions_that_hold_their_threads_hold_nobody_else() {
 }
 
 #[test]
-fn whoever_computes_for_long_gets_no_spare_thread_for_it() {
+fn whoever_never_looks_up_holds_nobody_else_and_gets_no_more_than_the_cores() {
     let lab = Lab::new(1);
     let over = Arc::new(AtomicBool::new(false));
-    let theirs = Arc::clone(&over);
-    lab.spawn(&share(1), async move {
-        // One long instruction, as it were: it never looks up.
-        while !theirs.load(Ordering::Relaxed) {
-            std::hint::spin_loop();
-        }
-    });
-    let (done, is_done) = mpsc::sync_channel(1);
-    lab.spawn(&share(1), async move { done.send(()).unwrap() });
+    let spinning = Arc::new(AtomicUsize::new(0));
+    for _ in 0..4 {
+        let (over, spinning) = (Arc::clone(&over), Arc::clone(&spinning));
+        lab.spawn(&share(1), async move {
+            spinning.fetch_add(1, Ordering::Relaxed);
+            // One long instruction, as it were.
+            while !over.load(Ordering::Relaxed) {
+                std::hint::spin_loop();
+            }
+        });
+    }
+    eventually("a second one has a thread", || spinning.load(Ordering::Relaxed) == 2);
     let before = lab.inner().epochs.count();
     eventually("fifty ticks", || lab.inner().epochs.count() > before + 50);
-    assert_eq!(lab.inner().core().started, 1);
+    assert_eq!(spinning.load(Ordering::Relaxed), 2);
+    assert_eq!(lab.inner().core().started, 2);
     over.store(true, Ordering::Relaxed);
-    is_done.recv_timeout(PATIENCE).unwrap();
+    eventually("all over", || lab.inner().tasks().alive.is_empty());
 }
 
 #[test]

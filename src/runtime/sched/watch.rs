@@ -1,7 +1,8 @@
 //! What the ticker looks after: tasks that wait behind a turn that does not end, and lanes whose thread is held.
 //!
-//! Owns: the decisions; the ticker calls in here at each tick. A lane is *held* when its turn goes on, the guest has not looked up, and the thread
-//! sleeps: it is in a host function that waits for the kernel. (One that computes is not held, however long it does.)
+//! Owns: the decisions; the ticker calls in here at each tick. A lane is *held* when its turn goes on and the guest has not looked up for longer than
+//! any guest's own code does: it is in a host function, or in one instruction that fills a large memory. If the thread sleeps (the kernel lets it wait), a
+//! spare one has its core. If it computes, the kernel divides the cores among all; so there are no more spare ones for those than there are cores.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,8 +11,8 @@ use super::lane::Lane;
 use super::{Inner, SPARE_LANES};
 use crate::runtime::cputime::monotonic_ns;
 
-/// For how long a turn has to stand still before its thread is looked at, nanoseconds: most reads of a disk are quicker.
-const STANDS_NS: u64 = 4_000_000;
+/// For how long a turn has to stand still before its thread is looked at, nanoseconds: two ticks and a half, while most reads of a disk are quicker.
+const STANDS_NS: u64 = 2_500_000;
 
 /// What was seen of a lane.
 #[derive(Clone, Copy, Debug, Default)]
@@ -71,9 +72,16 @@ impl Inner {
     fn set_allowed(&self, seen: &[Seen], now: u64) {
         let stands =
             |seen: &Seen| seen.turns % 2 == 1 && now.saturating_sub(seen.since) > STANDS_NS;
-        let held = self.lanes.iter().zip(seen).filter(|(lane, seen)| stands(seen) && lane.sleeps());
-        let held = held.count().min(SPARE_LANES);
-        self.allowed.store(self.threads + held, Ordering::Relaxed);
+        let (mut asleep, mut computing) = (0, 0);
+        for (lane, _) in self.lanes.iter().zip(seen).filter(|(_, seen)| stands(seen)) {
+            if lane.sleeps() {
+                asleep += 1;
+            } else {
+                computing += 1;
+            }
+        }
+        let spare = (asleep + computing.min(self.threads)).min(SPARE_LANES);
+        self.allowed.store(self.threads + spare, Ordering::Relaxed);
     }
 
     /// Puts one more lane on duty.
