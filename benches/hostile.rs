@@ -18,7 +18,7 @@ mod support;
 #[path = "../tests/hostile/texts.rs"]
 mod texts;
 
-use attacks::WAVES;
+use attacks::{SLOW, WAVES};
 use common::Options;
 use common::report::{Cell, Report, Table};
 use common::stats::{median, percentile};
@@ -28,14 +28,15 @@ fn main() {
     let options = Options::from_args();
     let mut report = Report::new("hostile", options.json);
     let waves = if options.quick { &WAVES[..2] } else { WAVES };
-    let mut rig = Rig::start(waves.iter().copied().flatten());
+    let waves = || waves.iter().copied().chain((!options.quick).then_some(SLOW));
+    let mut rig = Rig::start(waves().flatten());
     let mut table = Table::new(
         "Attacks, four at a time (ms)",
         &["", "timer p50", "p99", "host p99", "answer p50", "p99", "most", "end, most", "MiB more"],
     );
     let mut wrong = vec![];
     let mut all = Seen::default();
-    for wave in waves.iter().copied() {
+    for wave in waves() {
         rig.warm_up(wave);
         let seen = rig.wave(wave);
         let names: Vec<_> = wave.iter().map(|attack| attack.name).collect();

@@ -14,7 +14,7 @@ mod rig;
 mod support;
 mod texts;
 
-use attacks::{Attack, Outcome, WAVES};
+use attacks::{Attack, Outcome, SLOW, WAVES};
 use rig::{Rig, Seen};
 
 /// Memory of the daemon above rest for each attacker: its limit, and what is not on its account (stacks, code's pages, its objects).
@@ -35,8 +35,9 @@ fn no_attack_harms_the_daemon_or_a_neighbour() {
     let is_chosen = |attack: &Attack| {
         chosen.as_ref().is_none_or(|names| names.split(',').any(|name| name == attack.name))
     };
-    let waves: Vec<&[Attack]> =
-        WAVES.iter().copied().filter(|wave| wave.iter().any(is_chosen)).collect();
+    // Those that take long are let loose by name only.
+    let waves = WAVES.iter().copied().chain(chosen.is_some().then_some(SLOW));
+    let waves: Vec<&[Attack]> = waves.filter(|wave| wave.iter().any(is_chosen)).collect();
     let mut rig = Rig::start(waves.iter().copied().flatten());
     let mut wrong = vec![];
     for wave in waves {
@@ -94,7 +95,7 @@ fn percentile(samples: &[f64], percent: usize) -> f64 {
 #[test]
 fn the_manual_says_what_becomes_of_each_attack() {
     let manual = include_str!("../../docs/limits.md");
-    for attack in WAVES.iter().copied().flatten() {
+    for attack in WAVES.iter().copied().flatten().chain(SLOW) {
         let row = format!("| `{}` |", attack.name);
         let row = manual.lines().find(|line| line.starts_with(&row));
         let row = row.unwrap_or_else(|| panic!("docs/limits.md says nothing of {}", attack.name));
@@ -103,6 +104,7 @@ fn the_manual_says_what_becomes_of_each_attack() {
             Outcome::Ends { reason, code, .. } => format!("`{reason}` {code}"),
             Outcome::Refused { reason, .. } => format!("`{reason}`"),
             Outcome::Held { .. } => "held".to_owned(),
+            Outcome::Evicted { .. } => "`Evicted`".to_owned(),
         };
         assert!(told.starts_with(&expected), "{row}: expected {expected}");
     }

@@ -23,7 +23,7 @@ use super::support::{DEADLINE, Node, container, free_port, wait_for};
 const MEMORY_MIB: u64 = 48;
 
 /// What its volume may hold.
-const DISK: &str = "64Mi";
+const DISK: &str = "128Mi";
 
 /// How long attackers that do not end are let loose.
 const HOLD: Duration = Duration::from_millis(1500);
@@ -383,6 +383,9 @@ fn waiting(pod: &Value) -> Option<&str> {
 fn story(pod: &Value, log: &str) -> Option<String> {
     let log = log.lines().find(|line| !line.starts_with("begins")).unwrap_or_default();
     let log: String = log.chars().take(160).collect();
+    if pod["status"]["reason"] == "Evicted" {
+        return Some(format!("evicted: {}", pod["status"]["message"]));
+    }
     let state = &container(pod, "c")["state"];
     if let Some(end) = terminated(pod) {
         let message = end["message"].as_str().unwrap_or_default();
@@ -413,6 +416,11 @@ fn judged(outcome: &Outcome, pod: &Value, log: &str) -> Option<bool> {
             let found = waiting(pod)? == *reason;
             let message = container(pod, "c")["state"]["waiting"]["message"].as_str();
             (found && message.unwrap_or_default().contains(says)).then_some(true)
+        }
+        Outcome::Evicted { says } => {
+            let message = pod["status"]["message"].as_str().unwrap_or_default();
+            let evicted = pod["status"]["reason"] == "Evicted" && message.contains(says);
+            evicted.then_some(true)
         }
         Outcome::Held { says } => {
             if end.is_some() {

@@ -3,6 +3,7 @@
 //! Owns: the decisions; the ticker calls in here at each tick. A lane is *held* when its turn goes on and the guest has not looked up for longer than
 //! any guest's own code does: it is in a host function, or in one instruction that fills a large memory. If the thread sleeps (the kernel lets it wait), a
 //! spare one has its core. If it computes, the kernel divides the cores among all; so there are no more spare ones for those than there are cores.
+//! A thread that does neither is one that the kernel has put aside for other programs: a spare one would only stand in line beside it.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -11,7 +12,10 @@ use super::lane::Lane;
 use super::{Inner, SPARE_LANES};
 use crate::runtime::cputime::monotonic_ns;
 
-/// For how long a turn has to stand still before its thread is looked at, nanoseconds: two ticks and a half, while most reads of a disk are quicker.
+/// When a turn has stood still for so long, its thread is looked at for the first time, nanoseconds: a guest looks up at each tick.
+const LOOK_NS: u64 = 1_000_000;
+
+/// For how long a turn has to stand still to be held, nanoseconds: most reads of a disk are quicker.
 const STANDS_NS: u64 = 2_500_000;
 
 /// What was seen of a lane.
@@ -21,6 +25,33 @@ pub(super) struct Seen {
     looks: u64,
     /// Since when neither has changed.
     since: u64,
+    /// The thread's CPU time when it was first looked at after that, and when that was.
+    computed: Option<(u64, u64)>,
+}
+
+/// What holds a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Held {
+    Asleep,
+    Computing,
+}
+
+impl Seen {
+    /// Looks at a lane that has not changed.
+    fn look(&mut self, lane: &Lane, now: u64) -> Option<Held> {
+        let stood = now.saturating_sub(self.since);
+        if self.turns % 2 == 0 || stood < LOOK_NS {
+            return None;
+        }
+        if lane.sleeps() {
+            return (stood > STANDS_NS).then_some(Held::Asleep);
+        }
+        let cpu = lane.cpu_ns()?;
+        let (then, before) = *self.computed.get_or_insert((now, cpu));
+        let (time, computed) = (now.saturating_sub(then), cpu.saturating_sub(before));
+        // Beside its spare one and others like it, it has a part of a core only.
+        (stood > STANDS_NS && computed > time / 4).then_some(Held::Computing)
+    }
 }
 
 impl Inner {
@@ -47,7 +78,7 @@ impl Inner {
             }
             let looks = lane.looks.load(Ordering::Relaxed);
             if !same_turn || looks != seen.looks {
-                *seen = Seen { turns, looks, since: now };
+                *seen = Seen { turns, looks, since: now, computed: None };
             }
         }
         if crowded || self.allowed.load(Ordering::Relaxed) > self.threads {
@@ -69,15 +100,13 @@ impl Inner {
         any
     }
 
-    fn set_allowed(&self, seen: &[Seen], now: u64) {
-        let stands =
-            |seen: &Seen| seen.turns % 2 == 1 && now.saturating_sub(seen.since) > STANDS_NS;
+    fn set_allowed(&self, seen: &mut [Seen], now: u64) {
         let (mut asleep, mut computing) = (0, 0);
-        for (lane, _) in self.lanes.iter().zip(seen).filter(|(_, seen)| stands(seen)) {
-            if lane.sleeps() {
-                asleep += 1;
-            } else {
-                computing += 1;
+        for (lane, seen) in self.lanes.iter().zip(seen) {
+            match seen.look(lane, now) {
+                Some(Held::Asleep) => asleep += 1,
+                Some(Held::Computing) => computing += 1,
+                None => {}
             }
         }
         let spare = (asleep + computing.min(self.threads)).min(SPARE_LANES);
