@@ -25,7 +25,7 @@ const MACHINE_FACTOR: f64 = 3.0;
 
 /// Beyond that, the neighbour's timer, an answer of the daemon, and the end of an attacker may be late by so much, milliseconds. A daemon that can be held
 /// is late by seconds.
-const LATE_MS: f64 = 100.0;
+const LATE_MS: f64 = 250.0;
 const ANSWER_MS: f64 = 1000.0;
 const END_MS: f64 = 1000.0;
 
