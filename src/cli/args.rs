@@ -177,6 +177,10 @@ pub struct PublishArgs {
     /// Another place for an image: oci://HOST/REPOSITORY, https://…; tried before this program
     #[arg(long, value_name = "IMAGE=URL")]
     pub source: Vec<String>,
+    /// An older version of a module, which nodes may have: they then fetch the difference only
+    #[cfg(feature = "compiler")]
+    #[arg(long, value_name = "FILE")]
+    pub delta_from: Vec<PathBuf>,
     /// To whom Secrets are encrypted [default: recipients of the settings, else what the node says of itself]
     #[arg(long, value_name = "AGE1…")]
     pub recipient: Option<String>,
@@ -341,6 +345,25 @@ pub struct CompileArgs {
     pub args: Vec<std::ffi::OsString>,
 }
 
+#[derive(Debug, Args)]
+pub struct TrustArgs {
+    /// The document (docs/mqtt.md, "Trust documents"), YAML or JSON; version, tenant and issuedAt may be left out. Or a signed one, to add
+    /// signatures to
+    #[arg(short, long = "filename", value_name = "FILE")]
+    pub file: PathBuf,
+    /// Root keys to sign with; may be given several times
+    #[arg(long, required = true, value_name = "FILE")]
+    pub root: Vec<PathBuf>,
+    /// Print the signed document and publish nothing: for the next root to sign
+    #[arg(long)]
+    pub dry_run: bool,
+    /// How long to wait for the nodes that are there
+    #[arg(long, value_name = "DURATION", default_value = "30s")]
+    pub timeout: String,
+    #[command(flatten)]
+    pub broker: BrokerArgs,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum KeyCommand {
     /// Make a key that documents are signed with
@@ -356,6 +379,8 @@ pub enum KeyCommand {
         #[arg(short, long, value_name = "FORMAT", value_enum, default_value_t = ReportFormat::Text)]
         output: ReportFormat,
     },
+    /// Sign and publish a trust document: whom the nodes of the tenant trust from now on
+    Trust(Box<TrustArgs>),
     /// Print the trust anchor that makes a node trust signing keys
     Anchor {
         /// Keys of controllers

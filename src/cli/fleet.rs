@@ -167,7 +167,7 @@ impl<'a> View<'a> {
             ensure!(pods.iter().any(|row| *row.key.name == **name), "pods \"{name}\" not found");
         }
         if args.output.is_some_and(|output| output != FleetFormat::Wide) {
-            let items = pods.iter().filter_map(|row| row.status).map(|s| serde_json::to_value(s));
+            let items = pods.iter().filter_map(|row| row.status).map(serde_json::to_value);
             return objects(args.output, items.collect::<Result<_, _>>()?);
         }
         let wide = args.output == Some(FleetFormat::Wide);

@@ -1,5 +1,7 @@
 //! `podling key`: keys of controllers, the node's own key, and encrypting secrets to a node.
 
+mod trust;
+
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -24,6 +26,7 @@ pub(super) fn run(command: KeyCommand, out: &mut Out) -> anyhow::Result<ExitCode
         KeyCommand::Anchor { files, root, threshold, tenant, namespace } => {
             anchor(&Anchor { files, root, threshold, tenant, namespace }, out)
         }
+        KeyCommand::Trust(args) => trust::run(&args, out),
         KeyCommand::Node { node } => show(&node, out),
         KeyCommand::Seal { file, to } => seal(&file, &to, out),
     }

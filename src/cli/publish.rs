@@ -147,7 +147,14 @@ impl<'a> Publishing<'a> {
         self.offer(&wanted, &mut session)?;
         let outcomes = self.deliver(&mut session, &orders, &wanted, out).await?;
         session.leave().await;
-        show::results(&orders, &outcomes, &bundles_of(&wanted), self.args.output, out)?;
+        show::results(
+            &orders,
+            &outcomes,
+            &bundles_of(&wanted),
+            self.args.wait,
+            self.args.output,
+            out,
+        )?;
         Ok(outcomes.iter().map(exit).max().unwrap_or(Exit::Done))
     }
 
@@ -184,9 +191,24 @@ impl<'a> Publishing<'a> {
         let mut wanted = vec![];
         for bundle in found.pods {
             let modules = images::find(&bundle.images, &sources, &local, self.clock.now()).await?;
+            #[cfg(feature = "compiler")]
+            let modules = self.with_differences(modules)?;
             wanted.push(Wanted { pod: bundle.key.clone(), bundle: Some(bundle), modules });
         }
         Ok(wanted)
+    }
+
+    #[cfg(feature = "compiler")]
+    fn with_differences(&self, mut modules: Vec<Module>) -> anyhow::Result<Vec<Module>> {
+        for base in &self.args.delta_from {
+            if !images::differences_from(base, &mut modules)? {
+                complain(&format!(
+                    "Warning: {} has too little in common with the modules of the pod: they are fetched whole",
+                    base.display()
+                ));
+            }
+        }
+        Ok(modules)
     }
 
     fn filters(&self, wanted: &[Wanted]) -> Vec<String> {
@@ -353,6 +375,9 @@ impl<'a> Publishing<'a> {
     /// Opens what nodes will fetch from here.
     fn offer(&self, wanted: &[Wanted], session: &mut Session<Link>) -> anyhow::Result<()> {
         for module in wanted.iter().flat_map(|wanted| &wanted.modules) {
+            for (digest, difference) in &module.differences {
+                session.offers.add_bytes(*digest, difference.clone());
+            }
             let Some((path, stamp)) = &module.file else { continue };
             session.offers.add(module.artifact.digest, path, *stamp)?;
         }
@@ -379,7 +404,12 @@ impl<'a> Publishing<'a> {
     ) -> anyhow::Result<Vec<Outcome>> {
         let until = session.clock().now().plus(self.timeout);
         let modules = wanted.iter().flat_map(|wanted| &wanted.modules);
-        let names = modules.map(|m| (m.artifact.digest, m.text.clone())).collect();
+        let names = modules.flat_map(|module| {
+            let what = |digest: &Digest| (*digest, format!("the difference to {}", module.text));
+            let differences = module.differences.iter().map(move |(digest, _)| what(digest));
+            differences.chain([(module.artifact.digest, module.text.clone())])
+        });
+        let names = names.collect();
         let mut screen = show::Screen::new(self.args.output, names, out);
         if let Some(node) = &self.args.node {
             screen.node(node, session.fleet.nodes.get(node));

@@ -248,16 +248,17 @@ fn bundle(files: &[File], all: &[Found], share: &Share) -> Result<Bundle, Bundle
     let (mut objects, mut secrets) = (vec![found.document.object.clone()], vec![]);
     let mut members = BTreeSet::from([share.pod]);
     for &index in &share.data {
-        match all[index].document.object.clone() {
-            // What is sealed already may be seen by everybody.
-            Object::Secret(mut secret) if is_plain(&secret) => {
-                secret.metadata.namespace = Some(all[index].namespace.clone());
-                secrets.push(*secret);
-            }
-            object => {
-                objects.push(object);
-                members.insert(index);
-            }
+        let object = all[index].document.object.clone();
+        // What is sealed already may be seen by everybody.
+        if let Object::Secret(secret) = &object
+            && is_plain(secret)
+        {
+            let mut secret = (**secret).clone();
+            secret.metadata.namespace = Some(all[index].namespace.clone());
+            secrets.push(secret);
+        } else {
+            objects.push(object);
+            members.insert(index);
         }
     }
     let mut images = vec![];

@@ -16,11 +16,15 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use thiserror::Error;
 
+#[cfg(feature = "compiler")]
+use crate::artifact::delta;
 use crate::artifact::{InvalidSource, Repository, Source};
 use crate::clock::Timestamp;
 use crate::image::import::{Origin, Stamp};
 use crate::image::{Digest, ImageStore, ImportError, ResolveError, name};
 use crate::mqtt::intent::Artifact;
+#[cfg(feature = "compiler")]
+use crate::mqtt::intent::{DELTAS_MAX, Delta};
 use crate::spec::ImageRef;
 
 /// Longest part of a module's file name in the name that nodes show.
@@ -34,6 +38,8 @@ pub struct Module {
     pub text: String,
     /// The file that has it, to be offered.
     pub file: Option<(PathBuf, Stamp)>,
+    /// Differences from other modules, as the artifact names them.
+    pub differences: Vec<(Digest, Vec<u8>)>,
 }
 
 /// Why an image cannot be published.
@@ -94,6 +100,48 @@ pub async fn find(
     Ok(modules)
 }
 
+/// Adds the differences from an older module, for nodes that have that one, wherever it is worth it; whether it was for any.
+///
+/// # Errors
+/// A file cannot be read.
+#[cfg(feature = "compiler")]
+pub fn differences_from(base: &Path, modules: &mut [Module]) -> Result<bool, ImageError> {
+    let old = bytes(base)?;
+    let base = crate::mqtt::envelope::digest(&old);
+    let mut used = false;
+    for module in modules {
+        let Some((path, _)) = &module.file else { continue };
+        let new = bytes(path)?;
+        let is_new = base != module.artifact.digest;
+        let has_room = module.artifact.deltas.len() < DELTAS_MAX;
+        // One that is hardly smaller than the whole is none.
+        let Ok(difference) = delta::make(&old, &new) else { continue };
+        if !is_new || !has_room {
+            continue;
+        }
+        let digest = crate::mqtt::envelope::digest(&difference);
+        module.artifact.deltas.push(Delta {
+            base,
+            format: delta::FORMAT.to_owned(),
+            digest,
+            size: difference.len() as u64,
+            sources: vec!["mqtt:".to_owned()],
+        });
+        module.differences.push((digest, difference));
+        used = true;
+    }
+    Ok(used)
+}
+
+/// A module that is small enough to be compared: what `Origin` takes.
+#[cfg(feature = "compiler")]
+fn bytes(path: &Path) -> Result<Vec<u8>, ImageError> {
+    let text = || path.display().to_string();
+    let error = |source| ImageError::File { text: text(), source };
+    Origin::open(path).map_err(error)?;
+    std::fs::read(path).map_err(|cause| error(ImportError::Read { path: path.to_owned(), cause }))
+}
+
 fn checked(image: &str, url: &str) -> Result<String, ImageError> {
     match Source::parse(url) {
         Ok(_) => Ok(url.to_owned()),
@@ -123,7 +171,12 @@ async fn find_one(
                 let sources = oci.map(|r| format!("oci://{r}")).into_iter();
                 let sources = sources.chain(["mqtt:".to_owned()]).collect();
                 let artifact = artifact(&text, found.digest, found.size, sources);
-                return Ok(Some(Module { artifact, text, file: Some((found.path, stamp)) }));
+                return Ok(Some(Module {
+                    artifact,
+                    text,
+                    file: Some((found.path, stamp)),
+                    differences: vec![],
+                }));
             }
             Err(ResolveError::NotFound { .. } | ResolveError::Missing { .. }) => {}
             Err(source) => return Err(ImageError::Store { text, source }),
@@ -136,7 +189,7 @@ async fn find_one(
     let asked = known.ask(image).await;
     let (digest, size) = asked.map_err(|why| ImageError::Registry { text: text.clone(), why })?;
     let artifact = artifact(&text, digest, size, vec![format!("oci://{registry}")]);
-    Ok(Some(Module { artifact, text, file: None }))
+    Ok(Some(Module { artifact, text, file: None, differences: vec![] }))
 }
 
 fn repository(image: &ImageRef) -> Option<Repository> {
@@ -153,7 +206,7 @@ fn file(text: String, path: &Path) -> Result<Module, ImageError> {
     let survey = origin.survey(&mut |_| {}).map_err(error)?;
     let name = format!("{}@{}", stem(path), survey.digest);
     let artifact = artifact(&name, survey.digest, survey.size, vec!["mqtt:".to_owned()]);
-    Ok(Module { artifact, text, file: Some((path.to_owned(), origin.stamp)) })
+    Ok(Module { artifact, text, file: Some((path.to_owned(), origin.stamp)), differences: vec![] })
 }
 
 fn artifact(image: &str, digest: Digest, size: u64, sources: Vec<String>) -> Artifact {
@@ -240,6 +293,31 @@ mod test {
             ]
         );
         assert_eq!((found[0].artifact.size, found[3].artifact.size), (module.len() as u64, 99));
+    }
+
+    #[cfg(feature = "compiler")]
+    #[test]
+    fn a_difference_is_made_where_it_is_worth_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (old, new) = (dir.path().join("old.wasm"), dir.path().join("new.wasm"));
+        let noise: Vec<u8> = (0..40_000_u32).map(|n| (n * n >> 7).to_le_bytes()[0]).collect();
+        std::fs::write(&old, &noise).unwrap();
+        std::fs::write(&new, [&noise[..], b"and a little more"].concat()).unwrap();
+        let digest = |path: &Path| crate::mqtt::envelope::digest(&std::fs::read(path).unwrap());
+        let module = |path: &Path| Module {
+            artifact: artifact("x", digest(path), 1, vec![]),
+            text: "x".to_owned(),
+            file: Some((path.to_owned(), Origin::open(path).unwrap().stamp)),
+            differences: vec![],
+        };
+        let mut modules = [module(&new), module(&old)];
+        assert!(differences_from(&old, &mut modules).unwrap());
+        let [delta] = &modules[0].artifact.deltas[..] else { panic!("{modules:?}") };
+        assert_eq!(delta.base, digest(&old));
+        assert!(delta.size < 1000 && modules[0].differences[0].1.len() as u64 == delta.size);
+        assert!(modules[1].artifact.deltas.is_empty(), "not from itself");
+        std::fs::write(&old, b"nothing in common").unwrap();
+        assert!(!differences_from(&old, &mut [module(&new)]).unwrap());
     }
 
     #[tokio::test]

@@ -23,12 +23,16 @@ const WAITING_MAX: usize = 256;
 
 /// Content that can be given.
 #[derive(Debug)]
-struct Offer {
-    path: PathBuf,
-    file: File,
-    stamp: Stamp,
-    /// Whether it was read as it is now.
-    intact: bool,
+enum Offer {
+    File {
+        path: PathBuf,
+        file: File,
+        stamp: Stamp,
+        /// Whether it was read as it is now.
+        intact: bool,
+    },
+    /// A difference, which is small.
+    Bytes(Vec<u8>),
 }
 
 /// A module cannot be offered.
@@ -77,9 +81,14 @@ impl Offers {
         let error = |source| OfferError { path: path.to_owned(), source };
         let file = File::open(path).map_err(error)?;
         let intact = Stamp::from(&file.metadata().map_err(error)?) == stamp;
-        let offer = Offer { path: path.to_owned(), file, stamp, intact };
+        let offer = Offer::File { path: path.to_owned(), file, stamp, intact };
         self.contents.insert(digest, offer);
         Ok(())
+    }
+
+    /// Offers bytes that have this digest.
+    pub fn add_bytes(&mut self, digest: Digest, bytes: Vec<u8>) {
+        self.contents.insert(digest, Offer::Bytes(bytes));
     }
 
     #[must_use]
@@ -119,20 +128,41 @@ impl Offers {
     pub fn answer(&mut self) -> Option<Blocks> {
         let (node, request) = self.waiting.pop_front()?;
         let offer = self.contents.get_mut(&request.digest)?;
-        let total = offer.stamp.size;
-        let changed = offer.file.metadata().map_or(true, |meta| Stamp::from(&meta) != offer.stamp);
-        offer.intact &= !changed;
-        let messages = if offer.intact {
-            let mut read = |at: u64, into: &mut [u8]| offer.file.read_exact_at(into, at);
-            answer(&request, total, &mut read).map_while(Result::ok).collect()
-        } else {
-            let shown = offer.path.file_name().unwrap_or_default().to_string_lossy();
-            vec![refuse(&request, total, &format!("{shown} has changed since it was published"))]
-        };
+        let (total, messages) = offer.answer(&request);
         let asked = u64::from(request.block) * u64::from(request.count);
         let bytes = request.offset.saturating_add(asked).min(total);
         let sent = Sent { node: node.clone(), digest: request.digest, bytes, total };
         Some(Blocks { node, transfer: request.transfer.to_string(), messages, sent })
+    }
+}
+
+impl Offer {
+    /// Size of the whole, and the messages that answer a request.
+    fn answer(&mut self, request: &BlockRequest) -> (u64, Vec<Vec<u8>>) {
+        match self {
+            Self::Bytes(bytes) => {
+                let mut read = |at: u64, into: &mut [u8]| {
+                    let from = usize::try_from(at).ok().and_then(|at| bytes.get(at..));
+                    let from = from.and_then(|from| from.get(..into.len()));
+                    into.copy_from_slice(from.ok_or(io::ErrorKind::UnexpectedEof)?);
+                    Ok(())
+                };
+                let total = bytes.len() as u64;
+                (total, answer(request, total, &mut read).map_while(Result::ok).collect())
+            }
+            Self::File { path, file, stamp, intact } => {
+                let changed = file.metadata().map_or(true, |meta| Stamp::from(&meta) != *stamp);
+                *intact &= !changed;
+                if *intact {
+                    let mut read = |at: u64, into: &mut [u8]| file.read_exact_at(into, at);
+                    let messages = answer(request, stamp.size, &mut read);
+                    return (stamp.size, messages.map_while(Result::ok).collect());
+                }
+                let shown = path.file_name().unwrap_or_default().to_string_lossy();
+                let why = format!("{shown} has changed since it was published");
+                (stamp.size, vec![refuse(request, stamp.size, &why)])
+            }
+        }
     }
 }
 
@@ -171,6 +201,17 @@ mod test {
         assert_eq!((first.sent.bytes, first.sent.total), (2500, 2500));
         assert_eq!(offers.answer().unwrap().node, "b");
         assert!(offers.answer().is_none(), "what we do not have is somebody else's");
+    }
+
+    #[test]
+    fn what_is_in_memory_is_given_in_the_same_way() {
+        let mut offers = Offers::default();
+        let digest = Digest::new([4; 32]);
+        offers.add_bytes(digest, vec![5; 1500]);
+        offers.asked("a", request(digest, 1, 1024));
+        let answer = offers.answer().unwrap();
+        assert_eq!(decode(&answer.messages[0]).unwrap().body, Body::Data(&[5; 476]));
+        assert_eq!((answer.messages.len(), answer.sent.total), (1, 1500));
     }
 
     #[test]

@@ -294,10 +294,11 @@ impl<T: Transport> Session<T> {
     }
 
     async fn patiently(&mut self, until: Timestamp) -> Result<Step, SessionError> {
-        match self.step(until).await? {
-            Step::Time => Err(SessionError::NoAnswer { broker: self.broker.clone() }),
-            step => Ok(step),
+        let step = self.step(until).await?;
+        if step == Step::Time {
+            return Err(SessionError::NoAnswer { broker: self.broker.clone() });
         }
+        Ok(step)
     }
 
     /// The next thing that happens, or the given time.
@@ -415,10 +416,10 @@ impl<T: Transport> Session<T> {
     }
 }
 
-/// Whether a topic is that of a pod's document.
+/// Whether a topic is that of a document to nodes: a pod's, or the tenant's trust.
 fn is_document(tree: &Tree, topic: &str) -> bool {
     let rest = topic.strip_prefix(tree.root()).and_then(|rest| rest.strip_prefix('/'));
     let rest = rest.and_then(|rest| rest.strip_prefix(tree.tenant()));
     let levels: Vec<&str> = rest.map(|rest| rest.split('/').collect()).unwrap_or_default();
-    matches!(levels[..], ["", "n" | "g", _, "pod", _, _])
+    matches!(levels[..], ["", "n" | "g", _, "pod", _, _] | ["", "trust"])
 }

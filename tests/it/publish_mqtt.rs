@@ -214,3 +214,77 @@ fn secrets_in_clear_are_sealed_on_the_way() {
 }
 
 const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+
+#[test]
+fn a_group_is_waited_for_as_far_as_it_is_there() {
+    let Some((rig, node)) = prepared() else { return };
+    let file = manifest(&rig, "web", FOREVER, "");
+    let group = |more: &[&str]| {
+        let words = ["publish", "--group", "line-a", "--timeout", "60s", "--min-ready", "0s"];
+        let output = run(&rig, "ana", &[&words, more].concat());
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, out, err) = group(&["-f", &file]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(out.contains("pod/web published to group/line-a: generation 1"), "{out}");
+    assert!(out.ends_with("gw-test: pod/web: Ready\n"), "{out}");
+    node.wait_ready("web");
+    // The node has no such label: it accepts, and there is nobody to wait for.
+    let (code, out, err) = group(&["-f", &file, "--node-selector", "site=north"]);
+    assert_eq!(code, Some(0), "{out}{err}");
+    assert!(err.contains("no node that is known is in it"), "{out}{err}");
+    node.wait_gone("web");
+    let (code, _, err) = group(&["--delete", "web"]);
+    assert_eq!(code, Some(0), "{err}");
+}
+
+#[test]
+fn a_node_that_has_the_old_module_fetches_the_difference() {
+    let Some((rig, node)) = prepared() else { return };
+    let file = manifest(&rig, "web", FOREVER, "");
+    publish(&rig, &["-f", &file, "--min-ready", "0s"], 0);
+    let old = rig.path("old.wasm");
+    std::fs::copy(rig.path("sleep.wasm"), &old).unwrap();
+    // The same module with one more custom section.
+    let mut module = std::fs::read(&old).unwrap();
+    module.extend([0, 5, 4, b't', b'e', b's', b't']);
+    std::fs::write(rig.path("sleep.wasm"), module).unwrap();
+    let delta = ["-f", &file, "--min-ready", "0s", "--delta-from", old.to_str().unwrap()];
+    let (out, _) = publish(&rig, &delta, 0);
+    assert!(out.contains("fetches the difference to file:sleep.wasm from here ("), "{out}");
+    assert!(!out.contains("fetches file:sleep.wasm"), "{out}");
+    assert!(out.ends_with("gw-test: pod/web: Ready\n"), "{out}");
+    node.wait_ready("web");
+}
+
+#[test]
+fn a_root_takes_a_controllers_key_away() {
+    let Some(rig) = Rig::start() else { return };
+    controller(&rig, "ana", &rig.key);
+    let (root, ben) = (SecretKey::from_seed(&[9; 32]), SecretKey::from_seed(&[8; 32]));
+    controller(&rig, "root", &root);
+    controller(&rig, "ben", &ben);
+    let anchor = std::fs::read_to_string(rig.path("anchor.yaml")).unwrap();
+    let anchor =
+        format!("{anchor}- {{name: root, publicKey: '{}', roles: [root]}}\n", root.public_text());
+    std::fs::write(rig.path("anchor.yaml"), anchor).unwrap();
+    let _node = rig.node();
+    let file = manifest(&rig, "web", FOREVER, "");
+    publish(&rig, &["-f", &file, "--min-ready", "0s"], 0);
+    let trust = format!(
+        "keys:\n- {{name: ben, publicKey: '{}', roles: [intent, command]}}\n- {{name: root, publicKey: '{}', roles: [root]}}\n",
+        ben.public_text(),
+        root.public_text()
+    );
+    let path = rig.path("trust.yaml");
+    std::fs::write(&path, trust).unwrap();
+    let (path, pem) = (path.to_str().unwrap(), rig.path("root-signing.pem"));
+    let words = ["key", "trust", "-f", path, "--root", pem.to_str().unwrap()];
+    let output = run(&rig, "root", &words);
+    let (out, err) = (text(&output.stdout), text(&output.stderr));
+    assert_eq!(output.status.code(), Some(0), "{out}{err}");
+    assert!(out.contains("gw-test: trust document 1 is in force"), "{out}");
+    let (_, err) = publish(&rig, &["-f", &file, "--again"], 3);
+    assert!(err.contains("UntrustedKey"), "{err}");
+    publish_as(&rig, "ben", &["-f", &file, "--min-ready", "0s", "--force-conflicts"], 0);
+}

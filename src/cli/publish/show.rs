@@ -205,10 +205,10 @@ fn ended(rollout: &RolloutStatus) -> String {
     } else {
         format!(": {}: {}", rollout.reason, rollout.message)
     };
-    match rollout.stage {
-        Stage::Committed => "Ready".to_owned(),
-        stage => format!("{}{reason}", stage.as_str()),
+    if rollout.stage == Stage::Committed {
+        return "Ready".to_owned();
     }
+    format!("{}{reason}", rollout.stage.as_str())
 }
 
 /// The last word, one for each node and pod.
@@ -216,6 +216,7 @@ pub(super) fn results(
     orders: &[Order],
     outcomes: &[Outcome],
     bundles: &[Option<&Bundle>],
+    waited: bool,
     format: PublishFormat,
     out: &mut Out,
 ) -> anyhow::Result<()> {
@@ -227,6 +228,15 @@ pub(super) fn results(
             each.collect()
         };
         return out.line(&serde_json::to_string_pretty(&json!({ "results": results }))?);
+    }
+    for (index, order) in orders.iter().enumerate().filter(|_| waited) {
+        if order.node.is_none() && outcomes.iter().all(|outcome| outcome.order != index) {
+            complain(&format!(
+                "Warning: {} is for {}, and no node that is known is in it (and has the labels): nobody was waited for",
+                name(order),
+                order.scope
+            ));
+        }
     }
     for outcome in outcomes {
         let (order, node) = (&orders[outcome.order], &outcome.node);
