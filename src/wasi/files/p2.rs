@@ -212,14 +212,18 @@ impl HostDescriptor for Files<'_> {
     async fn create_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
         let made = self.make(&fd, folder_bytes).await?;
         self.fs.create_directory_at(fd, path).await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         Ok(())
     }
 
     async fn symlink_at(&mut self, fd: Fd, target: String, path: String) -> FsResult<()> {
         let made = self.make(&fd, |room| link_bytes(room, target.len())).await?;
         self.fs.symlink_at(fd, target, path).await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         Ok(())
     }
 
@@ -236,7 +240,9 @@ impl HostDescriptor for Files<'_> {
         }
         let made = self.make(&new_fd, |_| ENTRY_BYTES).await?;
         self.fs.link_at(fd, flags, path, new_fd, new_path).await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         Ok(())
     }
 
@@ -262,7 +268,9 @@ impl HostDescriptor for Files<'_> {
             room.freed();
         }
         let opened = self.fs.open_at(fd, path_flags, path, how, flags).await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         if let Ok(Descriptor::File(file)) = self.fs.table.get(&opened) {
             room.opened(&file.file);
         }

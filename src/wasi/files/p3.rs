@@ -217,7 +217,9 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         let theirs = theirs(store);
         <WasiFilesystem as HostDescriptorWithStore<T>>::create_directory_at(&theirs, fd, path)
             .await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         Ok(())
     }
 
@@ -231,7 +233,9 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         let theirs = theirs(store);
         <WasiFilesystem as HostDescriptorWithStore<T>>::symlink_at(&theirs, fd, target, path)
             .await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         Ok(())
     }
 
@@ -252,7 +256,9 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
             &theirs, fd, flags, path, new_fd, new_path,
         )
         .await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         Ok(())
     }
 
@@ -284,7 +290,9 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
             &theirs, fd, path_flags, path, how, flags,
         )
         .await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         if let Some(room) = room {
             if how.contains(OpenFlags::TRUNCATE) {
                 room.freed();

@@ -490,7 +490,9 @@ impl WasiSnapshotPreview1 for Preview1 {
         let dir = self.dir(dir)?;
         let made = self.walled.make(dir.into(), folder_bytes).await?;
         self.wasi.path_create_directory(mem, dir, path).await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         Ok(())
     }
 
@@ -534,7 +536,9 @@ impl WasiSnapshotPreview1 for Preview1 {
         }
         let made = self.walled.make(to.into(), |_| ENTRY_BYTES).await?;
         self.wasi.path_link(mem, from, flags, from_path, to, to_path).await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         Ok(())
     }
 
@@ -568,7 +572,9 @@ impl WasiSnapshotPreview1 for Preview1 {
         let place = walls::next_place(self.wasi.ctx().table);
         let opened =
             self.wasi.path_open(mem, dir, lookup, path, how, base, inheriting, flags).await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         if how.contains(types::Oflags::TRUNC) {
             room.freed();
         }
@@ -631,7 +637,9 @@ impl WasiSnapshotPreview1 for Preview1 {
         let len = target.len() as usize;
         let made = self.walled.make(dir.into(), |room| link_bytes(room, len)).await?;
         self.wasi.path_symlink(mem, target, dir, path).await?;
-        made.map(Made::done);
+        if let Some(made) = made {
+            made.done();
+        }
         Ok(())
     }
 
