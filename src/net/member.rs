@@ -163,6 +163,18 @@ impl Member {
         self.0.sockets()
     }
 
+    /// Pays for `bytes` that the host keeps on the member's account beside the network's own: what an
+    /// adapter needs for a socket. `None` if its memory is used up.
+    #[must_use]
+    pub fn pay(&self, bytes: usize) -> Option<Paid> {
+        let ledger = &self.0.ledger;
+        if !ledger.try_charge(bytes) {
+            self.0.counters.memory_refused.add(1);
+            return None;
+        }
+        Some(Paid { ledger: Arc::clone(ledger), bytes })
+    }
+
     /// Ends everything it opened: peers of its connections see a reset after what it had already
     /// written, its listeners close, its ports are free. Nothing can be opened by it afterwards.
     /// Also done on drop.
@@ -324,7 +336,20 @@ impl MemberState {
     }
 }
 
-/// Bytes paid for.
+/// What [`Member::pay`] took; given back when it is dropped.
+#[derive(Debug)]
+pub struct Paid {
+    ledger: Arc<dyn Ledger>,
+    bytes: usize,
+}
+
+impl Drop for Paid {
+    fn drop(&mut self) {
+        self.ledger.release(self.bytes);
+    }
+}
+
+/// Buffered bytes paid for.
 #[derive(Debug)]
 pub(crate) struct Held {
     member: Arc<MemberState>,

@@ -53,7 +53,7 @@ pub use egress::{
     Answer, Ask, DenyAll, Egress, Lookup, MAX_LOOKUPS, OutboundCall, Route, UdpReply,
 };
 pub use listening::Listening;
-pub use member::{Ledger, Member, MemberLimits, NoLedger, OpenError, SOCKET_COST};
+pub use member::{Ledger, Member, MemberLimits, NoLedger, OpenError, Paid, SOCKET_COST};
 pub use names::{HostAlias, ResolveError};
 pub use stats::{CounterSnapshot, SocketInfo, SocketState};
 pub use tcp::halves::{ReadHalf, Stream, WriteHalf};

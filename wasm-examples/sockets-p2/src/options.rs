@@ -38,7 +38,7 @@ pub(crate) fn udp_work(socket: &UdpSocket) {
 
 /// Something else than the default, in each option.
 fn set(socket: &TcpSocket, number: u8) {
-    socket.set_keep_alive_enabled(number % 2 == 0).unwrap();
+    socket.set_keep_alive_enabled(number.is_multiple_of(2)).unwrap();
     socket.set_keep_alive_idle_time(u64::from(number) * SECOND).unwrap();
     socket.set_keep_alive_interval(u64::from(number) * SECOND).unwrap();
     socket.set_keep_alive_count(u32::from(number)).unwrap();
@@ -49,7 +49,7 @@ fn set(socket: &TcpSocket, number: u8) {
 
 #[track_caller]
 fn has(socket: &TcpSocket, number: u8) {
-    is(socket.keep_alive_enabled(), number % 2 == 0);
+    is(socket.keep_alive_enabled(), number.is_multiple_of(2));
     is(socket.keep_alive_idle_time(), u64::from(number) * SECOND);
     is(socket.keep_alive_interval(), u64::from(number) * SECOND);
     is(socket.keep_alive_count(), u32::from(number));

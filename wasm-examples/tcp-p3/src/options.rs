@@ -25,7 +25,7 @@ pub(crate) fn tcp_work(socket: &TcpSocket) {
 
 /// Something else than the default, in each option.
 fn set(socket: &TcpSocket, number: u8) {
-    works(socket.set_keep_alive_enabled(number % 2 == 0));
+    works(socket.set_keep_alive_enabled(number.is_multiple_of(2)));
     works(socket.set_keep_alive_idle_time(u64::from(number) * SECOND));
     works(socket.set_keep_alive_interval(u64::from(number) * SECOND));
     works(socket.set_keep_alive_count(u32::from(number)));
@@ -36,7 +36,7 @@ fn set(socket: &TcpSocket, number: u8) {
 
 #[track_caller]
 fn has(socket: &TcpSocket, number: u8) {
-    is(socket.get_keep_alive_enabled(), number % 2 == 0);
+    is(socket.get_keep_alive_enabled(), number.is_multiple_of(2));
     is(socket.get_keep_alive_idle_time(), u64::from(number) * SECOND);
     is(socket.get_keep_alive_interval(), u64::from(number) * SECOND);
     is(socket.get_keep_alive_count(), u32::from(number));

@@ -8,7 +8,7 @@
 //! network's errors. A socket is of the same kind as in 0.2 (`crate::net::TcpSocket`), so modules
 //! of both versions talk to each other.
 
-mod tcp;
+pub(super) mod tcp;
 mod udp;
 
 use wasmtime::component::{Accessor, Linker};

@@ -1,12 +1,16 @@
 //! Real guests (Rust, std's own sockets) on the pod's network.
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use wasmtime::component::Component;
 
-use super::shop::{component, patiently, run};
+use super::shop::{component, patiently, run, run_as};
+use super::world::Purse;
 use super::*;
+use crate::net::SOCKET_COST;
+use crate::wasi::sockets::p3::tcp::STREAM_COST;
 
 /// Each guest is compiled once.
 static ECHO: LazyLock<Component> = LazyLock::new(|| component("echo"));
@@ -145,4 +149,39 @@ async fn a_server_killed_while_it_waits_frees_its_port_and_resets_its_client() {
         let end = patiently(std::future::poll_fn(|cx| read.poll_read(cx, 100))).await;
         assert!(end.is_err() || end.unwrap().is_empty());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_of_0_3_pays_for_each_connection_and_its_streams_to_the_byte() {
+    const ALL: usize = 1 << 30;
+    let pod = pod();
+    let purse = Arc::new(Purse(AtomicUsize::new(ALL)));
+    let owed = || ALL - purse.0.load(Ordering::SeqCst);
+    let member = pod.join("guest", MemberLimits::default(), purse.clone());
+    let server = tokio::spawn(run_as(member, &component("echo-p3"), &["serve", "7007"], &[]));
+    listening(&pod, 7007).await;
+    let daemon = join(&pod, "daemon");
+    let mut streams = Vec::new();
+    for _ in 0..10 {
+        let mut stream = daemon.connect("127.0.0.1:7007".parse().unwrap()).unwrap().await.unwrap();
+        std::future::poll_fn(|cx| stream.write.poll_write_slice(cx, b"x")).await.unwrap();
+        let echoed = patiently(std::future::poll_fn(|cx| stream.read.poll_read(cx, 9))).await;
+        assert_eq!(echoed.unwrap(), "x");
+        streams.push(stream);
+    }
+    // Its listener and its datagram socket; and a step of buffer that a direction keeps for a while after it was used.
+    let sockets = 2 * SOCKET_COST;
+    let connections = 10 * (SOCKET_COST + 2 * STREAM_COST);
+    let kept = owed() - sockets - connections;
+    assert!(kept <= 10 * 4096 && kept.is_multiple_of(1024), "{kept}");
+    drop(streams);
+    patiently(async {
+        while owed() != sockets {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await;
+    server.abort();
+    let _ = server.await;
+    assert_eq!(owed(), 0);
 }

@@ -74,9 +74,9 @@ impl Egress for Outside {
     }
 }
 
-/// A module's memory, all but used up.
+/// A module's memory, with what is left of it.
 #[derive(Debug)]
-struct Purse(AtomicUsize);
+pub(super) struct Purse(pub(super) AtomicUsize);
 
 impl Ledger for Purse {
     fn try_charge(&self, bytes: usize) -> bool {
