@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::super::{Network, RunHandle, StartError, TcpPort};
 use super::lab::{PATIENCE, Paper, RUNTIME, Trial, eventually, over, prepare_text};
-use crate::net::{Member, MemberLimits, NetConfig, NoLedger, PodNet};
+use crate::net::{Member, MemberLimits, NetConfig, NoLedger, PodNet, SocketState};
 use crate::spec::Exit;
 use crate::wasi::http::io::NetIo;
 
@@ -192,7 +192,9 @@ async fn the_first_generation_of_the_added_functions_is_served_too() {
     let artifact = prepare_text(text, false).await.unwrap();
     let (handle, _) = start(&net, Trial::new(artifact, &[]), &[]).await;
     let peer = peer(&net);
-    eventually("it listens", || net.bound_ports().0 == 1).await;
+    // Bound is not yet listening.
+    let listens = || net.sockets().iter().any(|row| row.state == SocketState::Listen);
+    eventually("it listens", listens).await;
     echoes(&peer, 7010, b"first").await;
     assert_eq!(over(handle).await, Exit::Code(7));
 }
