@@ -139,7 +139,7 @@ pub struct Usage {
     pub cpu_time: Duration,
     /// Time spent waiting because of the CPU limit, up to the last wait that ended.
     pub throttled: Duration,
-    /// Bytes held now: linear memories, tables, socket buffers.
+    /// Bytes held now: linear memories, tables, stack, and what the host holds for it.
     pub memory_bytes: u64,
     /// The most ever held at once.
     pub memory_peak_bytes: u64,

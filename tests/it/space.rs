@@ -65,6 +65,23 @@ fn a_full_volume_refuses_at_once_and_neither_module_nor_neighbour_is_the_worse_f
 }
 
 #[test]
+fn a_memory_volume_is_the_pods_memory() {
+    let node = Node::start();
+    node.load("files");
+    let volumes = "[{name: memory, emptyDir: {medium: Memory}}]";
+    let args = "fill, /v/fits, '4194304', then, fill, /v/big, '16777216', then, wait, /v/go, '60'";
+    let text = pod("memory", volumes, &[("c", "files", "memory", args)]);
+    node.apply(&text.replace("args:", "resources: {limits: {memory: 12Mi}}, args:"));
+    let lines = wait_for("the volume to be full", || {
+        let lines = log(&node, "memory", "c");
+        (lines.lines().count() == 2).then_some(lines)
+    });
+    assert!(lines.starts_with("ok filled /v/fits with 4194304\nerror"), "{lines}");
+    let memory = node.wait_ready("memory");
+    assert_eq!(memory["status"]["containerStatuses"][0]["restartCount"], 0, "nobody was killed");
+}
+
+#[test]
 fn what_was_written_past_us_evicts_the_pod_in_the_kubelets_words() {
     let node = Node::start();
     node.load("files");

@@ -404,8 +404,10 @@ const DOWNWARD_FILE: &[Row] = &[
     row("resourceFieldRef", In(RESOURCE_FIELD_REF)),
 ];
 
-const EMPTY_DIR: &[Row] =
-    &[row("medium", Yes("`Memory` counts as the pod's memory")), row("sizeLimit", Yes(""))];
+const EMPTY_DIR: &[Row] = &[
+    row("medium", Yes("`Memory` counts as the pod's memory")),
+    row("sizeLimit", Yes("who fills it is told at once (`ENOSPC`): `docs/limits.md`")),
+];
 
 const HOST_PATH: &[Row] = &[
     row(

@@ -45,6 +45,33 @@ async fn files(image: &str, folders: &[&Folder], operations: &str) -> (Exit, Arc
     trial.finish().await
 }
 
+#[tokio::test]
+async fn components_of_0_3_meet_the_same_walls() {
+    const FULL: &str = "error insufficient-space";
+    for (operations, outcome) in [
+        ("fill /a/f 60000", "ok"),
+        ("fill /a/f 70000", FULL),
+        ("fill /a/f 200000", FULL),
+        ("fill /a/f 40000 then append /a/f 10000 then append /a/f 20000", FULL),
+        ("resize /a/f 60000 then resize /a/g 10000", FULL),
+        ("resize /a/f 60000 then resize /a/f 10 then fill /a/g 50000", "ok"),
+        ("fill /a/f 60000 then mkdir /a/d", FULL),
+        ("fill /a/f 60000 then symlink f /a/l", FULL),
+        ("fill /a/f 60000 then link /a/f /a/g then link /a/f /a/h then list /a", "ok"),
+        ("fill /a/f 60000 then delete /a/f then fill /a/g 60000", "ok"),
+        ("hold /a/f 50000 then fill /a/g 50000", FULL),
+        ("fill /a/f 10 then rename /a/f /b/f", "error cross-device"),
+        ("fill /a/f 10 then link /a/f /b/f", "error cross-device"),
+        ("fill /a/f 50000 then fill /a/g 10 then rename /a/g /a/f then fill /a/h 50000", "ok"),
+    ] {
+        let folders = [&Folder::new(64), &Folder::new(64)];
+        let (exit, paper) = files("files-p3", &folders, operations).await;
+        let text = paper.stdout();
+        let last = text.lines().rfind(|line| !line.contains("[flushed]")).unwrap_or_default();
+        assert!(last.starts_with(outcome), "{operations}: {exit:?}: {text}");
+    }
+}
+
 const IMAGES: [&str; 2] = ["files", "files-p1"];
 
 #[tokio::test]
