@@ -176,7 +176,7 @@ impl Stage {
             ["publish", "-f", "manifests/greenhouse.yaml", "--node", NODE, "--min-ready", "1s"];
         self.command(out, &publish).await?;
         let page = self.reading().await?;
-        say(out, &format!("   its page on http://127.0.0.1:{}/ has: {page}", self.port))?;
+        say(out, &format!("   its page on http://127.0.0.1:{}/ says: {page}", self.port))?;
         self.command(out, &["fleet", "get", "pods"]).await?;
 
         title(out, "4. The cable between node and broker is pulled. The pod does not notice.")?;
@@ -320,10 +320,10 @@ impl Stage {
     async fn next_reading(&self, last: &str) -> anyhow::Result<String> {
         let until = self.clock.now().plus(PATIENCE);
         loop {
-            if let Ok(text) = get(self.port, "/readings.json").await
-                && text != last
-            {
-                return Ok(text);
+            let text = get(self.port, "/readings.json").await.ok();
+            let reading = text.as_deref().and_then(latest).filter(|reading| reading != last);
+            if let Some(reading) = reading {
+                return Ok(reading);
             }
             self.pause(until, "a reading from the pod").await?;
         }
@@ -395,9 +395,17 @@ async fn get(port: u16, path: &str) -> io::Result<String> {
     Ok(body.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 
+/// The newest of the readings, in words.
+fn latest(readings: &str) -> Option<String> {
+    let readings: Value = serde_json::from_str(readings).ok()?;
+    let latest = &readings["latest"];
+    let (number, degrees) = (latest["sequence"].as_u64()?, latest["temperature"].as_f64()?);
+    let humidity = latest["humidity"].as_f64()?;
+    Some(format!("reading {number}: {degrees:.1} degrees, {humidity:.0} % humidity"))
+}
+
 /// What a person does next.
-const NEXT: &str = "\
-  podling play manifests/greenhouse.yaml     the same pod without a broker: watch it, crash it, Ctrl-C
+const NEXT: &str = "  podling play manifests/greenhouse.yaml     the same pod without a broker: watch it, crash it, Ctrl-C
   podling check FILE                         what podling thinks of a manifest of yours
   docs/publish.md                            a real broker, with TLS and certificates; groups; secrets
   docs/configuration.md                      a gateway that runs what you publish, also after a power cut

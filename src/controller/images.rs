@@ -300,7 +300,7 @@ mod test {
     fn a_difference_is_made_where_it_is_worth_it() {
         let dir = tempfile::tempdir().unwrap();
         let (old, new) = (dir.path().join("old.wasm"), dir.path().join("new.wasm"));
-        let noise: Vec<u8> = (0..40_000_u32).map(|n| (n * n >> 7).to_le_bytes()[0]).collect();
+        let noise: Vec<u8> = (0..40_000_u32).map(|n| ((n * n) >> 7).to_le_bytes()[0]).collect();
         std::fs::write(&old, &noise).unwrap();
         std::fs::write(&new, [&noise[..], b"and a little more"].concat()).unwrap();
         let digest = |path: &Path| crate::mqtt::envelope::digest(&std::fs::read(path).unwrap());

@@ -23,7 +23,7 @@ fn the_demo_comes_to_its_end_and_leaves_nothing_behind() {
         "pod/greenhouse: Ready",
         "Running",
         "4. The cable",
-        " s  {",
+        " s  reading ",
         "5. The cable is back",
         "gw-demo",
         "pod/greenhouse: gone",

@@ -13,6 +13,7 @@ mod api;
 mod bad_input;
 mod between;
 mod crashes;
+#[cfg(feature = "demo")]
 mod demo;
 mod egress;
 mod fabric;

@@ -238,6 +238,7 @@ fn a_group_is_waited_for_as_far_as_it_is_there() {
     assert_eq!(code, Some(0), "{err}");
 }
 
+#[cfg(feature = "compiler")]
 #[test]
 fn a_node_that_has_the_old_module_fetches_the_difference() {
     let Some((rig, node)) = prepared() else { return };
