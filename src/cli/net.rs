@@ -180,6 +180,7 @@ mod tests {
     use super::*;
     use crate::cli::args::{Cli, Command};
     use crate::server::network::{ContainerTraffic, PublishedRow};
+    use crate::server::network_audit::SeenRow;
 
     fn args(line: &str) -> NetArgs {
         let words = std::iter::once("podling").chain(line.split(' '));
@@ -230,6 +231,34 @@ mod tests {
              tcp    LISTEN  0       128     0.0.0.0:80          *:*                web\n\
              tcp    ESTAB   0       0       10.88.0.1:40000     192.0.2.9:443      app        192.168.1.5:51234\n\
              udp    UNCONN  0       0       0.0.0.0:53          *:*                app\n"
+        );
+    }
+
+    #[test]
+    fn an_audit_is_a_policy_with_what_was_seen_as_comments() {
+        use k8s_openapi::api::networking::v1::{NetworkPolicy, NetworkPolicySpec};
+        let row = |what: &str, denied| SeenRow { what: what.to_owned(), denied };
+        let mut report = AuditReport {
+            seen: vec![row("to 192.0.2.1 tcp/443", true), row("from a\u{1b}b", false)],
+            lost: 3,
+            ..AuditReport::default()
+        };
+        let text = proposal(&report).unwrap();
+        assert!(text.contains("#   denied   to 192.0.2.1 tcp/443\n"), "{text}");
+        assert!(text.contains("and 3 more"), "{text}");
+        assert!(
+            text.lines().all(|line| line.starts_with('#')) && !text.contains('\u{1b}'),
+            "{text}"
+        );
+        report.audited = true;
+        let selector = LabelSelector::default();
+        let spec =
+            NetworkPolicySpec { pod_selector: Some(selector), ..NetworkPolicySpec::default() };
+        report.policy = Some(NetworkPolicy { spec: Some(spec), ..NetworkPolicy::default() });
+        let text = proposal(&report).unwrap();
+        assert!(
+            text.contains("# The pod has no labels") && text.contains("\nkind: NetworkPolicy\n"),
+            "{text}"
         );
     }
 

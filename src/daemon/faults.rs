@@ -10,12 +10,12 @@
 //!   - {pods: [default/a, 192.0.2.1], reset: 10}
 //!   - {pods: [default/a, default/c], break: 1}                     # breaks all connections now, each time the number changes
 //! ```
-//! A pod that is not there yet is looked for again. The file is looked at every [`LOOK_EVERY`]; without it there are no faults.
+//! A pod that is not there yet is looked for again. The file is looked at twenty times a second; without it there are no faults.
 //! Limits: [`ORDERS_BYTES_MAX`].
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,20 +44,29 @@ struct Orders {
     between: Vec<Between>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase")]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 struct Between {
     pods: [String; 2],
-    #[serde(default)]
     partition: bool,
-    #[serde(default, rename = "break")]
+    #[serde(rename = "break")]
     breaks: u64,
-    #[serde(flatten)]
-    bad: Bad,
+    delay_ms: u64,
+    jitter_ms: u64,
+    loss: u16,
+    reorder: u16,
+    reset: u16,
+}
+
+impl Between {
+    fn bad(&self) -> Bad {
+        let Self { delay_ms, jitter_ms, loss, reorder, reset, .. } = *self;
+        Bad { delay_ms, jitter_ms, loss, reorder, reset }
+    }
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
 struct Bad {
     delay_ms: u64,
     jitter_ms: u64,
@@ -93,12 +102,14 @@ pub(super) async fn run(
 ) {
     let mut ticks = tokio::time::interval(TICK);
     let (mut standing, mut said) = (Standing::new(), String::new());
-    for tick in 0_u32.. {
+    let mut tick = 0_u32;
+    loop {
         if stop.run_until_cancelled(ticks.tick()).await.is_none() {
             return;
         }
         faults.advance(node.clock.now());
-        if tick % LOOK_EVERY != 0 {
+        tick = (tick + 1) % LOOK_EVERY;
+        if tick != 0 {
             continue;
         }
         match read(&file).await {
@@ -117,7 +128,7 @@ pub(super) async fn run(
     }
 }
 
-async fn read(file: &PathBuf) -> Result<Orders, String> {
+async fn read(file: &Path) -> Result<Orders, String> {
     let text = match tokio::fs::read_to_string(file).await {
         Ok(text) if text.len() <= ORDERS_BYTES_MAX => text,
         Ok(_) => return Err(format!("it has more than {ORDERS_BYTES_MAX} bytes")),
@@ -144,7 +155,7 @@ fn address(node: &NodeContext, name: &str) -> Option<IpAddr> {
 fn resolve(orders: &Orders, address: impl Fn(&str) -> Option<IpAddr>) -> Standing {
     let order = |one: &Between| {
         let (a, b) = (address(&one.pods[0])?, address(&one.pods[1])?);
-        let order = Order { fault: one.bad.into(), partition: one.partition, breaks: one.breaks };
+        let order = Order { fault: one.bad().into(), partition: one.partition, breaks: one.breaks };
         Some(((a.min(b), a.max(b)), order))
     };
     orders.between.iter().filter_map(order).collect()
@@ -199,7 +210,9 @@ mod test {
         assert!(first.partition && first.fault == Fault::default());
         let second = read.values().nth(1).unwrap();
         assert_eq!((second.fault.loss, second.fault.delay.as_millis()), (100, 20));
-        assert!(serde_yaml::from_str::<Orders>("beyond: 1").is_err(), "a word that is none");
+        for text in ["beyond: 1", "everywhere: {lost: 1}", "between: [{pods: [a, b], lost: 1}]"] {
+            assert!(serde_yaml::from_str::<Orders>(text).is_err(), "a word that is none: {text}");
+        }
     }
 
     #[test]

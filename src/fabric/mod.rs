@@ -47,7 +47,10 @@ use policy::Party;
 use state::State;
 
 /// Denials that wait to be told as Events. More than these at once are in the pods' audits all the same.
-const DENIALS_MAX: usize = 64;
+const DENIALS_MAX: usize = 256;
+
+/// Of these, one pod's: one that tries every door must not keep others' from being told.
+const DENIALS_OF_POD_MAX: usize = 16;
 
 /// The network between the pods of a node. Cheap to clone; all clones are the same.
 #[derive(Clone)]
@@ -214,6 +217,15 @@ impl Fabric {
         self.verdict(pod, used, allowed)
     }
 
+    /// The pod that has that address.
+    #[must_use]
+    pub fn pod_at(&self, ip: IpAddr) -> Option<PodUid> {
+        match ip {
+            IpAddr::V4(ip) => self.read().pod_at(ip).map(|(pod, _)| pod.uid.clone()),
+            IpAddr::V6(_) => None,
+        }
+    }
+
     /// Variables that tell a container of the Services of its namespace (`enableServiceLinks`).
     #[must_use]
     pub fn variables(&self, namespace: &str) -> Vec<(String, String)> {
@@ -251,7 +263,8 @@ impl Fabric {
         let news = lock(&pod.log).note(used.clone(), !allowed, self.now());
         if news && !allowed {
             let mut denials = lock(&self.0.denials);
-            if denials.len() < DENIALS_MAX {
+            let own = denials.iter().filter(|denial| denial.uid == pod.uid).count();
+            if denials.len() < DENIALS_MAX && own < DENIALS_OF_POD_MAX {
                 let (key, uid) = (pod.key.clone(), pod.uid.clone());
                 denials.push_back(Denial { pod: key, uid, used, audited });
                 drop(denials);
@@ -299,7 +312,9 @@ impl Fabric {
         }
     }
 
-    fn generation(&self) -> u64 {
+    /// Another number after each change that a decision could depend on.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
         self.0.generation.load(Ordering::Acquire)
     }
 }

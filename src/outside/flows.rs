@@ -60,6 +60,12 @@ impl<K: Eq + Hash + Clone, F> Flows<K, F> {
         self.entries.iter().map(|(key, entry)| (key, &entry.flow))
     }
 
+    /// The flow of `key`, as it is.
+    #[must_use]
+    pub fn get(&self, key: &K) -> Option<&F> {
+        self.entries.get(key).map(|entry| &entry.flow)
+    }
+
     /// The flow of `key`, which is in use now.
     pub fn touch(&mut self, key: &K, now: Timestamp) -> Option<&F> {
         let entry = self.entries.get_mut(key)?;

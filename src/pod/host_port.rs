@@ -143,6 +143,13 @@ fn serve_one(socket: Socket, entrance: Entrance) {
 pub trait Leads: Send + Sync + fmt::Debug {
     /// For a client: a member of the pod's network on whose behalf to connect, and the address there. `None`: it is refused.
     fn find(&self, client: SocketAddr) -> Option<(Arc<Member>, SocketAddr)>;
+
+    /// Whether a client that was led to `to` before may go there now. Asked again when [`Leads::generation`] is another: a policy
+    /// that changes is noticed by datagrams, which have no connection that could stand.
+    fn still(&self, client: SocketAddr, to: SocketAddr) -> bool;
+
+    /// Another number after anything that the answers depend on has changed.
+    fn generation(&self) -> u64;
 }
 
 /// The way into one pod from the host.
@@ -168,6 +175,15 @@ impl Leads for Published {
         let to = SocketAddr::new(door.ip, port.container_port);
         let admitted = admitted(&door.fabric, &door.uid, client, port.protocol, to.port());
         admitted.then(|| (Arc::clone(&door.host), to))
+    }
+
+    fn still(&self, client: SocketAddr, to: SocketAddr) -> bool {
+        let (door, protocol) = (&self.door, self.port.protocol);
+        admitted(&door.fabric, &door.uid, client, protocol, to.port())
+    }
+
+    fn generation(&self) -> u64 {
+        self.door.fabric.generation()
     }
 }
 

@@ -142,6 +142,16 @@ impl Leads for ToService {
         host_port::admitted(&self.fabric, &picked.pod, from, *protocol, to)
             .then_some((picked.host, picked.to))
     }
+
+    fn still(&self, client: SocketAddr, to: SocketAddr) -> bool {
+        let protocol = self.wanted.protocol;
+        let pod = self.fabric.pod_at(to.ip());
+        pod.is_some_and(|pod| host_port::admitted(&self.fabric, &pod, client, protocol, to.port()))
+    }
+
+    fn generation(&self) -> u64 {
+        self.fabric.generation()
+    }
 }
 
 fn tell(node: &NodeContext, port: &Wanted, error: &io::Error) {

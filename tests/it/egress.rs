@@ -166,12 +166,40 @@ fn the_manuals_examples_are_taken_as_they_are() {
     }
 }
 
+#[test]
+fn the_manuals_metrics_are_there() {
+    let node = Node::start();
+    node.load("talk");
+    let port = super::support::free_port();
+    let published = format!("containerPort: 8080, hostPort: {port}, hostIP: 127.0.0.1");
+    node.apply(&server("one", "").replace("containerPort: 8080", &published));
+    node.wait_ready("one");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/network.md");
+    let manual = std::fs::read_to_string(path).unwrap();
+    let metrics = super::support::http_get_socket(&node.socket(), "/metrics").unwrap();
+    let named = manual
+        .split('`')
+        .filter(|word| word.starts_with("container_network_") || word.starts_with("podling_"));
+    let mut count = 0;
+    for word in named {
+        let name = word.split('{').next().unwrap();
+        // `podling_published_*` is a family of names.
+        let (name, whole) = name.strip_suffix('*').map_or((name, true), |start| (start, false));
+        let is_it = |line: &str| {
+            line.strip_prefix(name).is_some_and(|rest| !whole || rest.starts_with('{'))
+        };
+        assert!(metrics.lines().any(is_it), "{name} in:\n{metrics}");
+        count += 1;
+    }
+    assert!(count >= 15, "{count} metrics in the manual");
+}
+
 /// The manual's example: `192.0.2.0/24` but for one host, at TCP 502.
 #[test]
 fn a_policy_opens_addresses_but_for_its_exceptions_and_only_its_ports() {
     let plant = host("plant");
     let node = Node::start_with(&format!(
-        "network: {{testNet: {{hosts: {{'192.0.2.20:502': '127.0.0.1:{plant}', '192.0.2.66:502': '127.0.0.1:{plant}', \
+        "network: {{allowTestNet: true, testNet: {{hosts: {{'192.0.2.20:502': '127.0.0.1:{plant}', '192.0.2.66:502': '127.0.0.1:{plant}', \
          '192.0.2.20:80': '127.0.0.1:{plant}', '[2001:db8::20]:502': '127.0.0.1:{plant}'}}}}}}\n"
     ));
     node.load("talk");
@@ -211,7 +239,7 @@ fn a_policy_opens_addresses_but_for_its_exceptions_and_only_its_ports() {
 fn a_name_that_may_be_reached_opens_its_addresses_to_that_pod_and_no_other_name_is_asked() {
     let (api, names) = (host("api"), NameServer::start("api.example.com", [192, 0, 2, 20]));
     let node = Node::start_with(&format!(
-        "network: {{testNet: {{nameServer: '127.0.0.1:{}', hosts: {{'192.0.2.20:443': '127.0.0.1:{api}', '192.0.2.20:80': '127.0.0.1:{api}'}}}}}}\n",
+        "network: {{allowTestNet: true, testNet: {{nameServer: '127.0.0.1:{}', hosts: {{'192.0.2.20:443': '127.0.0.1:{api}', '192.0.2.20:80': '127.0.0.1:{api}'}}}}}}\n",
         names.port
     ));
     node.load("talk");
@@ -297,7 +325,7 @@ fn own_address() -> Option<String> {
 fn what_an_audit_prints_allows_what_was_used_and_nothing_else() {
     let (api, names) = (host("api"), NameServer::start("api.example.com", [192, 0, 2, 20]));
     let node = Node::start_with(&format!(
-        "network: {{testNet: {{nameServer: '127.0.0.1:{}', hosts: {{'192.0.2.20:443': '127.0.0.1:{api}', '192.0.2.30:443': '127.0.0.1:{api}', \
+        "network: {{allowTestNet: true, testNet: {{nameServer: '127.0.0.1:{}', hosts: {{'192.0.2.20:443': '127.0.0.1:{api}', '192.0.2.30:443': '127.0.0.1:{api}', \
          '192.0.2.30:80': '127.0.0.1:{api}'}}}}}}\n",
         names.port
     ));

@@ -40,6 +40,22 @@ fn denied(to: &str) -> Option<ConnectError> {
 }
 
 #[test]
+fn a_pod_that_tries_every_door_does_not_keep_anothers_denial_from_being_told() {
+    let node = Node::new();
+    let (scanner, quiet) = (node.guest("scanner", "", 1), node.guest("quiet", "", 2));
+    for port in 1..=500 {
+        let to = format!("192.0.2.1:{port}");
+        assert_eq!(tried(&scanner, &node, &to), denied(&to));
+    }
+    assert_eq!(tried(&quiet, &node, "192.0.2.1:443"), denied("192.0.2.1:443"));
+    let told = node.fabric.take_denials();
+    assert!(told.len() < 100, "{} are told at once", told.len());
+    assert!(told.iter().any(|denial| denial.pod == quiet.pod.key));
+    let log = node.fabric.audit(&scanner.pod.key).unwrap().log;
+    assert_eq!(log.iter().count(), 500, "its own audit has all of them");
+}
+
+#[test]
 fn nothing_leaves_the_node_until_a_rule_lets_it() {
     let node = Node::new();
     let guest = node.guest("meter", "app=meter", 1);

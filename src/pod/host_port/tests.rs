@@ -5,6 +5,7 @@
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -12,7 +13,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{PodDoor, PublishedPort, PublishedPorts, SOCKETS_MAX};
+use super::{Leads, PodDoor, PublishedPort, PublishedPorts, SOCKETS_MAX};
 use crate::clock::Clock;
 use crate::fabric::Fabric;
 use crate::net::{Family, Listener, Member, MemberLimits, NetConfig, NoLedger, PodNet};
@@ -215,6 +216,75 @@ async fn a_module_that_comes_back_gets_the_next_datagram() {
     let mut buffer = [0; 64];
     let n = client.recv(&mut buffer).await.unwrap();
     assert_eq!(&buffer[..n], b"heard");
+}
+
+/// Lets everybody in, or nobody.
+#[derive(Debug)]
+struct Gate {
+    host: Arc<Member>,
+    open: AtomicBool,
+    generation: AtomicU64,
+}
+
+impl Gate {
+    fn turn(&self, open: bool) {
+        self.open.store(open, Ordering::SeqCst);
+        self.generation.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+impl Leads for Gate {
+    fn find(&self, client: SocketAddr) -> Option<(Arc<Member>, SocketAddr)> {
+        let to = SocketAddr::new(POD_IP.into(), 80);
+        self.still(client, to).then(|| (Arc::clone(&self.host), to))
+    }
+
+    fn still(&self, _client: SocketAddr, _to: SocketAddr) -> bool {
+        self.open.load(Ordering::SeqCst)
+    }
+
+    fn generation(&self) -> u64 {
+        self.generation.load(Ordering::SeqCst)
+    }
+}
+
+#[tokio::test]
+async fn a_udp_client_that_policy_shuts_out_is_not_heard_any_more() {
+    let world = publish(Protocol::Udp, "127.0.0.1").await;
+    let _echo = echo(&world);
+    let host = world.module.net().join("gate", MemberLimits::default(), Arc::new(NoLedger));
+    let gate = Arc::new(Gate {
+        host: Arc::new(host),
+        open: AtomicBool::new(true),
+        generation: AtomicU64::new(0),
+    });
+    let probe = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = probe.local_addr().unwrap();
+    drop(probe);
+    let port = Arc::new(PublishedPort {
+        protocol: Protocol::Udp,
+        address,
+        container_port: 80,
+        traffic: crate::outside::stats::Traffic::default(),
+    });
+    let leads = Arc::<Gate>::clone(&gate) as Arc<dyn Leads>;
+    let stop = world.stop.clone();
+    let _tasks = super::open_port(Arc::clone(&port), leads, Clock::start(), stop).await.unwrap();
+    let client = UdpSocket::bind("127.0.0.1:0").await.unwrap();
+    client.connect(address).await.unwrap();
+    let mut buffer = [0; 64];
+    for (round, open) in [(1_u8, true), (2, true), (3, false), (4, true)] {
+        gate.turn(open);
+        let dropped = port.traffic.datagrams_dropped.get();
+        client.send(&[round]).await.unwrap();
+        if open {
+            let n = client.recv(&mut buffer).await.unwrap();
+            assert_eq!(buffer[..n], [round]);
+        } else {
+            until("it to be dropped", || port.traffic.datagrams_dropped.get() > dropped).await;
+            until("the client to be forgotten", || port.traffic.flows_open.get() == 0).await;
+        }
+    }
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@ use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -50,6 +51,10 @@ thread_local! {
 #[derive(Debug)]
 struct Client {
     inside: crate::net::UdpSocket,
+    serial: u64,
+    /// Where it was led, and as of when it may go there ([`super::Leads::generation`]).
+    to: SocketAddr,
+    admitted: AtomicU64,
     _end: DropGuard,
 }
 
@@ -117,6 +122,7 @@ fn inwards(
     let (traffic, bytes) = (&entrance.port.traffic, data.len());
     let mut table = lock(clients);
     let now = entrance.clock.now();
+    ask_again(entrance, &mut table, from);
     let pass = |table: &mut Table| {
         table.flows.touch(&from, now).map(|client| send(&client.inside, data.clone()))
     };
@@ -134,6 +140,21 @@ fn inwards(
             traffic.bytes_in.add(bytes);
         }
         Some(Err(_)) | None => traffic.datagrams_dropped.add(1),
+    }
+}
+
+/// Forgets a client that policy has shut out since.
+fn ask_again(entrance: &Entrance, table: &mut Table, from: SocketAddr) {
+    let generation = entrance.leads.generation();
+    let Some(client) = table.flows.get(&from) else { return };
+    if client.admitted.load(Ordering::Relaxed) == generation {
+        return;
+    }
+    if entrance.leads.still(from, client.to) {
+        client.admitted.store(generation, Ordering::Relaxed);
+    } else {
+        let serial = client.serial;
+        drop(table.flows.remove(&from, serial));
     }
 }
 
@@ -157,6 +178,8 @@ fn admit(
     if !table.new.take(entrance.clock.now()) {
         return false;
     }
+    // Before the question: a change in between is asked about again.
+    let admitted = AtomicU64::new(entrance.leads.generation());
     let Some(way) = entrance.way(from) else { return false };
     let family = if way.to.is_ipv4() { Family::V4 } else { Family::V6 };
     let Ok(inside) = way.host.udp_socket(family) else { return false };
@@ -164,17 +187,18 @@ fn admit(
         return false;
     }
     let end = CancellationToken::new();
+    let serial = table.flows.next_serial();
     let answers = Answers {
         inside: inside.clone(),
         outside: Arc::clone(socket),
         client: from,
-        serial: table.flows.next_serial(),
+        serial,
         clients: Arc::downgrade(clients),
         way: way.clone(),
     };
     let ended = end.clone();
     way.tasks.spawn(async move { ended.run_until_cancelled(answers.carry()).await });
-    let client = Client { inside, _end: end.drop_guard() };
+    let client = Client { inside, serial, to: way.to, admitted, _end: end.drop_guard() };
     let (_, evicted) = table.flows.insert(from, client, way.clock.now());
     let traffic = &way.port.traffic;
     traffic.flows_open.rise(&traffic.flows_peak);
@@ -283,7 +307,9 @@ mod test {
         };
         let mut flows = Flows::new(1);
         let end = CancellationToken::new();
-        let kept = Client { inside: inside.clone(), _end: end.clone().drop_guard() };
+        let (admitted, _end) = (AtomicU64::new(0), end.clone().drop_guard());
+        let serial = flows.next_serial();
+        let kept = Client { inside: inside.clone(), serial, to, admitted, _end };
         let (serial, _) = flows.insert(client, kept, way.clock.now());
         let clients = Arc::new(Mutex::new(Table { flows, new: Rate::new(1, 1) }));
         way.port.traffic.flows_open.rise(&way.port.traffic.flows_peak);
