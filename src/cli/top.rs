@@ -10,7 +10,7 @@ use super::Out;
 use super::args::{ReportFormat, TopArgs, TopWhat};
 use super::client::{Client, ClientError};
 use super::columns::Columns;
-use crate::server::usage::{FUEL, MEMORY_PEAK, THROTTLED};
+use crate::server::usage::{FUEL, MEMORY_OF, MEMORY_PEAK, THROTTLED};
 
 /// Where usage is asked for.
 const METRICS: &str = "/apis/metrics.k8s.io/v1beta1";
@@ -27,6 +27,8 @@ pub(super) struct Row {
     throttled_millis: u64,
     /// The most that it held at once.
     memory_peak_bytes: u64,
+    /// Of its memory, what the host holds for it: all but linear memories and tables.
+    memory_host_bytes: u64,
     /// Instructions that it executed, where they are counted.
     fuel: Option<u64>,
 }
@@ -84,6 +86,8 @@ pub(super) async fn pods(
                 memory_bytes,
                 throttled_millis: amount(usage, THROTTLED).map_or(0, |q| q.millis_u64()),
                 memory_peak_bytes: amount(usage, MEMORY_PEAK).map_or(0, |q| q.units_u64()),
+                memory_host_bytes: amount(usage, &format!("{MEMORY_OF}host"))
+                    .map_or(0, |q| q.units_u64()),
                 fuel: amount(usage, FUEL).map(|q| q.units_u64()),
             });
         }
@@ -139,6 +143,7 @@ pub(super) fn wide(rows: &[Row]) -> String {
         "CPU(cores)",
         "THROTTLED",
         "MEMORY(bytes)",
+        "HOST(bytes)",
         "PEAK(bytes)",
         "FUEL",
     ];
@@ -150,6 +155,7 @@ pub(super) fn wide(rows: &[Row]) -> String {
             format!("{}m", row.cpu_millis),
             format!("{}.{:03}s", row.throttled_millis / 1000, row.throttled_millis % 1000),
             mebibytes(row.memory_bytes),
+            mebibytes(row.memory_host_bytes),
             mebibytes(row.memory_peak_bytes),
             row.fuel.map_or("<none>".to_owned(), |fuel| fuel.to_string()),
         ]
@@ -174,6 +180,7 @@ pub(super) fn to_json(rows: &[Row]) -> Value {
             "namespace": row.namespace, "pod": row.pod, "container": row.container,
             "cpuMillis": row.cpu_millis, "memoryBytes": row.memory_bytes,
             "throttledMillis": row.throttled_millis, "memoryPeakBytes": row.memory_peak_bytes,
+            "memoryHostBytes": row.memory_host_bytes,
             "fuel": row.fuel,
         })
     };

@@ -107,6 +107,7 @@ impl Backend for NodeBackend {
             throttled: c.total.throttled,
             memory_peak_bytes: c.total.memory_peak_bytes,
             fuel: c.total.fuel_used,
+            memory_kinds: c.total.memory.rows(),
         };
         let now = self.context.clock.now();
         let pods = self.context.usage.read(now).into_iter();

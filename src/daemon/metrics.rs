@@ -53,6 +53,7 @@ impl Collector for Modules {
         for family in FAMILIES {
             family.encode(&mut encoder, &pods)?;
         }
+        memory_by_kind(&mut encoder, &pods)?;
         for family in POD_FAMILIES {
             family.encode(&mut encoder, &pods)?;
         }
@@ -204,6 +205,26 @@ impl PodFamily {
         }
         Ok(())
     }
+}
+
+/// What the memory of each container is for.
+fn memory_by_kind(
+    encoder: &mut DescriptorEncoder<'_>,
+    pods: &[PodUsage],
+) -> Result<(), std::fmt::Error> {
+    let (name, help) = ("podling_container_memory", "Memory by what it is for");
+    let mut family =
+        encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
+    for pod in pods {
+        for container in &pod.containers {
+            let [namespace, name, of, uid] = labels(pod, container);
+            for (kind, bytes) in container.total.memory.rows() {
+                let labels = [namespace, name, of, uid, ("kind", kind)];
+                Value::Level(bytes).encode(family.encode_family(&labels)?)?;
+            }
+        }
+    }
+    Ok(())
 }
 
 fn labels<'a>(pod: &'a PodUsage, container: &'a ContainerUsage) -> Labels<'a> {

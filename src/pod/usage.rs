@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::runtime::{PodAccount, RunControl, Usage};
+use crate::runtime::{MemoryKinds, PodAccount, RunControl, Usage};
 use crate::spec::{ContainerName, PodKey, PodUid};
 
 /// Two questions that come closer than this get the same rate: a shorter window says little.
@@ -146,6 +146,7 @@ impl ContainerEntry {
         if let Some(run) = self.now.take() {
             self.before = sum(self.before, run.usage());
             self.before.memory_bytes = 0;
+            self.before.memory = MemoryKinds::default();
         }
     }
 
@@ -191,6 +192,7 @@ fn sum(before: Usage, now: Usage) -> Usage {
         cpu_time: before.cpu_time.saturating_add(now.cpu_time),
         throttled: before.throttled.saturating_add(now.throttled),
         memory_bytes: now.memory_bytes,
+        memory: now.memory,
         memory_peak_bytes: before.memory_peak_bytes.max(now.memory_peak_bytes),
         fuel_used,
     }
@@ -221,6 +223,7 @@ mod test {
             cpu_time: Duration::from_millis(cpu_ms),
             throttled: Duration::from_millis(1),
             memory_bytes: held,
+            memory: MemoryKinds { linear: held, ..MemoryKinds::default() },
             memory_peak_bytes: peak,
             fuel_used: fuel,
         };

@@ -18,7 +18,34 @@ pub(crate) struct Ledger {
     limit: Option<u64>,
     used: AtomicU64,
     peak: AtomicU64,
+    /// Of those held now, linear memories and tables. The rest is what the host holds.
+    linear: AtomicU64,
+    tables: AtomicU64,
     parent: Option<Arc<Ledger>>,
+}
+
+/// What a module itself holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Own {
+    Linear,
+    Tables,
+}
+
+/// Bytes held, by what they are for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemoryKinds {
+    /// Linear memories.
+    pub linear: u64,
+    pub tables: u64,
+    /// What the host holds for the module: its stack, resources, socket buffers, bodies, lists.
+    pub host: u64,
+}
+
+impl MemoryKinds {
+    /// Each by its name.
+    pub fn rows(&self) -> [(&'static str, u64); 3] {
+        [("linear", self.linear), ("tables", self.tables), ("host", self.host)]
+    }
 }
 
 /// A charge was refused.
@@ -32,13 +59,16 @@ pub(crate) struct OverLimit {
     pub(crate) limit: u64,
     /// It was the pod's account and not the module's own.
     pub(crate) of_pod: bool,
+    /// What the module holds already.
+    pub(crate) kinds: MemoryKinds,
 }
 
 impl Ledger {
     /// An account with at most `limit` bytes, which also draws on `parent`.
     #[must_use]
     pub(crate) fn new(limit: Option<u64>, parent: Option<Arc<Ledger>>) -> Self {
-        Self { limit, used: AtomicU64::new(0), peak: AtomicU64::new(0), parent }
+        let zero = || AtomicU64::new(0);
+        Self { limit, used: zero(), peak: zero(), linear: zero(), tables: zero(), parent }
     }
 
     /// Takes `bytes`, here and from the parent.
@@ -51,7 +81,7 @@ impl Ledger {
             && let Err(over) = parent.take(bytes, true)
         {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(over);
+            return Err(OverLimit { kinds: self.kinds(), ..over });
         }
         self.peak.fetch_max(self.used(), Ordering::Relaxed);
         Ok(())
@@ -69,7 +99,7 @@ impl Ledger {
                 }
                 Ok(())
             }
-            Err(used) => Err(OverLimit { asked: bytes, used, limit, of_pod }),
+            Err(used) => Err(OverLimit { asked: bytes, used, limit, of_pod, kinds: self.kinds() }),
         }
     }
 
@@ -79,6 +109,31 @@ impl Ledger {
         if let Some(parent) = &self.parent {
             parent.used.fetch_sub(bytes, Ordering::Relaxed);
         }
+    }
+
+    fn own(&self, own: Own) -> &AtomicU64 {
+        match own {
+            Own::Linear => &self.linear,
+            Own::Tables => &self.tables,
+        }
+    }
+
+    /// So many bytes that were charged are for this.
+    pub(crate) fn assign(&self, own: Own, bytes: u64) {
+        self.own(own).fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// They are no longer; called before they are released.
+    pub(crate) fn take_back(&self, own: Own, bytes: u64) {
+        self.own(own).fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    /// Bytes held now, by what they are for.
+    #[must_use]
+    pub(crate) fn kinds(&self) -> MemoryKinds {
+        let (linear, tables) = (&self.linear, &self.tables);
+        let (linear, tables) = (linear.load(Ordering::Relaxed), tables.load(Ordering::Relaxed));
+        MemoryKinds { linear, tables, host: self.used().saturating_sub(linear + tables) }
     }
 
     /// The fewest bytes that this account or its parent allows; `None`: no bound.
@@ -114,9 +169,14 @@ impl crate::net::Ledger for Ledger {
 
 impl std::fmt::Display for OverLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { asked, used, limit, of_pod } = self;
+        let Self { asked, used, limit, of_pod, kinds } = self;
         let whose = if *of_pod { "the pod's memory limit" } else { "its memory limit" };
-        write!(f, "asked for {asked} bytes more with {used} in use; {whose} is {limit} bytes")
+        write!(f, "asked for {asked} bytes more with {used} in use; {whose} is {limit} bytes")?;
+        let MemoryKinds { linear, tables, host } = kinds;
+        if kinds == &MemoryKinds::default() {
+            return Ok(());
+        }
+        write!(f, " (it held {linear} in linear memory, {tables} in tables, {host} on the host)")
     }
 }
 
@@ -133,7 +193,8 @@ mod test {
         let b = Ledger::new(None, Some(Arc::clone(&pod)));
         a.charge(60).unwrap();
         let own = a.charge(30).unwrap_err();
-        assert_eq!(own, OverLimit { asked: 30, used: 60, limit: 80, of_pod: false });
+        let kinds = MemoryKinds { host: 60, ..MemoryKinds::default() };
+        assert_eq!(own, OverLimit { asked: 30, used: 60, limit: 80, of_pod: false, kinds });
         assert!(b.charge(50).unwrap_err().of_pod);
         assert_eq!((a.used(), b.used(), pod.used()), (60, 0, 60));
         a.release(60);

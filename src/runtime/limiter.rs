@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use wasmtime::ResourceLimiter;
 
-use super::ledger::{Ledger, OverLimit};
+use super::ledger::{Ledger, OverLimit, Own};
 use crate::spec::OnMemoryLimit;
 
 /// Core instances in one run. A component made of others has about four each; the count guards against modules
@@ -44,8 +44,11 @@ pub(crate) struct Limiter {
     held: u64,
     /// Of these, for the host's resources.
     resources: u64,
-    /// Of these, what the growth in progress took: given back if it fails after all.
-    growing: u64,
+    /// Of these, in linear memories, and in tables.
+    linear: u64,
+    tables: u64,
+    /// Of these, what the growth in progress took, and for what: given back if it fails after all.
+    growing: (Own, u64),
     /// Bytes that the host keeps for its resources.
     kept: u64,
     /// The account refused to keep more, and what was called for it trapped.
@@ -54,7 +57,9 @@ pub(crate) struct Limiter {
 
 impl Limiter {
     pub(crate) fn new(ledger: Arc<Ledger>, on_limit: OnMemoryLimit) -> Self {
-        Self { ledger, on_limit, held: 0, resources: 0, growing: 0, kept: 0, starved: None }
+        let growing = (Own::Linear, 0);
+        let (held, linear, tables, resources, kept) = (0, 0, 0, 0, 0);
+        Self { ledger, on_limit, held, resources, linear, tables, growing, kept, starved: None }
     }
 
     /// Brings the account to `bytes` that the host keeps for the store. False if it refuses: what is called next must trap.
@@ -80,12 +85,21 @@ impl Limiter {
         }
     }
 
-    fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
-        self.growing = 0;
+    fn own(&mut self, own: Own) -> &mut u64 {
+        match own {
+            Own::Linear => &mut self.linear,
+            Own::Tables => &mut self.tables,
+        }
+    }
+
+    fn grow(&mut self, own: Own, bytes: u64) -> wasmtime::Result<bool> {
+        self.growing.1 = 0;
         match self.ledger.charge(bytes) {
             Ok(()) => {
+                self.ledger.assign(own, bytes);
+                *self.own(own) += bytes;
                 self.held += bytes;
-                self.growing = bytes;
+                self.growing = (own, bytes);
                 Ok(true)
             }
             Err(over) => match self.on_limit {
@@ -126,14 +140,18 @@ impl Limiter {
     }
 
     fn undo(&mut self) {
-        let bytes = std::mem::take(&mut self.growing);
+        let (own, bytes) = (self.growing.0, std::mem::take(&mut self.growing.1));
         self.held -= bytes;
+        *self.own(own) -= bytes;
+        self.ledger.take_back(own, bytes);
         self.ledger.release(bytes);
     }
 }
 
 impl Drop for Limiter {
     fn drop(&mut self) {
+        self.ledger.take_back(Own::Linear, self.linear);
+        self.ledger.take_back(Own::Tables, self.tables);
         self.ledger.release(self.held + self.kept);
     }
 }
@@ -147,10 +165,10 @@ impl ResourceLimiter for Limiter {
     ) -> wasmtime::Result<bool> {
         if maximum.is_some_and(|maximum| desired > maximum) {
             // The module's own bound: an ordinary failure, and none of ours.
-            self.growing = 0;
+            self.growing.1 = 0;
             return Ok(false);
         }
-        self.grow(desired.saturating_sub(current) as u64)
+        self.grow(Own::Linear, desired.saturating_sub(current) as u64)
     }
 
     fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -165,10 +183,11 @@ impl ResourceLimiter for Limiter {
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
         if desired > maximum.unwrap_or(usize::MAX).min(TABLE_ELEMENTS_MAX) {
-            self.growing = 0;
+            self.growing.1 = 0;
             return Ok(false);
         }
-        self.grow((desired.saturating_sub(current) * size_of::<usize>()) as u64)
+        let bytes = desired.saturating_sub(current) * size_of::<usize>();
+        self.grow(Own::Tables, bytes as u64)
     }
 
     fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -193,6 +212,7 @@ impl ResourceLimiter for Limiter {
 mod test {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
+    use crate::runtime::ledger::MemoryKinds;
 
     fn limiter(limit: u64, on_limit: OnMemoryLimit) -> (Arc<Ledger>, Limiter) {
         let ledger = Arc::new(Ledger::new(Some(limit), None));
@@ -206,8 +226,13 @@ mod test {
         assert!(limiter.memory_growing(0, 65_536, None).unwrap());
         assert!(limiter.table_growing(0, 1000, None).unwrap());
         assert!(!limiter.memory_growing(65_536, 131_072, None).unwrap());
+        limiter.claim(100).unwrap();
+        let tables = 1000 * size_of::<usize>() as u64;
+        assert_eq!(ledger.kinds(), MemoryKinds { linear: 131_072, tables, host: 100 });
+        limiter.table_grow_failed(wasmtime::Error::msg("no")).unwrap();
+        assert_eq!(ledger.kinds().tables, tables, "the last growth was refused and took nothing");
         drop(limiter);
-        assert_eq!(ledger.used(), 0);
+        assert_eq!((ledger.used(), ledger.kinds()), (0, MemoryKinds::default()));
     }
 
     #[test]

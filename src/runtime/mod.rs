@@ -55,6 +55,7 @@ pub use compile::{CompileMode, MODULE_BYTES_MAX};
 pub use compile_child::compile_child;
 pub use engine::{Backend, EngineSettings, WASMTIME_VERSION};
 pub use error::{CacheError, PrepareError, RuntimeStartError, StartError};
+pub use ledger::MemoryKinds;
 pub use machine::Machine;
 pub use run::{PodAccount, PodLimits, RunControl, RunExit, RunHandle, Usage};
 pub use serve::HttpUsage;

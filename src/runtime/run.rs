@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::RunLimits;
-use super::ledger::Ledger;
+use super::ledger::{Ledger, MemoryKinds};
 use super::meter::{CpuAccount, PodCpu};
 use super::sched::Spawner;
 use super::serve::{HttpCounters, HttpUsage};
@@ -143,6 +143,8 @@ pub struct Usage {
     pub memory_bytes: u64,
     /// The most ever held at once.
     pub memory_peak_bytes: u64,
+    /// Those held now, by what they are for.
+    pub memory: MemoryKinds,
     /// Instructions executed; `None` where they are not counted. While it runs, as far as its code has written them down
     /// (a tight loop does when it ends).
     pub fuel_used: Option<u64>,
@@ -346,6 +348,7 @@ impl RunControl {
             throttled: account.cpu.throttled(),
             memory_bytes: account.memory.used(),
             memory_peak_bytes: account.memory.peak(),
+            memory: account.memory.kinds(),
             fuel_used: account.counts_fuel.then_some(fuel),
         }
     }

@@ -25,6 +25,9 @@ pub const THROTTLED: &str = "podling.dev/cpu-throttled";
 /// The most bytes that a container held at once.
 pub const MEMORY_PEAK: &str = "podling.dev/memory-peak";
 
+/// Before a kind of memory (`linear`, `tables`, `host`): what a container holds of it.
+pub const MEMORY_OF: &str = "podling.dev/memory-";
+
 /// Instructions that a container executed.
 pub const FUEL: &str = "podling.dev/fuel";
 
@@ -52,6 +55,8 @@ pub struct ContainerUse {
     pub memory_peak_bytes: u64,
     /// Instructions that it executed over all its runs, where they are counted.
     pub fuel: Option<u64>,
+    /// What its memory is for, by name.
+    pub memory_kinds: [(&'static str, u64); 3],
 }
 
 /// What the node uses: its pods, or the whole machine.
@@ -171,6 +176,9 @@ fn container_usage(container: &ContainerUse) -> Value {
     let mut usage = usage(container.cpu_nanocores, container.memory_bytes);
     usage[THROTTLED] = json!(format!("{}m", container.throttled.as_millis()));
     usage[MEMORY_PEAK] = json!(format!("{}Ki", container.memory_peak_bytes.div_ceil(1024)));
+    for (kind, bytes) in container.memory_kinds {
+        usage[format!("{MEMORY_OF}{kind}")] = json!(format!("{}Ki", bytes.div_ceil(1024)));
+    }
     if let Some(fuel) = container.fuel {
         usage[FUEL] = json!(fuel.to_string());
     }
@@ -256,10 +264,13 @@ mod test {
             throttled: Duration::from_millis(1500),
             memory_peak_bytes: 2048,
             fuel: Some(7),
+            memory_kinds: [("linear", 512), ("tables", 0), ("host", 4096)],
         };
         let expected = json!({
             "cpu": "2n", "memory": "1Ki", "podling.dev/cpu-throttled": "1500m",
             "podling.dev/memory-peak": "2Ki", "podling.dev/fuel": "7",
+            "podling.dev/memory-linear": "1Ki", "podling.dev/memory-tables": "0Ki",
+            "podling.dev/memory-host": "4Ki",
         });
         assert_eq!(container_usage(&container), expected);
     }

@@ -184,6 +184,11 @@ pub const WAVES: &[&[Attack]] = &[
         Attack { name: "handler", module: Handler("/spin"), outcome: Held { says: "" } },
         Attack { name: "places", module: Text(texts::places), outcome: Held { says: "" } },
         Attack {
+            name: "listings",
+            module: Hostile(&["listings", "100000"]),
+            outcome: Held { says: "held: 100 lists" },
+        },
+        Attack {
             name: "subscriptions",
             module: Text(texts::subscriptions),
             outcome: Held { says: "" },

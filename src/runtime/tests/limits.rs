@@ -20,7 +20,8 @@ async fn a_hog_is_killed_at_its_limit_and_told_why() {
     let control = handle.control.clone();
     let exit = over(handle).await;
     let Exit::OutOfMemory { message } = &exit else { panic!("{exit:?}") };
-    assert!(message.contains("its memory limit is 16777216 bytes"), "{message}");
+    assert!(message.contains("its memory limit is 16777216 bytes (it held "), "{message}");
+    assert!(message.contains(" in linear memory, "), "{message}");
     assert_eq!((exit.code(), exit.reason()), (137, "OOMKilled"));
     paper.says("holding 10 MiB").await;
     assert!(!paper.stdout().contains("holding 16 MiB"));
