@@ -17,6 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 use crate::daemon::network_metrics::Networks;
 use crate::pod::NodeContext;
 use crate::pod::usage::{ContainerUsage, PodUsage};
+use crate::runtime::HttpUsage;
 use crate::store::Store;
 
 type Labels<'a> = [(&'static str, &'a str); 4];
@@ -167,7 +168,67 @@ const FAMILIES: &[Family] = &[
         kind: MetricType::Gauge,
         value: |c| Value::Level(u64::from(c.running)),
     },
+    Family {
+        name: "podling_container_http_requests",
+        help: "Requests that came to a module that answers HTTP",
+        unit: None,
+        kind: MetricType::Counter,
+        value: |c| of_http(c, |http| Value::Count(http.requests)),
+    },
+    Family {
+        name: "podling_container_http_trapped",
+        help: "Requests whose handler trapped: 500, or a connection broken off",
+        unit: None,
+        kind: MetricType::Counter,
+        value: |c| of_http(c, |http| Value::Count(http.trapped)),
+    },
+    Family {
+        name: "podling_container_http_failed",
+        help: "Requests for which the handler gave no response, or an error: 500",
+        unit: None,
+        kind: MetricType::Counter,
+        value: |c| of_http(c, |http| Value::Count(http.failed)),
+    },
+    Family {
+        name: "podling_container_http_timed_out",
+        help: "Requests without a response in time: 504",
+        unit: None,
+        kind: MetricType::Counter,
+        value: |c| of_http(c, |http| Value::Count(http.timed_out)),
+    },
+    Family {
+        name: "podling_container_http_refused",
+        help: "Requests that found no room (503) or were not acceptable (400, 413, 501)",
+        unit: None,
+        kind: MetricType::Counter,
+        value: |c| of_http(c, |http| Value::Count(http.refused)),
+    },
+    Family {
+        name: "podling_container_http_turned_away",
+        help: "Connections that found no memory",
+        unit: None,
+        kind: MetricType::Counter,
+        value: |c| of_http(c, |http| Value::Count(http.turned_away)),
+    },
+    Family {
+        name: "podling_container_http_instances",
+        help: "Instances made for requests",
+        unit: None,
+        kind: MetricType::Counter,
+        value: |c| of_http(c, |http| Value::Count(http.instances)),
+    },
+    Family {
+        name: "podling_container_http_under_way",
+        help: "Requests whose handler works now",
+        unit: None,
+        kind: MetricType::Gauge,
+        value: |c| of_http(c, |http| Value::Level(http.under_way)),
+    },
 ];
+
+fn of_http(container: &ContainerUsage, value: fn(&HttpUsage) -> Value) -> Value {
+    container.http.as_ref().map_or(Value::Absent, value)
+}
 
 impl Family {
     fn encode(

@@ -11,7 +11,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::runtime::{MemoryKinds, PodAccount, RunControl, Usage};
+use crate::runtime::{HttpUsage, MemoryKinds, PodAccount, RunControl, Usage};
 use crate::spec::{ContainerName, PodKey, PodUid};
 
 /// Two questions that come closer than this get the same rate: a shorter window says little.
@@ -25,6 +25,8 @@ pub struct ContainerUsage {
     pub running: bool,
     /// Sums over its runs; memory is that of the run there is now.
     pub total: Usage,
+    /// The same of its requests, if it is a module that answers HTTP.
+    pub http: Option<HttpUsage>,
     /// Billionths of a core, over the window.
     pub cpu_nanocores: u64,
     /// What the rate was measured over.
@@ -63,6 +65,7 @@ struct ContainerEntry {
     now: Option<RunControl>,
     /// Runs that are over.
     before: Usage,
+    http_before: HttpUsage,
     rate: Rate,
 }
 
@@ -147,6 +150,7 @@ impl ContainerEntry {
             self.before = sum(self.before, run.usage());
             self.before.memory_bytes = 0;
             self.before.memory = MemoryKinds::default();
+            self.http_before = HttpUsage { under_way: 0, ..run.http().after(self.http_before) };
         }
     }
 
@@ -154,10 +158,13 @@ impl ContainerEntry {
         let run = self.now.as_ref().map(RunControl::usage);
         let total = sum(self.before, run.unwrap_or_default());
         self.rate.ask(now, total.cpu_time);
+        let http = self.now.as_ref().map(RunControl::http).unwrap_or_default();
+        let http = http.after(self.http_before);
         ContainerUsage {
             name: name.clone(),
             running: self.now.is_some(),
             total,
+            http: http.is_of_server().then_some(http),
             cpu_nanocores: self.rate.nanocores,
             window: self.rate.window,
         }

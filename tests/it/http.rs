@@ -9,7 +9,7 @@ use rcgen::{CertifiedKey, generate_simple_self_signed};
 use rustls::pki_types::PrivateKeyDer;
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-use super::support::{Node, container, free_port, guest, restarts, wait_for};
+use super::support::{Node, container, free_port, guest, http_get_socket, restarts, wait_for};
 
 /// A pod with one handler on a published port, with a readiness probe over HTTP.
 fn handler(name: &str, module: &str, port: u16, grace: u32) -> String {
@@ -153,6 +153,14 @@ fn a_wasip1_server_is_given_its_socket_and_a_neighbour_asks_it() {
         Some(answer)
     });
     assert_eq!(&echoed, b"over the kernel");
+    // The next run of it is given the port again, and who comes in between waits for that.
+    connect(port).write_all(b"quit").unwrap();
+    node.wait_pod("old", "restarted", |pod| restarts(pod, "listen") >= 1);
+    let mut stream = connect(port);
+    stream.write_all(b"again").unwrap();
+    let mut answer = [0; 5];
+    stream.read_exact(&mut answer).unwrap();
+    assert_eq!(&answer, b"again");
     assert!(node.ok(&["logs", "old", "-c", "listen"]).contains("listen: 1 sockets (echo)"));
 }
 
@@ -235,6 +243,17 @@ fn what_bounds_a_handler_is_what_its_clients_see() {
     assert_eq!(get(port, "/"), Some((200, "hello from web\n".to_owned())));
     let log = node.ok(&["logs", "web"]);
     assert!(log.contains("podling: GET /sleep: no response within 3 s; given up"), "{log}");
+    let metrics = http_get_socket(&node.socket(), "/metrics").unwrap();
+    for (name, least) in
+        [("requests", 10), ("trapped", 1), ("timed_out", 1), ("refused", 2), ("instances", 5)]
+    {
+        let line = metrics.lines().find(|line| {
+            line.starts_with(&format!("podling_container_http_{name}_total"))
+                && line.contains("container=\"web\"")
+        });
+        let count = line.and_then(|line| line.rsplit(' ').next()?.parse::<u64>().ok());
+        assert!(count.is_some_and(|count| count >= least), "{name}: {line:?}");
+    }
     assert_eq!(restarts(&node.pod("web").unwrap(), "web"), 0);
 }
 

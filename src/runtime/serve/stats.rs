@@ -67,3 +67,26 @@ pub struct HttpUsage {
     /// Instances made.
     pub instances: u64,
 }
+
+impl HttpUsage {
+    /// Whether it is one at all: a server has an instance before it listens.
+    #[must_use]
+    pub fn is_of_server(&self) -> bool {
+        self.instances > 0
+    }
+
+    /// With what earlier runs did: counters add up, what is under way is this one's.
+    #[must_use]
+    pub fn after(self, before: Self) -> Self {
+        Self {
+            requests: before.requests.saturating_add(self.requests),
+            under_way: self.under_way,
+            trapped: before.trapped.saturating_add(self.trapped),
+            failed: before.failed.saturating_add(self.failed),
+            timed_out: before.timed_out.saturating_add(self.timed_out),
+            refused: before.refused.saturating_add(self.refused),
+            turned_away: before.turned_away.saturating_add(self.turned_away),
+            instances: before.instances.saturating_add(self.instances),
+        }
+    }
+}
