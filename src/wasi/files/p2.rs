@@ -258,11 +258,11 @@ impl HostDescriptor for Files<'_> {
             return self.fs.open_at(fd, path_flags, path, how, flags).await;
         };
         let mut made = None;
-        if how.contains(OpenFlags::CREATE) {
-            if self.fs.stat_at(again(&fd), path_flags, path.clone()).await.is_err() {
-                self.grow(&room, ENTRY_BYTES).await?;
-                made = Some(Made::new(Arc::clone(&room)));
-            }
+        if how.contains(OpenFlags::CREATE)
+            && self.fs.stat_at(again(&fd), path_flags, path.clone()).await.is_err()
+        {
+            self.grow(&room, ENTRY_BYTES).await?;
+            made = Some(Made::new(Arc::clone(&room)));
         }
         if how.contains(OpenFlags::TRUNCATE) {
             room.freed();

@@ -3,7 +3,7 @@
 //! Owns: asking before a file, folder or link comes into being or grows; writing a stream into a file behind a wall. Is not: anything
 //! else of the interface, which is handed on to wasmtime-wasi's as it comes.
 //!
-//! Limits: [`CHUNK_MAX`] of a stream on their way to the disk at a time.
+//! Limits: [`CHUNK_MAX`] of a stream on their way to the disk at a time, on the module's account.
 
 use std::fs::File;
 use std::future::Future as _;
@@ -32,9 +32,11 @@ use types::{
 };
 
 use super::{
-    FilesView, Made, Room, Walls, are_apart, folder_bytes, growth, link_bytes, no_space, size_of,
+    FilesView, Made, Room, Short, Walls, are_apart, folder_bytes, growth, hold, link_bytes,
+    no_space, size_of,
 };
 use crate::limits::ENTRY_BYTES;
+use crate::wasi::account::Held;
 
 /// Bytes of a stream that are on their way to the disk; as many as wasmtime-wasi moves at a time.
 const CHUNK_MAX: usize = 64 << 10;
@@ -380,7 +382,8 @@ struct Writer {
     /// Where the next byte goes; `None`: at the end.
     position: Option<u64>,
     verdict: Option<Verdict>,
-    writing: Option<JoinHandle<io::Result<usize>>>,
+    /// What is on its way to the disk, and the memory that it is in.
+    writing: Option<(JoinHandle<io::Result<usize>>, Held)>,
 }
 
 impl Writer {
@@ -429,16 +432,24 @@ impl<T> StreamConsumer<T> for Writer {
         _finish: bool,
     ) -> Poll<wasmtime::Result<StreamResult>> {
         let mut source = source.as_direct(store);
-        let mut writing = match self.writing.take() {
+        let (mut writing, held) = match self.writing.take() {
             Some(writing) => writing,
             None => {
                 let there = source.remaining();
-                self.write(there[..there.len().min(CHUNK_MAX)].to_vec())
+                let count = there.len().min(CHUNK_MAX);
+                match hold(self.walls.account(), count as u64) {
+                    Ok(held) => (self.write(there[..count].to_vec()), held),
+                    Err(Short::Ends(error)) => return Poll::Ready(Err(error)),
+                    Err(Short::Fails(error)) => {
+                        self.end(Err(error.into()));
+                        return Poll::Ready(Ok(StreamResult::Dropped));
+                    }
+                }
             }
         };
         // Not given up half-way: what was handed to the disk is written, whoever waits.
         let Poll::Ready(written) = Pin::new(&mut writing).poll(cx) else {
-            self.writing = Some(writing);
+            self.writing = Some((writing, held));
             return Poll::Pending;
         };
         match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
