@@ -23,6 +23,7 @@ use crate::outside::dialer::{Dialer, Kernel};
 use crate::outside::names::SystemNames;
 use crate::pod::context::PodAddresses;
 use crate::pod::environment::Allocatable;
+use crate::pod::host_port::Shelf;
 use crate::pod::networks::NetworkBook;
 use crate::pod::usage::UsageBook;
 use crate::pod::{Keeper, NodeContext, NodeFacts};
@@ -138,6 +139,7 @@ impl NodeParts {
             gateway: self.gateway,
             networks: NetworkBook::default(),
             faults: self.faults,
+            shelf: Shelf::default(),
             keeper,
         })
     }

@@ -17,6 +17,7 @@ use crate::lifecycle::Restored;
 use crate::net::faults::Faults;
 use crate::outside::Gateway;
 use crate::pod::environment::{Allocatable, Facts};
+use crate::pod::host_port::Shelf;
 use crate::pod::networks::NetworkBook;
 use crate::pod::usage::UsageBook;
 use crate::runtime::Runtime;
@@ -75,6 +76,8 @@ pub struct NodeContext {
     pub networks: NetworkBook,
     /// Faults between the pods, where a test has ordered some.
     pub faults: Option<Faults>,
+    /// Published ports of pods that are being replaced.
+    pub shelf: Shelf,
     pub keeper: Arc<dyn Keeper>,
 }
 

@@ -121,9 +121,11 @@ impl Hands {
         self.keep_volumes.store(true, Ordering::Release);
     }
 
-    /// The pod has come to its end and keeps only its files: others may publish its ports now.
+    /// The pod has come to its end and keeps only its files: others may publish its ports now. Unless it is replaced by another form
+    /// of itself, which goes on with them.
     pub fn release_ports(&self) {
-        if let Some(sandbox) = &self.sandbox {
+        let comes_back = self.keep_volumes.load(Ordering::Acquire);
+        if let Some(sandbox) = self.sandbox.as_ref().filter(|_| !comes_back) {
             sandbox.release_ports();
         }
     }

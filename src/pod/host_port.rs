@@ -11,12 +11,16 @@
 //! Policy is asked for each client (`fabric`). Modules see the client's own address over TCP, if it is of the pod's family; over UDP each client is a socket of the daemon
 //! inside the pod, so that answers find back.
 
+mod shelf;
 mod tcp;
 mod udp;
+
+pub use shelf::{Kept, Shelf};
 
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, UdpSocket};
@@ -67,16 +71,20 @@ pub struct PublishedPorts {
 }
 
 impl PublishedPorts {
-    /// Binds every `hostPort` of the pod, or none.
+    /// Binds every `hostPort` of the pod, or none. What its earlier form left open is taken over.
     ///
     /// # Errors
     /// With the first port that the host does not give.
-    pub async fn bind(pod: &Pod) -> Result<Self, PublishError> {
+    pub async fn bind(pod: &Pod, shelf: &Shelf) -> Result<Self, PublishError> {
         let mut bound = vec![];
         for container in pod.all_containers() {
             for port in &container.ports {
                 let Some(address) = published_address(port) else { continue };
-                let socket = open(port.protocol, address).await.map_err(|source| PublishError {
+                let opened = match shelf.take(&pod.uid, port.protocol, address) {
+                    Some(socket) => revive(port.protocol, socket),
+                    None => open(port.protocol, address).await,
+                };
+                let socket = opened.map_err(|source| PublishError {
                     port: port.container_port,
                     container: container.name.to_string(),
                     address,
@@ -99,6 +107,21 @@ impl PublishedPorts {
     #[must_use]
     pub fn ports(&self) -> Vec<Arc<PublishedPort>> {
         self.bound.iter().map(|(_, port)| Arc::clone(port)).collect()
+    }
+
+    /// A second descriptor of each socket: it stays open when nobody serves it any more. Of one that cannot be had the port is
+    /// opened anew.
+    #[must_use]
+    pub fn keep(&self) -> Vec<Kept> {
+        let kept = self.bound.iter().filter_map(|(socket, port)| {
+            let descriptor = match socket {
+                Socket::Tcp(listener) => listener.as_fd(),
+                Socket::Udp(socket) => socket.as_fd(),
+            };
+            let socket = descriptor.try_clone_to_owned().ok()?;
+            Some(Kept { protocol: port.protocol, address: port.address, socket })
+        });
+        kept.collect()
     }
 
     /// Starts serving for the pod behind `door`, until `stop`. When the returned tasks have ended, the ports are free again.
@@ -241,6 +264,15 @@ async fn open(protocol: Protocol, address: SocketAddr) -> io::Result<Socket> {
     match protocol {
         Protocol::Tcp => TcpListener::bind(address).await.map(Socket::Tcp),
         Protocol::Udp => UdpSocket::bind(address).await.map(Socket::Udp),
+    }
+}
+
+/// Serves a socket again that was open all the time.
+fn revive(protocol: Protocol, socket: OwnedFd) -> io::Result<Socket> {
+    // It was made without blocking, and a descriptor's flag is its socket's.
+    match protocol {
+        Protocol::Tcp => TcpListener::from_std(socket.into()).map(Socket::Tcp),
+        Protocol::Udp => UdpSocket::from_std(socket.into()).map(Socket::Udp),
     }
 }
 

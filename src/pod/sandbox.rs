@@ -18,7 +18,7 @@ use crate::net::{ConnectError, HostAlias, Member, MemberLimits, NetConfig, NoLed
 use crate::outside::stats::{Payer, Traffic};
 use crate::outside::{NotGranted, PodOutside};
 use crate::pod::context::NodeContext;
-use crate::pod::host_port::{self, PodDoor, PublishError, PublishedPorts};
+use crate::pod::host_port::{self, Kept, PodDoor, PublishError, PublishedPorts};
 use crate::pod::http_probe::Dial;
 use crate::pod::net_io::NetStream;
 use crate::pod::networks::{Listed, PodNetwork};
@@ -88,6 +88,8 @@ pub struct Sandbox {
     /// Ends the tasks of the published ports.
     stop: CancellationToken,
     ports: TaskTracker,
+    /// The same sockets, for the pod's next form; empty once the ports are closed.
+    kept: Mutex<Vec<Kept>>,
     /// One at a time writes to the volumes' files, or removes them.
     files: Semaphore,
 }
@@ -122,7 +124,10 @@ impl Sandbox {
         let daemon = net.join("podling", MemberLimits::default(), Arc::new(NoLedger));
         let daemon = Arc::new(daemon);
         let stop = CancellationToken::new();
-        let ports = PublishedPorts::bind(&pod).await.map_err(SandboxError::Publish)?;
+        let ports = PublishedPorts::bind(&pod, &node.shelf).await.map_err(SandboxError::Publish)?;
+        // What its earlier form published and this one does not.
+        node.shelf.forget(&pod.uid);
+        let kept = Mutex::new(ports.keep());
         let limits =
             MemberLimits { max_sockets: host_port::SOCKETS_MAX, ..MemberLimits::default() };
         let account = account(&pod, &outside, &ports);
@@ -160,12 +165,18 @@ impl Sandbox {
             account,
             stop,
             ports,
+            kept,
             files,
         })
     }
 
-    /// Takes everything down. With `keep_volumes` (the daemon ends, the pod does not) the files stay for its next life.
-    pub async fn tear_down(&self, keep_volumes: bool) {
+    /// Takes everything down. With `comes_back` (it is replaced by another form of itself, or the daemon ends) the files stay
+    /// for its next life, and the published ports stay open.
+    pub async fn tear_down(&self, comes_back: bool) {
+        let kept = self.take_kept();
+        if comes_back {
+            self.node.shelf.put(&self.pod.uid, kept);
+        }
         self.stop.cancel();
         drop(self.place.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.daemon.reset();
@@ -174,13 +185,18 @@ impl Sandbox {
         self.ports.wait().await;
         // It is never closed, so this waits for a refresh under way and nothing else.
         let _turn = self.files.acquire().await;
-        if !keep_volumes {
+        if !comes_back {
             remove_volumes(&self.node, &self.pod).await;
         }
     }
 
+    fn take_kept(&self) -> Vec<Kept> {
+        std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Closes the published ports; the rest stays. May be repeated.
     pub fn release_ports(&self) {
+        drop(self.take_kept());
         self.stop.cancel();
     }
 

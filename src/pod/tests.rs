@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as corev1;
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
 
 use super::context::NoKeeper;
 use super::hands::{Hands, Report};
-use super::host_port::PublishedPorts;
+use super::host_port::{PublishedPorts, Shelf};
 use super::logs::PodLogs;
 use super::sandbox::Sandbox;
 use super::{NodeContext, PublishedPod, Worker, WorkerHandle};
@@ -109,9 +110,46 @@ async fn a_sandbox_that_is_gone_holds_no_port() {
     container.ports = vec![port(Protocol::Tcp), port(Protocol::Udp)];
     let pod = Arc::new(pods::pod([container]));
     let sandbox = Sandbox::set_up(Arc::clone(&lab.context), Arc::clone(&pod)).await.unwrap();
-    assert!(PublishedPorts::bind(&pod).await.is_err());
-    sandbox.tear_down(true).await;
-    drop(PublishedPorts::bind(&pod).await.unwrap());
+    assert!(PublishedPorts::bind(&pod, &Shelf::default()).await.is_err());
+    sandbox.tear_down(false).await;
+    drop(PublishedPorts::bind(&pod, &Shelf::default()).await.unwrap());
+}
+
+#[tokio::test]
+async fn the_ports_of_a_pod_that_is_replaced_stay_open_and_its_next_form_gets_who_came_meanwhile() {
+    let lab = TestNode::new(Arc::new(NoKeeper));
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = probe.local_addr().unwrap();
+    drop(probe);
+    let mut container = pods::regular("c");
+    container.ports = vec![Port {
+        name: None,
+        container_port: 80,
+        protocol: Protocol::Tcp,
+        host_port: Some(address.port()),
+        host_ip: Some(address.ip()),
+    }];
+    let pod = Arc::new(pods::pod([container]));
+    let set_up = || Sandbox::set_up(Arc::clone(&lab.context), Arc::clone(&pod));
+    let old = set_up().await.unwrap();
+    old.tear_down(true).await;
+    let mut client = tokio::net::TcpStream::connect(address).await.unwrap();
+    client.write_all(b"hello").await.unwrap();
+    drop(old);
+    let new = set_up().await.unwrap();
+    let member =
+        new.net().join("c", crate::net::MemberLimits::default(), Arc::new(crate::net::NoLedger));
+    let mut listener = member.listen("0.0.0.0:80".parse().unwrap()).unwrap();
+    let accepted = std::future::poll_fn(|cx| listener.poll_accept(cx));
+    tokio::time::timeout(PATIENCE, accepted).await.unwrap().unwrap();
+    // Its own end, when nothing comes after it, closes them.
+    new.tear_down(false).await;
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
+    // One that is not replaced after all is closed, too.
+    let last = set_up().await.unwrap();
+    last.tear_down(true).await;
+    lab.context.shelf.forget(&pod.uid);
+    assert!(tokio::net::TcpStream::connect(address).await.is_err());
 }
 
 #[tokio::test]

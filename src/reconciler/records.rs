@@ -131,6 +131,12 @@ impl RecordKeeper {
         self.queue(uid, None);
     }
 
+    /// The same, without a write of its own: what is remembered of the pod's next form takes its place in a moment.
+    pub fn forget_with_the_next(&self, uid: &PodUid) {
+        let mut pending = self.pending.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.insert(uid.clone(), None);
+    }
+
     /// Writes what is pending until told to stop, and then what is left.
     pub async fn run(self: Arc<Self>, stop: CancellationToken) {
         loop {

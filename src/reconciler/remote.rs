@@ -125,7 +125,7 @@ impl NodeTask {
     }
 
     /// Ends the pod of that name, if it came over MQTT, and removes what came with it.
-    pub(super) fn withdraw(&mut self, key: &PodKey) {
+    pub fn withdraw(&mut self, key: &PodKey) {
         self.desired.delete(key, &Source::Mqtt, None);
         self.take_remote_data(key, vec![]);
     }

@@ -33,7 +33,7 @@ use crate::reconciler::handle::{LogIndex, NodeHandle, REQUESTS_MAX, Request};
 use crate::reconciler::intake::Offer;
 use crate::reconciler::plan::{Plan, Running, Stage};
 use crate::reconciler::records::RecordKeeper;
-use crate::spec::{PodKey, PodUid, Source};
+use crate::spec::{Container, Pod, PodKey, PodUid, RestartPolicy, Source};
 use crate::store::Store;
 
 /// Passes in a row that one change may need: a deletion, then its successor's start, then nothing.
@@ -251,8 +251,15 @@ impl NodeTask {
             self.node.board.remove_pod(key, Some(&old.pod.uid));
         }
         self.node.fabric.forget(&old.pod.uid);
+        if !in_place {
+            self.node.shelf.forget(&old.pod.uid);
+        }
         if let Some(keeper) = &self.keeper {
-            keeper.forget(&old.pod.uid);
+            if in_place && leaves_no_end(&old.pod) {
+                keeper.forget_with_the_next(&old.pod.uid);
+            } else {
+                keeper.forget(&old.pod.uid);
+            }
         }
         self.restored.remove(&old.pod.uid);
         if next.is_none() {
@@ -337,6 +344,14 @@ impl NodeTask {
             warn!(pod = %entry.handle.key, "did not end in time");
         }
     }
+}
+
+/// Whether what is remembered of a pod never says that something of it is over: then its next form runs, whatever it finds.
+fn leaves_no_end(pod: &Pod) -> bool {
+    let for_ever = |c: &Container| c.restart_policy.is_none() && c.restart_rules.is_empty();
+    pod.restart_policy == RestartPolicy::Always
+        && pod.init_containers.is_empty()
+        && pod.containers.iter().all(for_ever)
 }
 
 impl Entry {

@@ -17,6 +17,7 @@ use crate::outside::names::{NameServers, SystemNames};
 use crate::outside::test_net::TestNet;
 use crate::pod::context::PodAddresses;
 use crate::pod::environment::Allocatable;
+use crate::pod::host_port::Shelf;
 use crate::pod::networks::NetworkBook;
 use crate::pod::usage::UsageBook;
 use crate::pod::{Keeper, NodeContext, NodeFacts};
@@ -80,6 +81,7 @@ impl TestNode {
             ),
             networks: NetworkBook::default(),
             faults: None,
+            shelf: Shelf::default(),
             keeper,
         };
         Self { dir, context: Arc::new(context) }

@@ -84,6 +84,8 @@ pub struct Sim {
     pub writes: usize,
     /// The hands lose requests to stop what has not yet begun.
     pub ignores_early_requests: bool,
+    /// From these times on the wall clock shows these milliseconds, and goes on from there.
+    pub clock_set: Vec<(Duration, i64)>,
     world: World,
     now: Duration,
     serial: u64,
@@ -108,6 +110,7 @@ impl Sim {
             written: restored,
             writes: 0,
             ignores_early_requests: false,
+            clock_set: Vec::new(),
             now: Duration::ZERO,
             serial: 0,
             queue: BTreeMap::new(),
@@ -166,7 +169,7 @@ impl Sim {
 
     /// Hands the core one event, now, and does what it says.
     pub fn step(&mut self, event: Event) {
-        let now = Timestamp::simulated(self.now);
+        let now = self.timestamp();
         self.watch.saw(self.now, &event);
         let actions = self.state.step(now, event);
         self.watch.acted(self.now, &actions, &self.state);
@@ -208,7 +211,7 @@ impl Sim {
     /// Hands the core an event that is known to be stale: nothing may come of it.
     pub fn step_stale(&mut self, event: Event) {
         let before = self.state.clone();
-        let actions = self.state.step(Timestamp::simulated(self.now), event.clone());
+        let actions = self.state.step(self.timestamp(), event.clone());
         assert_eq!(actions, [], "a stale event caused actions: {event:?}");
         assert_eq!(self.state, before, "a stale event changed the state: {event:?}");
     }
@@ -216,6 +219,14 @@ impl Sim {
     #[must_use]
     pub fn now(&self) -> Duration {
         self.now
+    }
+
+    /// Both clocks.
+    fn timestamp(&self) -> Timestamp {
+        let set = self.clock_set.iter().rev().find(|(at, _)| *at <= self.now);
+        let Some((at, wall_ms)) = set else { return Timestamp::simulated(self.now) };
+        let since = i64::try_from((self.now - *at).as_millis()).expect("a simulation is short");
+        Timestamp::new(self.now, wall_ms + since)
     }
 
     /// Nothing is due, nothing is under way.

@@ -4,7 +4,7 @@
 //! (`source::mqtt`), nor the settings' form ([`settings`]).
 //!
 //! ```text
-//!  restore   store's records ─► Protocol::new ─► Apply … straight into the node's task, before anything runs
+//!  restore   store's records ─► Protocol::new ─► Persist, Apply … done at once, before anything runs
 //!  start     MqttSource (link, fetcher) beside the node; LinkState ─► node condition MqttConnected
 //! ```
 //!
@@ -16,7 +16,7 @@ mod crashes;
 mod metrics;
 mod settings;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -37,7 +37,7 @@ use crate::mqtt::status::Capabilities;
 use crate::mqtt::trust::{ANCHOR_BYTES_MAX, AnchorFile, Mode, Trust};
 use crate::pod::NodeContext;
 use crate::reconciler::{NodeHandle, NodeTask};
-use crate::source::mqtt::{LinkState, MqttSource, Parts, restored};
+use crate::source::mqtt::{LinkState, MqttSource, Parts, restored, write};
 use crate::spec::PodKey;
 use crate::store::{Store, StoredMqtt};
 
@@ -98,17 +98,38 @@ impl Remote {
             BTreeSet::new()
         });
         let now = node.clock.now();
-        let (protocol, all) = Protocol::new(now, config, restored(records, present));
+        let (mut protocol, all) = Protocol::new(now, config, restored(records, present));
         let (mut outputs, mut inputs, mut applied) = (vec![], vec![], vec![]);
-        for output in all {
-            let Output::Apply { instance, release, recreate } = output else {
-                outputs.push(output);
-                continue;
-            };
-            applied.push((release.key.clone(), instance, release.revision.digest));
-            if let Err(refusal) = task.apply_release(&release, recreate) {
-                warn!(pod = %release.key, "a pod that was accepted does not run: {refusal}");
-                inputs.push(Input::NotApplied { instance, refusal });
+        let mut todo = VecDeque::from(all);
+        while let Some(output) = todo.pop_front() {
+            match output {
+                Output::Apply { instance, release, recreate } => {
+                    applied.push((release.key.clone(), instance, release.revision.digest));
+                    if let Err(refusal) = task.apply_release(&release, recreate) {
+                        warn!(pod = %release.key, "a pod that was accepted does not run: {refusal}");
+                        inputs.push(Input::NotApplied { instance, refusal });
+                    }
+                }
+                Output::Remove { key, instance: _ } => {
+                    applied.retain(|(pod, ..)| *pod != key);
+                    task.withdraw(&key);
+                }
+                // A try is counted before it begins; and it begins before anybody can ask what is here.
+                Output::Persist { ticket, record, content } => {
+                    let result = write(store, &record, content.as_deref());
+                    todo.extend(protocol.step(now, Input::Persisted { ticket, result }));
+                }
+                later @ (Output::Connect { .. }
+                | Output::Subscribe { .. }
+                | Output::Publish(_)
+                | Output::Disconnect
+                | Output::Admit { .. }
+                | Output::Fetch { .. }
+                | Output::CancelFetch { .. }
+                | Output::Run { .. }
+                | Output::Abort { .. }
+                | Output::Event { .. }
+                | Output::WakeAt(_)) => outputs.push(later),
             }
         }
         if !applied.is_empty() {

@@ -4,8 +4,8 @@
 //! `KUBELET.md` 6 (`computePodActions`), 7, 10 (termination order).
 
 use crate::clock::Timestamp;
-use crate::lifecycle::Action;
 use crate::lifecycle::container::Machine;
+use crate::lifecycle::{Action, StopReason};
 use crate::spec::ContainerKind;
 
 use super::{Plan, PodState, Sandbox};
@@ -43,7 +43,10 @@ impl PodState {
         if for_good && self.ended.is_none() {
             self.ended_at = now;
             self.ended = Some(self.terminal());
-            actions.push(Action::Persist);
+            // What is deleted is about to be forgotten. Its end on disk could only be taken for that of whoever has its UID next.
+            if self.stop != Some(StopReason::Deleted) {
+                actions.push(Action::Persist);
+            }
         }
         if self.stop.is_none() {
             return;

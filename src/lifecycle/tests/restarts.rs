@@ -28,6 +28,38 @@ fn a_quarter_of_an_hour_of_crash_looping_has_kubernetes_start_times() {
     assert_eq!(start_times(Never, 0, 1, 100), [0]);
 }
 
+/// A gateway without a battery begins in 1970, hears the time from the network, and may be set back by a wrong one.
+#[test]
+fn a_wall_clock_that_jumps_restarts_nothing_and_breaks_no_back_off() {
+    const NOW_MS: i64 = 1_795_250_000_000;
+    let jumps = vec![(secs(25), NOW_MS), (secs(200), 0), (secs(320), NOW_MS)];
+    let mut crashing = crasher(Always, Guest::exits(secs(0), 1));
+    crashing.clock_set.clone_from(&jumps);
+    let crashing = crashing.until(1000);
+    assert_eq!(crashing.starts("web"), [0, 0, 10, 30, 70, 150, 310, 610, 910]);
+    let status = crashing.status();
+    let last = status.container("web").unwrap().last.as_ref().unwrap();
+    assert_eq!(last.finished_at.wall_ms(), NOW_MS + 590_000, "shown as the clock was then");
+    // Ten minutes of life are forgiven by the time that has passed, and not by the one that is shown.
+    let mut short = crasher(Always, Guest::exits(secs(30), 1));
+    short.clock_set.clone_from(&jumps);
+    assert_eq!(short.until(500).starts("web"), start_times(Always, 30, 1, 500));
+    let probed =
+        pod([regular("web").tweak(|c| c.liveness = Some(crate::testkit::pods::probe(10)))])
+            .tweak(|pod| pod.active_deadline = Some(secs(3600)));
+    let mut living = World::new(probed).start();
+    living.clock_set = jumps;
+    let mut living = living.until(3599);
+    assert_eq!(living.starts("web"), [0]);
+    assert_eq!(living.status().phase, PodPhase::Running);
+    living.run_until(secs(3601));
+    assert_eq!(
+        living.status().phase,
+        PodPhase::Failed,
+        "the deadline is an hour of the node's own"
+    );
+}
+
 #[test]
 fn each_gap_is_measured_from_the_previous_exit() {
     assert_eq!(start_times(Always, 5, 1, 100), [0, 5, 20, 45, 90]);

@@ -13,7 +13,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::{Leads, PodDoor, PublishedPort, PublishedPorts, SOCKETS_MAX};
+use super::{Leads, PodDoor, PublishedPort, PublishedPorts, SOCKETS_MAX, Shelf};
 use crate::clock::Clock;
 use crate::fabric::Fabric;
 use crate::net::{Family, Listener, Member, MemberLimits, NetConfig, NoLedger, PodNet};
@@ -40,7 +40,7 @@ async fn publish(protocol: Protocol, ip: &str) -> World {
     let mut container = pods::regular("c");
     let (host_port, host_ip) = (Some(address.port()), Some(ip));
     container.ports = vec![Port { name: None, container_port: 80, protocol, host_port, host_ip }];
-    let ports = PublishedPorts::bind(&pods::pod([container])).await.unwrap();
+    let ports = PublishedPorts::bind(&pods::pod([container]), &Shelf::default()).await.unwrap();
     let net = PodNet::new(NetConfig::new(POD_IP));
     let module = net.join("m", MemberLimits::default(), Arc::new(NoLedger));
     let limits = MemberLimits { max_sockets: SOCKETS_MAX, ..MemberLimits::default() };

@@ -37,7 +37,7 @@ use crate::mqtt::protocol::{Admission, FetchFailure};
 use crate::pod::logs::PodLogs;
 use crate::spec::{ContainerName, PodKey};
 
-pub use records::restored;
+pub use records::{restored, write};
 pub use task::{LinkState, MqttSource, Parts};
 
 /// On a pod's object: SHA-256 of the intent that it is made of. Tells which of two intents a status speaks of.

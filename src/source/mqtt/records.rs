@@ -46,7 +46,10 @@ pub fn restored(stored: Vec<StoredMqtt>, present: BTreeSet<Digest>) -> Restored 
 }
 
 /// Makes a record durable, or its absence. Blocking.
-pub(super) fn write(
+///
+/// # Errors
+/// If it is not certain: why, for people.
+pub fn write(
     store: &Arc<Store>,
     record: &RecordName,
     content: Option<&[u8]>,

@@ -192,6 +192,23 @@ impl Rig {
         command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
     }
 
+    /// A client that prints each message of one topic as a line.
+    pub fn follow(&self, topic: &str) -> Child {
+        let mut command = self.client("mosquitto_sub", OPERATOR);
+        command.args(["-t", topic]).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap()
+    }
+
+    /// Publishes one block of an artifact, as it is and without any promise.
+    pub fn publish_block(&self, transfer: u32, block: &[u8]) {
+        let file = self.path(&format!("block-{transfer}"));
+        std::fs::write(&file, block).unwrap();
+        let topic = format!("pods/v1/{TENANT}/n/{NODE}/blob/{transfer}");
+        let mut command = self.client("mosquitto_pub", OPERATOR);
+        // Of an option that is given twice the last counts.
+        command.args(["-t", &topic, "-q", "0", "-f"]).arg(file);
+        assert!(command.status().unwrap().success());
+    }
+
     pub fn read(&self, topic: &str) -> Option<Value> {
         serde_json::from_slice(&self.read_as(OPERATOR, topic)?).ok()
     }
@@ -288,25 +305,36 @@ impl Rig {
     /// Sends a command and returns the text of its answer with its outcome.
     #[track_caller]
     pub fn command(&self, verb: Verb, arguments: Arguments) -> (String, Value) {
+        let command = self.make_command(verb, arguments);
+        self.ask(&command)
+    }
+
+    /// A command with an id of its own, for the connection that stands.
+    #[track_caller]
+    pub fn make_command(&self, verb: Verb, arguments: Arguments) -> command::Command {
         static SERIAL: AtomicU64 = AtomicU64::new(0);
         let online = self.wait_topic(&format!("pods/v1/{TENANT}/s/{NODE}/online"), "online", |o| {
             o["online"] == true
         });
         let serial = SERIAL.fetch_add(1, Ordering::Relaxed);
-        let id = format!("cmd-{serial}");
-        let command = command::Command {
+        command::Command {
             api_version: API_VERSION.to_owned(),
             kind: "Command".to_owned(),
             tenant: TENANT.to_owned(),
             node: NODE.to_owned(),
-            id: id.clone(),
+            id: format!("cmd-{serial}"),
             verb,
             conn: online["conn"].as_u64().unwrap(),
             issued_at: format!("2026-02-01T00:00:{:02}Z", serial % 60),
             expires_at: None,
             arguments,
-        };
-        let message = controller::command(&self.tree(), &command, &[&self.key]).unwrap();
+        }
+    }
+
+    /// Sends it, once more perhaps; the text of its answer with its outcome.
+    pub fn ask(&self, command: &command::Command) -> (String, Value) {
+        let id = &command.id;
+        let message = controller::command(&self.tree(), command, &[&self.key]).unwrap();
         let mut listen = self.client("mosquitto_sub", OPERATOR);
         listen.args(["-t", &format!("pods/v1/{TENANT}/s/{NODE}/res/{id}"), "-W", "60"]);
         // It says when it is subscribed.
@@ -324,7 +352,13 @@ impl Rig {
             let encoded = piece["base64"].as_str().unwrap_or_default();
             let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).unwrap();
             text.push_str(std::str::from_utf8(&bytes).unwrap());
-            (piece["more"] == false).then(|| piece["outcome"].clone())
+            (piece["more"] == false).then(|| {
+                let mut outcome = piece["outcome"].clone();
+                if piece["repeated"] == true {
+                    outcome["repeated"] = true.into();
+                }
+                outcome
+            })
         });
         let _ = listener.kill();
         let _ = listener.wait();
@@ -349,4 +383,12 @@ pub fn metrics(node: &Node) -> String {
     let mut answer = String::new();
     std::io::Read::read_to_string(&mut stream, &mut answer).unwrap();
     answer
+}
+
+/// One number of it; the name with its labels.
+#[track_caller]
+pub fn metric(node: &Node, name: &str) -> i64 {
+    let all = metrics(node);
+    let found = all.lines().find_map(|line| line.strip_prefix(name)?.trim().parse().ok());
+    found.unwrap_or_else(|| panic!("no {name} in {all}"))
 }
