@@ -121,6 +121,15 @@ impl Hands {
         self.keep_volumes.store(true, Ordering::Release);
     }
 
+    /// The pod is told to end. Where another form of it follows, new clients of its ports wait for that one.
+    pub fn begin_end(&self) {
+        if let Some(sandbox) = &self.sandbox
+            && self.keep_volumes.load(Ordering::Acquire)
+        {
+            sandbox.leave_clients();
+        }
+    }
+
     /// The pod has come to its end and keeps only its files: others may publish its ports now. Unless it is replaced by another form
     /// of itself, which goes on with them.
     pub fn release_ports(&self) {

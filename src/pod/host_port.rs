@@ -124,13 +124,20 @@ impl PublishedPorts {
         kept.collect()
     }
 
-    /// Starts serving for the pod behind `door`, until `stop`. When the returned tasks have ended, the ports are free again.
-    pub fn serve(self, door: &PodDoor, clock: Clock, stop: &CancellationToken) -> TaskTracker {
+    /// Starts serving for the pod behind `door`, until `stop`; new TCP clients until `closed`. When the returned tasks have ended,
+    /// the ports are free again.
+    pub fn serve(
+        self,
+        door: &PodDoor,
+        clock: Clock,
+        stop: &CancellationToken,
+        closed: &CancellationToken,
+    ) -> TaskTracker {
         let tasks = TaskTracker::new();
         for (socket, port) in self.bound {
             let leads = Arc::new(Published { door: door.clone(), port: Arc::clone(&port) });
-            let stop = stop.clone();
-            serve_one(socket, Entrance { leads, port, clock, stop, tasks: tasks.clone() });
+            let (stop, closed) = (stop.clone(), closed.clone());
+            serve_one(socket, Entrance { leads, port, clock, stop, closed, tasks: tasks.clone() });
         }
         tasks.close();
         tasks
@@ -149,7 +156,8 @@ pub async fn open_port(
 ) -> io::Result<TaskTracker> {
     let socket = open(port.protocol, port.address).await?;
     let tasks = TaskTracker::new();
-    serve_one(socket, Entrance { leads, port, clock, stop, tasks: tasks.clone() });
+    let closed = stop.clone();
+    serve_one(socket, Entrance { leads, port, clock, stop, closed, tasks: tasks.clone() });
     tasks.close();
     Ok(tasks)
 }
@@ -230,7 +238,10 @@ struct Entrance {
     leads: Arc<dyn Leads>,
     port: Arc<PublishedPort>,
     clock: Clock,
+    /// Ends everything.
     stop: CancellationToken,
+    /// Nobody new is let in. Ends with `stop` at the latest.
+    closed: CancellationToken,
     tasks: TaskTracker,
 }
 

@@ -87,6 +87,8 @@ pub struct Sandbox {
     account: PodAccount,
     /// Ends the tasks of the published ports.
     stop: CancellationToken,
+    /// Lets nobody new in through them.
+    closed: CancellationToken,
     ports: TaskTracker,
     /// The same sockets, for the pod's next form; empty once the ports are closed.
     kept: Mutex<Vec<Kept>>,
@@ -146,8 +148,10 @@ impl Sandbox {
             uid: pod.uid.clone(),
             fabric: node.fabric.clone(),
         };
-        let ports = ports.serve(&door, node.clock, &stop);
+        // Before anybody is served: after that nothing may fail.
         let space = measure(&node, &pod, &volumes, &account, ip).await?;
+        let closed = stop.child_token();
+        let ports = ports.serve(&door, node.clock, &stop, &closed);
         let files = Semaphore::new(1);
         // Last: who is reachable is there.
         let place = node.fabric.attach(&pod.uid, &net, &listed.network().host);
@@ -164,6 +168,7 @@ impl Sandbox {
             space,
             account,
             stop,
+            closed,
             ports,
             kept,
             files,
@@ -192,6 +197,11 @@ impl Sandbox {
 
     fn take_kept(&self) -> Vec<Kept> {
         std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Leaves new TCP clients of the published ports to the pod's next form: they wait in the kernel's queue.
+    pub fn leave_clients(&self) {
+        self.closed.cancel();
     }
 
     /// Closes the published ports; the rest stays. May be repeated.

@@ -217,8 +217,10 @@ impl Worker {
                 biased;
                 Ok(()) = self.order.changed() => {
                     if let Some(order) = self.order.borrow_and_update().clone() {
-                        if order.why == StopReason::Shutdown {
-                            self.hands.keep_volumes();
+                        match order.why {
+                            StopReason::Shutdown => self.hands.keep_volumes(),
+                            StopReason::Deleted => self.hands.begin_end(),
+                            StopReason::Evicted { .. } => {}
                         }
                         return Event::Stop { grace: order.grace, why: order.why };
                     }

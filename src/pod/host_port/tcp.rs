@@ -50,8 +50,8 @@ pub(super) async fn serve(listener: TcpListener, entrance: Entrance) {
             let place = Arc::clone(&room).acquire_owned().await;
             (place, listener.accept().await)
         };
-        let stop = &entrance.stop;
-        let Some((place, accepted)) = stop.run_until_cancelled(accepted).await else { return };
+        let closed = &entrance.closed;
+        let Some((place, accepted)) = closed.run_until_cancelled(accepted).await else { return };
         match accepted {
             Ok((client, from)) => {
                 let Some(way) = entrance.way(from) else {
@@ -70,7 +70,7 @@ pub(super) async fn serve(listener: TcpListener, entrance: Entrance) {
                 // Out of descriptors, or a client that gave up: neither may end the listener, nor make it spin.
                 entrance.port.traffic.connections_failed.add(1);
                 debug!(port = %entrance.port.address, %error, "accepting on a published port failed");
-                if stop.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
+                if closed.run_until_cancelled(tokio::time::sleep(PAUSE)).await.is_none() {
                     return;
                 }
             }

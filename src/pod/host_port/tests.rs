@@ -50,7 +50,7 @@ async fn publish(protocol: Protocol, ip: &str) -> World {
     let clock = Clock::start();
     let door =
         PodDoor { host, ip: POD_IP.into(), uid: PodUid::new("u"), fabric: Fabric::new(clock) };
-    let tasks = ports.serve(&door, clock, &stop);
+    let tasks = ports.serve(&door, clock, &stop, &stop);
     World { module, port, address, stop, tasks }
 }
 
