@@ -11,7 +11,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::rig::{NODE, Rig, metric};
+use super::rig::{Rig, metric};
 use crate::support::{Node, wait_for};
 
 const CHANGES: u32 = 20;
@@ -102,9 +102,7 @@ fn delivery_figures() {
         "  an hour of idling, from that: {hour} bytes and four node statuses (one in 15 minutes)"
     );
 
-    let connections = |node: &Node| {
-        node.ok(&["get", "node", NODE, "-o", "json"]).contains("\"reason\": \"Connected\"")
-    };
+    let connections = |node: &Node| metric(node, "podling_mqtt_connected") == 1;
     let before = costs(&node);
     let mut back = vec![];
     for _ in 0..RECONNECTS {
