@@ -40,7 +40,7 @@ impl Seen {
     /// Looks at a lane that has not changed.
     fn look(&mut self, lane: &Lane, now: u64) -> Option<Held> {
         let stood = now.saturating_sub(self.since);
-        if self.turns % 2 == 0 || stood < LOOK_NS {
+        if self.turns.is_multiple_of(2) || stood < LOOK_NS {
             return None;
         }
         if lane.sleeps() {
