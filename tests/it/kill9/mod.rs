@@ -74,7 +74,9 @@ fn setting(name: &str, default: u64) -> u64 {
 
 /// Said also where the test runner keeps quiet: a log should show how often it was.
 fn say(line: &str) {
-    writeln!(std::io::stderr(), "kill9: {line}").unwrap();
+    // `eprintln!` would go into the test's captured output.
+    let mut stderr = std::io::stderr();
+    writeln!(stderr, "kill9: {line}").unwrap();
 }
 
 /// Everything beside the node.
