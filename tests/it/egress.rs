@@ -186,7 +186,9 @@ fn the_manuals_metrics_are_there() {
         // `podling_published_*` is a family of names.
         let (name, whole) = name.strip_suffix('*').map_or((name, true), |start| (start, false));
         let is_it = |line: &str| {
-            line.strip_prefix(name).is_some_and(|rest| !whole || rest.starts_with('{'))
+            // A metric that has no value yet has its type.
+            let line = line.strip_prefix("# TYPE ").unwrap_or(line);
+            line.strip_prefix(name).is_some_and(|rest| !whole || rest.starts_with(['{', ' ']))
         };
         assert!(metrics.lines().any(is_it), "{name} in:\n{metrics}");
         count += 1;
