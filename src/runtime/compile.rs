@@ -8,11 +8,13 @@
 
 use std::ffi::OsString;
 use std::io::Read as _;
+use std::os::unix::process::ExitStatusExt as _;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -31,11 +33,14 @@ const WAITING_MAX: usize = 1024;
 /// Address space of the child. A module of a few megabytes needs 100 MB; the rest is room for unusual ones.
 const CHILD_BYTES_MAX: u64 = 1 << 30;
 
-/// Time the child may take, whatever the size: a slow core that others keep busy.
-const TIME_BASE: Duration = Duration::from_secs(60);
+/// CPU time the child may take, whatever the size.
+const CPU_BASE: Duration = Duration::from_secs(60);
 
-/// … and for each megabyte on top: a fast core takes one second, a slow one six, and it runs at the lowest priority.
-const TIME_PER_MB: Duration = Duration::from_secs(30);
+/// … and for each megabyte on top: a fast core takes one second, a slow one six.
+const CPU_PER_MB: Duration = Duration::from_secs(30);
+
+/// How much longer it may take by the clock: it runs at the lowest priority, and must not fail because others are busy.
+const CLOCK_FACTOR: u32 = 5;
 
 /// Bytes of a module looked at at once.
 const SNIFF_BYTES: u64 = 64 << 10;
@@ -112,6 +117,7 @@ impl Compiler {
             settings: settings.clone(),
             sha256: hex(&module.sha256),
             memory: CHILD_BYTES_MAX,
+            cpu: cpu_limit(size),
             input: module.path.clone(),
             output: output.to_owned(),
         };
@@ -124,8 +130,11 @@ impl Compiler {
                 result.map_err(|failure| verdict(failure, module))
             }
             CompileMode::Child(command) => {
-                let limit = time_limit(size);
+                let limit = task.cpu.saturating_mul(CLOCK_FACTOR);
                 match tokio::time::timeout(limit, run(command, &task)).await {
+                    Ok(Ok((status, _))) if status.signal() == Some(Signal::XCPU.as_raw()) => {
+                        Err(PrepareError::Timeout { limit: task.cpu })
+                    }
                     Ok(Ok((status, words))) => judge(status, &words, module),
                     Ok(Err(source)) => {
                         let command = command.first().cloned().unwrap_or_default();
@@ -139,9 +148,9 @@ impl Compiler {
     }
 }
 
-fn time_limit(size: u64) -> Duration {
+fn cpu_limit(size: u64) -> Duration {
     let mb = u32::try_from(size >> 20).unwrap_or(u32::MAX);
-    TIME_BASE.saturating_add(TIME_PER_MB.saturating_mul(mb))
+    CPU_BASE.saturating_add(CPU_PER_MB.saturating_mul(mb))
 }
 
 /// Runs the child to its end; returns the end of what it said.
@@ -279,7 +288,6 @@ fn show(begin: &[u8]) -> String {
 mod test {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
-    use std::os::unix::process::ExitStatusExt as _;
 
     fn sniffed(bytes: &[u8]) -> String {
         let file = tempfile::NamedTempFile::new().unwrap();

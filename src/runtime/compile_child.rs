@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setpriority_process, setrlimit};
 use sha2::{Digest as _, Sha256};
@@ -27,27 +28,31 @@ pub(crate) struct Task {
     pub(crate) sha256: String,
     /// Address space it may use, bytes.
     pub(crate) memory: u64,
+    /// CPU time it may use, in whole seconds.
+    pub(crate) cpu: Duration,
     pub(crate) input: PathBuf,
     pub(crate) output: PathBuf,
 }
 
 impl Task {
-    pub(crate) fn to_args(&self) -> [OsString; 5] {
+    pub(crate) fn to_args(&self) -> [OsString; 6] {
         [
             self.settings.to_line().into(),
             self.sha256.clone().into(),
             self.memory.to_string().into(),
+            self.cpu.as_secs().to_string().into(),
             self.input.clone().into(),
             self.output.clone().into(),
         ]
     }
 
     fn from_args(args: &[OsString]) -> Option<Self> {
-        let [settings, sha256, memory, input, output] = args else { return None };
+        let [settings, sha256, memory, cpu, input, output] = args else { return None };
         Some(Self {
             settings: EngineSettings::parse(settings.to_str()?)?,
             sha256: sha256.to_str()?.to_owned(),
             memory: memory.to_str()?.parse().ok()?,
+            cpu: Duration::from_secs(cpu.to_str()?.parse().ok()?),
             input: input.into(),
             output: output.into(),
         })
@@ -138,6 +143,11 @@ fn restrain(task: &Task) {
     };
     bound(Resource::As, task.memory);
     bound(Resource::Core, 0);
+    // At the lower bound comes a signal that says what it was; the upper one would only kill.
+    let cpu = task.cpu.as_secs();
+    bound(Resource::Cpu, cpu.saturating_add(2));
+    let maximum = getrlimit(Resource::Cpu).maximum;
+    let _ = setrlimit(Resource::Cpu, Rlimit { current: Some(cpu), maximum });
 }
 
 /// Compiles, in whichever process this is.
@@ -199,6 +209,7 @@ mod test {
             },
             sha256: "ab".into(),
             memory: 5,
+            cpu: Duration::from_secs(60),
             input: "/in put".into(),
             output: "-out".into(),
         };
