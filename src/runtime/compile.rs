@@ -356,6 +356,32 @@ mod test {
     }
 
     #[tokio::test]
+    async fn a_child_that_used_up_its_cpu_time_is_told_from_one_that_broke() {
+        let ends = async |script: &str| {
+            let command = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
+            let compiler = Compiler::new(CompileMode::Child(command));
+            let turn = compiler.turn().await.unwrap();
+            let settings = EngineSettings {
+                target: "pulley64".into(),
+                reservation: 1,
+                guard: 2,
+                growth: 3,
+                fuel: false,
+                tasks: false,
+            };
+            let module = ModuleFile { path: "m".into(), sha256: [0; 32] };
+            compiler.compile(&settings, &module, 2 << 20, Path::new("o"), &turn).await.unwrap_err()
+        };
+        let error = ends("kill -XCPU $$").await;
+        assert!(
+            matches!(error, PrepareError::Timeout { limit } if limit.as_secs() == 120),
+            "{error}"
+        );
+        let error = ends("kill -KILL $$").await;
+        assert!(matches!(error, PrepareError::ChildFailed { .. }), "{error}");
+    }
+
+    #[tokio::test]
     async fn a_child_that_talks_without_end_is_cut_short() {
         let words = last_words(&b"x".repeat(100_000)[..]).await.unwrap();
         assert!(words.len() as u64 <= WORDS_MAX);
