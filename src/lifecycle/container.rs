@@ -109,6 +109,8 @@ pub struct Machine {
     last: Option<Terminated>,
     /// The newest run is over, and its end counts.
     finished: bool,
+    /// Why it is over.
+    cause: Cause,
     /// The newest run was ended by the end of the daemon: its end does not count.
     interrupted: bool,
     /// No run has begun since this daemon took the pod on.
@@ -191,6 +193,7 @@ impl Machine {
             exit: None,
             last: None,
             finished: false,
+            cause: Cause::Exit,
             interrupted: false,
             fresh: true,
             passed: false,
@@ -210,6 +213,7 @@ impl Machine {
             self.exit = Some(restored_exit(last, id.clone()));
             self.container_id = id;
             self.finished = record.finished;
+            self.cause = if record.by_probe { Cause::Probe } else { Cause::Exit };
             // A pod that has ended runs nothing; a run that was cut short runs again at once.
             if record.finished && cx.course == Course::Live {
                 self.crashes = CrashBackoff::restored(record.backoff, cx.now);
@@ -224,7 +228,7 @@ impl Machine {
 
     /// Where a container stands whose last run, in another life of the daemon, ended with that code.
     fn resume(&mut self, cx: &mut Context<'_>, exit_code: i32) {
-        match restart::decide(cx.pod.restart_policy, cx.spec, exit_code, Cause::Exit) {
+        match restart::decide(cx.pod.restart_policy, cx.spec, exit_code, self.cause) {
             Decision::Stay if self.kind == ContainerKind::Init && exit_code == 0 => {}
             Decision::Stay => self.stage = Stage::Ended,
             Decision::Restart | Decision::RestartAll if !self.waited.is_zero() => {
@@ -362,6 +366,7 @@ impl Machine {
             next_attempt: self.begun.max(counted),
             backoff: self.waited,
             finished: self.finished,
+            by_probe: self.finished && self.cause == Cause::Probe,
             last: end.as_ref().map(|end| RestoredExit {
                 exit_code: end.exit_code,
                 reason: end.reason.clone().into_owned(),

@@ -231,6 +231,9 @@ pub struct RestoredContainer {
     /// Run `next_attempt - 1` is over, as `last` says. False: it was cut short by the end of the daemon, or there was
     /// none; then it is run again, whatever the restart policy says.
     pub finished: bool,
+    /// The run that is over was killed because a probe failed: its policy is asked as for a failure, whatever its exit
+    /// code was.
+    pub by_probe: bool,
     /// How the last finished run ended, with wall-clock times in milliseconds since 1970.
     pub last: Option<RestoredExit>,
 }

@@ -33,6 +33,8 @@ struct Container {
     next_attempt: u32,
     backoff_ms: u64,
     finished: bool,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    by_probe: bool,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     last: Option<Last>,
 }
@@ -63,6 +65,7 @@ pub fn to_json(facts: &Restored) -> Vec<u8> {
         next_attempt: c.next_attempt,
         backoff_ms: u64::try_from(c.backoff.as_millis()).unwrap_or(u64::MAX),
         finished: c.finished,
+        by_probe: c.by_probe,
         last: c.last.as_ref().map(|l| Last {
             exit_code: l.exit_code,
             reason: l.reason.clone(),
@@ -94,6 +97,7 @@ pub fn from_json(json: &[u8]) -> Result<Restored, serde_json::Error> {
         next_attempt: c.next_attempt,
         backoff: Duration::from_millis(c.backoff_ms),
         finished: c.finished,
+        by_probe: c.by_probe,
         last: c.last.map(|l| RestoredExit {
             exit_code: l.exit_code,
             reason: l.reason,
@@ -221,6 +225,7 @@ mod test {
                 next_attempt: 7,
                 backoff: Duration::from_secs(160),
                 finished: true,
+                by_probe: true,
                 last: Some(RestoredExit {
                     exit_code: 134,
                     reason: "Trapped".into(),

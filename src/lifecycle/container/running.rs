@@ -213,6 +213,7 @@ impl Machine {
         self.last = self.exit.take();
         self.exit = Some(end);
         self.settled = true;
+        self.cause = cause;
         match cx.course {
             Course::Live => {}
             Course::ShuttingDown => {

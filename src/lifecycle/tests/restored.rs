@@ -6,8 +6,8 @@ use crate::lifecycle::{
     Action, Event, PodPhase, Restored, RestoredContainer, RestoredEnd, RestoredExit, StopReason,
 };
 use crate::spec::{ContainerName, Exit, RestartPolicy};
-use crate::testkit::pods::{Tweak, init, pod, regular, secs};
-use crate::testkit::sim::{Guest, Sim, World};
+use crate::testkit::pods::{Tweak, init, pod, probe, regular, secs, threshold};
+use crate::testkit::sim::{Answers, Guest, OnStop, Sim, World};
 
 use RestartPolicy::{Always, Never, OnFailure};
 
@@ -21,9 +21,16 @@ fn record(name: &str, next_attempt: u32, backoff: u64, exit_code: Option<i32>) -
     });
     let finished = last.is_some();
     let name = ContainerName::new(name);
-    let backoff = secs(backoff);
+    let (backoff, by_probe) = (secs(backoff), false);
     Restored {
-        containers: vec![RestoredContainer { name, next_attempt, backoff, finished, last }],
+        containers: vec![RestoredContainer {
+            name,
+            next_attempt,
+            backoff,
+            finished,
+            by_probe,
+            last,
+        }],
         ended: None,
     }
 }
@@ -62,6 +69,26 @@ fn the_next_crash_after_a_restored_back_off_waits_twice_as_long() {
         .start()
         .until(400);
     assert_eq!(sim.starts("web"), [40, 121, 282]);
+}
+
+#[test]
+fn what_a_probe_ended_runs_again_after_a_power_cut_even_if_it_returned_zero() {
+    for (policy, starts) in [(OnFailure, vec![10]), (Always, vec![10]), (Never, vec![])] {
+        let stern = probe(5).tweak(|probe| probe.failure_threshold = threshold(1));
+        let pod = || {
+            pod([regular("web").tweak(|web| web.liveness = Some(stern.clone()))])
+                .tweak(|pod| pod.restart_policy = policy)
+        };
+        let liveness = Answers { good_until: secs(0), ..Answers::default() };
+        let guest = Guest { liveness, ..Guest::default() }
+            .on_stop(OnStop::Returns { after: secs(0), code: 0 });
+        let sim = World::new(pod()).guest("web", guest).start().until(8);
+        let written = sim.written.clone().unwrap();
+        assert!(written.containers[0].finished, "{policy:?}");
+        assert_eq!(written.containers[0].last.as_ref().unwrap().exit_code, 0, "{policy:?}");
+        let sim = World::new(pod()).restored(written).start().until(12);
+        assert_eq!(sim.starts("web"), starts, "{policy:?}");
+    }
 }
 
 #[test]
