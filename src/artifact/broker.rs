@@ -199,7 +199,7 @@ impl Blocks {
             match output {
                 Output::Ask(request) => {
                     if let Err(NotNow) = self.0.channel.ask(&request) {
-                        tracing::trace!("a block request waits for its time-out");
+                        tracing::debug!("a block request waits for its time-out");
                     }
                 }
                 Output::Write(data) => intake.put(&data).await?,
