@@ -61,6 +61,11 @@ impl Lane {
         self.count();
     }
 
+    /// How long ago the turn began, in progress or the last, nanoseconds.
+    pub(super) fn age(&self, now: u64) -> u64 {
+        now.saturating_sub(self.began.load(Ordering::Relaxed))
+    }
+
     fn count(&self) {
         let turns = self.turns.load(Ordering::Relaxed);
         self.turns.store(turns.wrapping_add(1), Ordering::Release);

@@ -13,7 +13,8 @@
 //! ```
 //! **Together while they wait on each other, apart while they compute.** A task that a guest wakes is put behind that guest on the same
 //! thread: two modules that talk take turns there, and no thread has to be woken. Only when the waker has computed for a while and
-//! another lane is idle does the task go there; and the ticker takes away from a lane what has waited for a whole tick.
+//! another lane is idle does the task go there; and the ticker takes away from a lane what has waited for a whole tick, or a part of
+//! what it finds waiting there at two ticks in a row while another lane is idle.
 //!
 //! **Fair.** Local or common, whoever has used less virtual time goes first (`share.rs`). A turn is cut by the epoch: at a tick the guest
 //! steps back if somebody who waits has used less than it has by then. Whoever wakes up and has used less than all who run
@@ -246,8 +247,7 @@ impl Inner {
         }
         let first = task.share.used();
         lane.local().push_back(task);
-        let age = now.saturating_sub(lane.began.load(Ordering::Relaxed));
-        if age > SHORT_TURN_NS && first < lane.used.load(Ordering::Relaxed) {
+        if lane.age(now) > SHORT_TURN_NS && first < lane.used.load(Ordering::Relaxed) {
             self.ask_to_step_back(lane);
         }
     }

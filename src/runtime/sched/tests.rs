@@ -77,6 +77,16 @@ async fn step_back() {
 
 #[test]
 fn two_tasks_that_wait_on_each_other_stay_on_one_thread() {
+    take_turns(false);
+}
+
+/// As guests of WASI 0.3 do: their streams wake them in their own turn.
+#[test]
+fn two_tasks_that_wait_on_each_other_and_wake_themselves_stay_on_one_thread() {
+    take_turns(true);
+}
+
+fn take_turns(wake_themselves: bool) {
     const TURNS: u64 = 20_000;
     let lab = Lab::new(2);
     let moves = Arc::new(AtomicU64::new(0));
@@ -98,6 +108,9 @@ fn two_tasks_that_wait_on_each_other_stay_on_one_thread() {
         for _ in 0..TURNS {
             note();
             to_b.send(()).await.unwrap();
+            if wake_themselves {
+                step_back().await;
+            }
             from_b.recv().await.unwrap();
         }
         done.send(()).unwrap();
@@ -109,12 +122,47 @@ fn two_tasks_that_wait_on_each_other_stay_on_one_thread() {
             if to_a.send(()).await.is_err() {
                 return;
             }
+            if wake_themselves {
+                step_back().await;
+            }
         }
     });
     is_done.recv_timeout(PATIENCE).unwrap();
     // A machine that is busy with something else stops a thread in the midst of a turn now and then: that moves them, rightly.
     let moves = moves.load(Ordering::Relaxed);
     assert!(moves < TURNS / 20, "{moves} moves in {TURNS} turns");
+}
+
+#[test]
+fn two_tasks_that_compute_in_short_turns_do_not_share_one_thread_while_another_is_idle() {
+    let lab = Lab::new(2);
+    let places: [Arc<Mutex<Option<std::thread::ThreadId>>>; 2] = Default::default();
+    let over = Arc::new(AtomicBool::new(false));
+    let (open, gate) = tokio::sync::watch::channel(false);
+    for place in &places {
+        let (place, over, mut gate) = (Arc::clone(place), Arc::clone(&over), gate.clone());
+        lab.spawn(&share(100), async move {
+            let _ = gate.wait_for(|open| *open).await;
+            while !over.load(Ordering::Relaxed) {
+                *place.lock().unwrap() = Some(std::thread::current().id());
+                let began = monotonic_ns();
+                while monotonic_ns() - began < SHORT_TURN_NS / 4 {
+                    std::hint::spin_loop();
+                }
+                step_back().await;
+            }
+        });
+    }
+    drop(gate);
+    // Woken by one turn on one lane, they are together to begin with.
+    lab.spawn(&share(100), async move {
+        open.send_replace(true);
+    });
+    eventually("two threads", || {
+        let [a, b] = places.each_ref().map(|place| *place.lock().unwrap());
+        a.is_some() && b.is_some() && a != b
+    });
+    over.store(true, Ordering::Relaxed);
 }
 
 #[test]

@@ -68,14 +68,18 @@ impl Inner {
     fn again(&self, lane: &Lane, task: Arc<Task>) {
         task.share.go_on(self.clock.load(Ordering::Relaxed));
         let mut local = lane.local();
-        if local.is_empty() && self.first.load(Ordering::Relaxed) == u64::MAX {
+        let others = !local.is_empty();
+        let helpers = others && self.idle.load(Ordering::Relaxed) > 0;
+        // A guest of WASI 0.3 wakes itself whenever one of its streams goes on, mostly for nothing: after a short turn, that is no
+        // work for another thread. If it is one after all, the ticker sees it.
+        let stays = !helpers || lane.age(monotonic_ns()) < SHORT_TURN_NS;
+        if stays && self.first.load(Ordering::Relaxed) == u64::MAX {
             local.push_back(task);
             return;
         }
-        let others = !local.is_empty();
         drop(local);
         // This lane takes one of both; an idle one may have the other.
-        self.push(task, others && self.idle.load(Ordering::Relaxed) > 0);
+        self.push(task, helpers);
     }
 
     fn over(&self, task: &Task) {

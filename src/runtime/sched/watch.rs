@@ -25,6 +25,8 @@ pub(super) struct Seen {
     looks: u64,
     /// Since when neither has changed.
     since: u64,
+    /// Somebody waited there.
+    waited: bool,
     /// The thread's CPU time when it was first looked at after that, and when that was.
     computed: Option<(u64, u64)>,
 }
@@ -73,12 +75,16 @@ impl Inner {
         for (lane, seen) in self.lanes.iter().zip(&mut *seen) {
             let turns = lane.turns.load(Ordering::Acquire);
             let same_turn = turns % 2 == 1 && turns == seen.turns;
+            let waits = !lane.local().is_empty();
             if same_turn {
                 crowded |= self.relieve(lane);
+            } else if waits && seen.waited && self.idle.load(Ordering::Relaxed) > 0 {
+                self.share_out(lane);
             }
+            seen.waited = waits;
             let looks = lane.looks.load(Ordering::Relaxed);
             if !same_turn || looks != seen.looks {
-                *seen = Seen { turns, looks, since: now, computed: None };
+                *seen = Seen { turns, looks, since: now, computed: None, ..*seen };
             }
         }
         if crowded || self.allowed.load(Ordering::Relaxed) > self.threads {
@@ -98,6 +104,15 @@ impl Inner {
             self.push(task, true);
         }
         any
+    }
+
+    /// Two or more take short turns on a lane, and another lane has nothing to do: gives one of them away. If they only answer each
+    /// other, the next answer brings them together again.
+    fn share_out(&self, lane: &Lane) {
+        let last = lane.local().pop_back();
+        if let Some(task) = last {
+            self.push(task, true);
+        }
     }
 
     fn set_allowed(&self, seen: &mut [Seen], now: u64) {
