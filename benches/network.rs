@@ -5,7 +5,7 @@
 //! client measures. Goals: DESIGN.md, "Figures to reach".
 //!
 //! `cargo bench --bench network -- --minute` measures something else: a thousand connections per second for a minute, and what
-//! memory they leave.
+//! memory they leave. `-- --only connect` repeats one case without the peer, for a profiler.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
@@ -116,6 +116,9 @@ fn main() -> anyhow::Result<()> {
         report.finish();
         return Ok(());
     }
+    if let Some(word) = options.only {
+        return control.block_on(profile(cores, word));
+    }
     for (threads, note) in [(cores, "as the daemon runs"), (1, "no parallelism, no migration")] {
         for (version, guest) in GUESTS {
             let title =
@@ -161,6 +164,25 @@ async fn compare(
     ours.end().await?;
     theirs.end().await?;
     Ok(table)
+}
+
+/// Goes on with one case for some seconds in each version, and prints what each round measured.
+async fn profile(threads: usize, word: &str) -> anyhow::Result<()> {
+    const ROUNDS: u32 = 20;
+    for (version, guest) in GUESTS {
+        let ours = Ours::start(guest, threads).await?;
+        for case in CASES.iter().filter(|case| case.words[0] == word) {
+            let amount = (case.amount * 5).to_string();
+            let mut words = case.words.to_vec();
+            words.push(&amount);
+            for _ in 0..ROUNDS {
+                let value = case.read(&ours.ask(&words).await?)?;
+                println!("WASI {version}, {}: {value:.2} {}", case.what, case.unit);
+            }
+        }
+        ours.end().await?;
+    }
+    Ok(())
 }
 
 /// Connections of one second, and seconds of warm-up before what is counted.

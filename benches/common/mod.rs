@@ -26,13 +26,21 @@ pub struct Options {
     pub quick: bool,
     /// `network` only: a minute of connections instead of the rest.
     pub minute: bool,
+    /// `network` only: no peer, and only the case whose arguments begin with this word, for a profiler to look at.
+    pub only: Option<&'static str>,
 }
 
 impl Options {
     #[must_use]
     pub fn from_args() -> Self {
         let has = |name: &str| std::env::args().skip(1).any(|argument| argument == name);
-        Self { json: has("--json"), quick: has("--quick"), minute: has("--minute") }
+        let only = std::env::args().skip_while(|argument| argument != "--only").nth(1);
+        Self {
+            json: has("--json"),
+            quick: has("--quick"),
+            minute: has("--minute"),
+            only: only.map(|word| &*word.leak()),
+        }
     }
 
     /// How many rounds of a measurement.
