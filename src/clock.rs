@@ -8,6 +8,7 @@
 //! which is only ever shown to people. A jump of the wall clock therefore restarts nothing and breaks no back-off.
 
 use std::cmp::Ordering;
+use std::sync::atomic::{self, AtomicI64};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A hundred years: what is later than that never comes.
@@ -87,6 +88,23 @@ impl Ord for Timestamp {
     }
 }
 
+/// How far a test has set the wall clock of this process off, milliseconds.
+static WALL_OFF_MS: AtomicI64 = AtomicI64::new(0);
+
+/// Sets the wall clock of this process, as a time service does with the machine's: for tests of the whole daemon.
+pub fn set_wall(ms: i64) {
+    WALL_OFF_MS.store(ms.saturating_sub(system_ms()), atomic::Ordering::Relaxed);
+}
+
+/// The system's wall clock, milliseconds since 1970.
+#[allow(clippy::disallowed_methods, reason = "this file is where time is read")]
+fn system_ms() -> i64 {
+    match SystemTime::now().duration_since(UNIX_EPOCH) {
+        Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
+        Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
+    }
+}
+
 /// Reads time. One per process; cheap to copy.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -103,12 +121,8 @@ impl Clock {
 
     /// Both readings, now.
     #[must_use]
-    #[allow(clippy::disallowed_methods, reason = "this file is where time is read")]
     pub fn now(&self) -> Timestamp {
-        let wall_ms = match SystemTime::now().duration_since(UNIX_EPOCH) {
-            Ok(since) => i64::try_from(since.as_millis()).unwrap_or(i64::MAX),
-            Err(before) => i64::try_from(before.duration().as_millis()).map_or(i64::MIN, |ms| -ms),
-        };
+        let wall_ms = system_ms().saturating_add(WALL_OFF_MS.load(atomic::Ordering::Relaxed));
         Timestamp { mono: self.start.elapsed(), wall_ms }
     }
 

@@ -50,6 +50,8 @@ pub struct ConfigFile {
     pub node_key_file: Option<PathBuf>,
     /// Where modules may come from, and how.
     pub artifacts: ArtifactSettings,
+    /// A file that sets the wall clock: for tests.
+    pub test_clock: Option<PathBuf>,
 }
 
 /// An amount of each resource, in Kubernetes' quantities.
@@ -90,6 +92,8 @@ pub enum ConfigError {
     Network(#[from] NetworkError),
     #[error(transparent)]
     Artifacts(#[from] SettingsError),
+    #[error("testClock of the configuration is for tests; a release build does not take it")]
+    TestClock,
     #[error("no home folder is known; set HOME, or stateDir and cacheDir in the configuration")]
     NoHome,
 }
@@ -117,6 +121,7 @@ pub struct Config {
     pub network: NetworkConfig,
     pub node_key_file: PathBuf,
     pub artifacts: ArtifactSettings,
+    pub test_clock: Option<PathBuf>,
 }
 
 impl ResourcesFile {
@@ -185,6 +190,7 @@ impl ConfigFile {
             node_key_file: over.node_key_file.or(self.node_key_file),
             // The command line has no word for it.
             artifacts: self.artifacts,
+            test_clock: over.test_clock.or(self.test_clock),
         }
     }
 
@@ -217,6 +223,7 @@ impl ConfigFile {
             max_pods: self.max_pods.unwrap_or(PODS_MAX),
             proc_dir: self.proc_dir.unwrap_or_else(|| "/proc".into()),
             artifacts: self.artifacts,
+            test_clock: self.test_clock,
         };
         config.check()?;
         Ok(config)
@@ -239,6 +246,9 @@ impl Config {
             }
         }
         self.artifacts.check()?;
+        if self.test_clock.is_some() && !cfg!(debug_assertions) {
+            return Err(ConfigError::TestClock);
+        }
         if !(1..=PODS_MAX).contains(&self.max_pods) {
             return Err(ConfigError::MaxPods(self.max_pods));
         }

@@ -25,6 +25,7 @@ pub mod notify;
 mod pressure;
 mod ready;
 pub mod signals;
+mod test_clock;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -58,6 +59,10 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(2);
 /// If a directory, the store, the engine or the socket cannot be had: with what to do about it.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
+    if let Some(file) = config.test_clock.clone() {
+        let said = test_clock::begin(&file);
+        tokio::spawn(test_clock::follow(file, said, stop.clone()));
+    }
     let parts = NodeParts::open(&config)?;
     // Before anything starts: a second daemon must fail here and not later.
     let listener = listen::bind(&config.socket).context("cannot serve the API")?;

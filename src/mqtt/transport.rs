@@ -272,6 +272,12 @@ impl Closed {
         }
     }
 
+    /// Whether it is only the time that this node's clock shows that stands in the way; or may be.
+    #[must_use]
+    pub fn is_about_time(&self) -> bool {
+        matches!(self, Self::Tls(TlsFault::NotYetValid { .. } | TlsFault::Expired { .. }))
+    }
+
     /// A word for counting: few, fixed.
     #[must_use]
     pub fn label(&self) -> &'static str {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1 as corev1;
 
+use super::form::content;
 use super::plan::Wanted;
 use crate::spec::{Pod, PodKey, PodUid, Source};
 
@@ -50,12 +51,6 @@ impl Entry {
 /// to another.
 fn same_owner(a: &Source, b: &Source) -> bool {
     matches!((a, b), (Source::Folder(_), Source::Folder(_))) || a == b
-}
-
-/// Whether two forms of a pod run the same: all but what is only shown.
-fn same_content(a: &Pod, b: &Pod) -> bool {
-    let bare = |pod: &Pod| Pod { labels: BTreeMap::new(), generation: 0, ..pod.clone() };
-    bare(a) == bare(b)
 }
 
 /// Another source owns that name.
@@ -115,8 +110,8 @@ impl Desired {
         Ok(Offered::Replaces)
     }
 
-    /// Takes in a pod that keeps its UID when it changes: an intent's next generation. One that differs from what runs replaces
-    /// it, and has its volumes; labels and generation alone make no difference.
+    /// Takes in a pod that keeps its UID when it changes: an intent's next generation. One that is another [`form`](super::form) than
+    /// what runs replaces it, and has its volumes; labels and generation alone make no difference.
     ///
     /// # Errors
     /// If another source owns the name.
@@ -127,7 +122,7 @@ impl Desired {
             return Ok(offered);
         };
         match offered {
-            Offered::Unchanged if !same_content(&entry.current.pod, &pod.pod) => {
+            Offered::Unchanged if content(&entry.current) != content(&pod) => {
                 entry.deleting = Some(entry.current.pod.grace);
                 entry.next = Some(pod);
             }
@@ -318,8 +313,9 @@ mod test {
         let mut desired = Desired::default();
         let of = |generation: i64, hostname: &str| {
             let mut accepted = pod("1", Source::Mqtt);
-            let pod = Arc::make_mut(&mut accepted.pod);
-            (pod.generation, pod.hostname) = (generation, hostname.into());
+            Arc::make_mut(&mut accepted.pod).generation = generation;
+            let object = Arc::make_mut(&mut accepted.object);
+            object.spec.get_or_insert_default().hostname = Some(hostname.into());
             accepted
         };
         assert_eq!(desired.offer_in_place(of(1, "a")), Ok(Offered::Added));

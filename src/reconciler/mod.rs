@@ -14,6 +14,7 @@
 pub mod desired;
 mod endpoints;
 mod files;
+pub mod form;
 pub mod handle;
 pub mod intake;
 pub mod plan;

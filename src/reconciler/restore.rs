@@ -5,12 +5,14 @@
 
 use std::collections::BTreeSet;
 
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::desired::Accepted;
+use super::form::Form;
 use super::intake::{Offer, offer, pod_offer};
 use super::records;
 use super::task::NodeTask;
+use crate::lifecycle::Restored;
 use crate::manifest::{self, Object};
 use crate::spec::{PodUid, Source};
 use crate::store::{Loaded, ObjectKind, StoredObject};
@@ -20,8 +22,8 @@ impl NodeTask {
     pub fn restore(&mut self, loaded: Loaded) -> bool {
         for record in loaded.runtime {
             match records::from_json(&record.json) {
-                Ok(facts) => {
-                    self.restored.insert(record.uid, facts);
+                Ok(remembered) => {
+                    self.restored.insert(record.uid, remembered);
                 }
                 Err(error) => warn!(uid = %record.uid, %error, "restart counts are unreadable"),
             }
@@ -37,6 +39,22 @@ impl NodeTask {
             }
         }
         whole
+    }
+
+    /// What is remembered of a pod that is about to start, if it is about this form of it; from now on what is kept is.
+    pub(super) fn recall(&mut self, accepted: &Accepted) -> Option<Restored> {
+        let (uid, form) = (&accepted.pod.uid, Form::of(accepted));
+        let remembered = self.restored.remove(uid);
+        let was_there = remembered.is_some();
+        let facts = remembered.and_then(|remembered| remembered.of(form.as_ref()));
+        if let Some(keeper) = &self.keeper {
+            if was_there && facts.is_none() {
+                info!(pod = %accepted.pod.key, %uid, "what is remembered is of an earlier form of the pod");
+                keeper.forget(uid);
+            }
+            keeper.begins(uid, form);
+        }
+        facts
     }
 
     /// Forgets what was remembered of pods that are gone: to be called when all there should be are known. A manifest that

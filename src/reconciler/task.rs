@@ -24,7 +24,7 @@ use tracing::{info, warn};
 use crate::admission::Level;
 use crate::board::{Board, ObjectKey, wire_time};
 use crate::image::Pin;
-use crate::lifecycle::{Restored, StopReason};
+use crate::lifecycle::StopReason;
 use crate::pod::node_ports;
 use crate::pod::{NodeContext, PublishedPod, Worker, WorkerHandle};
 use crate::reconciler::desired::{Accepted, Desired};
@@ -32,7 +32,7 @@ use crate::reconciler::endpoints;
 use crate::reconciler::handle::{LogIndex, NodeHandle, REQUESTS_MAX, Request};
 use crate::reconciler::intake::Offer;
 use crate::reconciler::plan::{Plan, Running, Stage};
-use crate::reconciler::records::RecordKeeper;
+use crate::reconciler::records::{RecordKeeper, Remembered};
 use crate::spec::{Container, Pod, PodKey, PodUid, RestartPolicy, Source};
 use crate::store::Store;
 
@@ -70,7 +70,7 @@ pub struct NodeTask {
     /// What of the folder is not used, and why: said once, and tried again when something is gone.
     pub(super) refused: BTreeSet<(String, String)>,
     workers: BTreeMap<PodUid, Entry>,
-    pub(super) restored: BTreeMap<PodUid, Restored>,
+    pub(super) restored: BTreeMap<PodUid, Remembered>,
     /// How short of memory the machine is.
     pub(super) pressure: Level,
     logs: LogIndex,
@@ -278,10 +278,10 @@ impl NodeTask {
 
     fn start(&mut self, key: &PodKey) {
         let Some((accepted, _)) = self.desired.get(key) else { return };
-        let published = self.publish(&accepted.clone());
+        let accepted = accepted.clone();
+        let published = self.publish(&accepted);
         let uid = published.pod().uid.clone();
-        let pod = Arc::clone(published.pod());
-        let restored = self.restored.remove(&uid).or_else(|| self.let_in(&pod));
+        let restored = self.recall(&accepted).or_else(|| self.let_in(&accepted.pod));
         let finished = self.finished.0.clone();
         let handle = Worker::spawn(&self.node, published, restored, finished);
         self.logs.insert(key.clone(), Arc::clone(&handle.logs));

@@ -11,6 +11,9 @@
 //!           remove the current slot · sync_dir
 //! ```
 //!
+//! On a full disk the older copy gives way to the new content: what is there can be changed, though nothing can be added. The record
+//! has one copy until that is done.
+//!
 //! The current copy is never touched before a newer one is durable. When a rename or a `sync_dir` fails, nobody knows
 //! what a reboot would find: the record is then *uncertain*, is never taken for unchanged, and the next commit writes
 //! a higher generation over the same spare slot.
@@ -254,11 +257,7 @@ impl Slots {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         let temporary = self.dir.join(format!("{}{TEMPORARY}", self.stem));
-        if let Err(error) = io.write_durably(&temporary, &bytes) {
-            // Best effort: a leftover is harmless and goes at the next start, but on a full disk room counts.
-            let _ = io.disk.remove(&temporary);
-            return Err(error);
-        }
+        self.write_temporary(io, &temporary, &bytes)?;
         let target = self.current.map_or(Slot::A, |(slot, _)| slot.other());
         self.generation = generation;
         self.spare_in_use = true;
@@ -276,6 +275,26 @@ impl Slots {
         self.uncertain = false;
         io.commits.fetch_add(1, Ordering::Relaxed);
         Ok(Commit::Written)
+    }
+
+    /// Writes what is to take a slot's place, on a full disk where the older copy was.
+    fn write_temporary(&mut self, io: &Metered, temporary: &Path, bytes: &[u8]) -> io::Result<()> {
+        let write = || {
+            // Best effort: a leftover is harmless and goes at the next start, but on a full disk room counts.
+            io.write_durably(temporary, bytes).inspect_err(|_| drop(io.disk.remove(temporary)))
+        };
+        let Err(error) = write() else { return Ok(()) };
+        // In an uncertain record nobody knows which copy is the older one.
+        let has_older = self.spare_in_use && !self.uncertain && !self.unreadable;
+        let Some((current, _)) = self.current.filter(|_| has_older && is_lack_of_space(&error))
+        else {
+            return Err(error);
+        };
+        io.disk.remove(&self.path(current.other()))?;
+        // Before it is forgotten: or a removal would leave it out, and a power cut bring it back.
+        io.sync_dir(&self.dir)?;
+        self.spare_in_use = false;
+        write()
     }
 
     /// Takes the record off the disk, durably. Needs no free space. `false` if it was not there.
@@ -299,6 +318,10 @@ impl Slots {
     fn path(&self, slot: Slot) -> PathBuf {
         self.dir.join(format!("{}{}", self.stem, slot.suffix()))
     }
+}
+
+fn is_lack_of_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 /// Files kept in `.corrupt`. Evidence for a person, not an archive: what comes after them is removed.

@@ -23,6 +23,8 @@ pub(crate) enum Fault {
     Error { step: u64, kind: ErrorKind },
     /// From that step on there is no space: nothing new can be made or written, the rest works.
     Full { step: u64 },
+    /// There is room for so many files, and no more.
+    Tight { files: usize },
     /// That sync (the n-th) says it has done its work and has not.
     LyingSync { sync: u64 },
 }
@@ -202,6 +204,7 @@ impl State {
                 Fault::PowerCut { .. }
                 | Fault::Error { .. }
                 | Fault::Full { .. }
+                | Fault::Tight { .. }
                 | Fault::LyingSync { .. } => {}
             }
         }
@@ -261,8 +264,14 @@ impl Disk for Unlucky {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let files = self.files().len();
         let mut state = self.lock();
         state.step(true)?;
+        let is_full =
+            |fault: &Fault| matches!(fault, Fault::Tight { files: room } if files >= *room);
+        if state.faults.iter().any(is_full) {
+            return Err(ErrorKind::StorageFull.into());
+        }
         let file = state.contents.len();
         state.contents.push(Content { bytes: Vec::new(), safe: 0, synced: false });
         state.change(Change::Add(path.to_owned(), Node::File(file)));

@@ -21,6 +21,7 @@
 //! | refusals in SUBACK and PUBACK are only logged | they are events (`engine`) |
 //! | messages that are not taken stop the loop | a bounded inbox that drops, and says so (`inbox`) |
 //! | topic aliases lose the topic; QoS 2 loops; a short DISCONNECT is lost | never asked for, seen on the wire (`scan`) |
+//! | a broker of MQTT 3.1.1 that closes instead of refusing is asked in MQTT 5 for ever | the other version every second time ([`UNANSWERED_MAX`]) |
 //! | keep-alive below 5 s panics; the broker's own may be 0 or hours | checked in [`Settings::check`]; corrected on the wire (`scan`) |
 //! | its TLS pins a parser with advisories | ours, below it (`pump`, `dial`, `crate::mqtt::tls`) |
 //! | a panic of its own | ends the connection, not the daemon (`conn`) |
@@ -73,6 +74,10 @@ const KEEP_ALIVE: std::ops::RangeInclusive<u64> = 5..=1200;
 
 /// Brokers that may be named.
 const ENDPOINTS_MAX: usize = 8;
+
+/// Connections in a row that ended between CONNECT and its answer. A broker of MQTT 3.1.1 should refuse the newer protocol with a code, and
+/// some just close; so does one that is about to go down, hence not the first time.
+const UNANSWERED_MAX: u32 = 2;
 
 /// A password, which is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -193,6 +198,8 @@ pub struct Link {
     /// Which broker is next, and which version of the protocol.
     endpoint: usize,
     version: Version,
+    /// See [`UNANSWERED_MAX`].
+    unanswered: u32,
     fits: Fits,
     conns: u64,
     tokens: u64,
@@ -232,7 +239,17 @@ impl Link {
             ticks: Ticks::start(),
         };
         let fits = Fits::default();
-        Ok(Self { shared, endpoint: 0, version, fits, conns: 0, tokens: 0, current: None })
+        let unanswered = 0;
+        Ok(Self {
+            shared,
+            endpoint: 0,
+            version,
+            unanswered,
+            fits,
+            conns: 0,
+            tokens: 0,
+            current: None,
+        })
     }
 
     /// The counters, which others may read at any time.
@@ -260,9 +277,10 @@ impl Link {
                 let largest = ended.as_ref().and_then(|current| lock(&current.window).largest());
                 self.fits.closed(self.shared.ticks.now(), closed, largest);
                 let was_up = ended.is_some_and(|current| current.limits.is_some());
-                if *closed == Closed::OnlyV311 && self.shared.settings.speak == Speak::Either {
-                    self.version = Version::V311;
-                } else if !was_up {
+                if self.shared.settings.speak == Speak::Either {
+                    self.choose_version(closed, was_up);
+                }
+                if !was_up && *closed != Closed::OnlyV311 {
                     self.endpoint = (self.endpoint + 1) % self.shared.settings.endpoints.len();
                 }
             }
@@ -271,6 +289,23 @@ impl Link {
             | Event::Acked { .. }
             | Event::Message(_)
             | Event::Overrun => {}
+        }
+    }
+
+    /// Which version the next connection speaks: the older one with a broker that says, or shows, that it knows no better.
+    fn choose_version(&mut self, closed: &Closed, was_up: bool) {
+        if *closed == Closed::OnlyV311 {
+            (self.version, self.unanswered) = (Version::V311, 0);
+            return;
+        }
+        let unanswered = !was_up && matches!(closed, Closed::ByPeer | Closed::Broken(_));
+        self.unanswered = if unanswered { self.unanswered + 1 } else { 0 };
+        if self.unanswered >= UNANSWERED_MAX {
+            self.unanswered = 0;
+            self.version = match self.version {
+                Version::V5 => Version::V311,
+                Version::V311 => Version::V5,
+            };
         }
     }
 

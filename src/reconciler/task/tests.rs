@@ -8,7 +8,10 @@ use k8s_openapi::api::core::v1 as corev1;
 
 use super::*;
 use crate::board::{Kind, Object};
+use crate::lifecycle::{Restored, RestoredEnd};
 use crate::limits::{DATA_OBJECTS_MAX, PODS_MAX};
+use crate::mqtt::intent::{Manifest, Release};
+use crate::mqtt::kit;
 use crate::pod::context::NoKeeper;
 use crate::reconciler::handle::{Deletion, Refusal, Write};
 use crate::reconciler::{Offered, intake, records};
@@ -242,7 +245,7 @@ async fn what_is_remembered_of_pods_that_are_gone_is_forgotten_at_the_next_start
     lab.folder(&[("a.yaml", &text("a"))]);
     let uid = PodUid::new(&lab.uid("a").unwrap());
     let gone = PodUid::new("gone");
-    let facts = records::to_json(&Restored::default());
+    let facts = records::to_json(&Restored::default(), None);
     let store = lab.task.store.clone().unwrap();
     store.commit_runtime(&uid, &facts).unwrap();
     store.commit_runtime(&gone, &facts).unwrap();
@@ -311,4 +314,58 @@ async fn a_name_that_is_taken_is_refused() {
     lab.folder(&[("a.yaml", &text("a"))]);
     let refused = lab.task.create_pod(pod("a"), Write::default()).await.unwrap_err();
     assert!(matches!(refused, Refusal::SourceConflict(_)), "{refused:?}");
+}
+
+/// What an intent's pod is, at that generation.
+fn release(generation: u64, command: &str) -> Release {
+    let mut intent = kit::with_artifact("m:1", kit::intent("a", generation));
+    let manifest = format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: a, labels: {{g: 'v{generation}'}}}}\n\
+         spec: {{restartPolicy: Never, containers: [{{name: c, image: 'm:1', args: [{command}]}}]}}\n"
+    );
+    intent.manifest = Some(Manifest::Text(manifest));
+    Release::read(&serde_json::to_vec(&intent).unwrap(), "k").unwrap()
+}
+
+impl Lab {
+    /// The next life of the daemon, with what this one left on disk.
+    async fn reborn(self) -> Self {
+        self.write_records().await;
+        let mut next = Self::new();
+        let loaded = self.durable();
+        let store = next.task.store.clone().unwrap();
+        for record in &loaded.runtime {
+            store.commit_runtime(&record.uid, &record.json).unwrap();
+        }
+        next.task.restore(loaded);
+        next
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_pod_is_not_that_of_its_next_form() {
+    let ended = || {
+        let end = RestoredEnd { failed: true, reason: "Error".into(), message: "over".into() };
+        Restored { containers: vec![], ended: Some(end) }
+    };
+    // What is wanted after the restart, and whether the end on disk is its own.
+    for (after, is_over) in
+        [(release(1, "one"), true), (release(2, "one"), true), (release(2, "two"), false)]
+    {
+        let mut lab = Lab::new();
+        lab.task.apply_release(&release(1, "one"), false).unwrap();
+        lab.task.begin();
+        let uid = PodUid::new(&lab.uid("a").unwrap());
+        crate::pod::Keeper::keep(&**lab.task.keeper.as_ref().unwrap(), &uid, &ended());
+        let mut lab = lab.reborn().await;
+        lab.task.apply_release(&after, false).unwrap();
+        let (accepted, _) = lab.task.desired.get(&key("a")).unwrap();
+        let accepted = accepted.clone();
+        // What its worker would be given.
+        let facts = lab.task.recall(&accepted);
+        assert_eq!(facts, is_over.then(ended), "{:?}", after.revision);
+        lab.write_records().await;
+        let left = lab.durable().runtime.len();
+        assert_eq!(left, usize::from(is_over), "what is of an earlier form goes");
+    }
 }

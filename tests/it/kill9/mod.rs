@@ -14,6 +14,7 @@
 //! - a pod that was reported `Committed` over MQTT is there, in that generation or a newer one, unless a tombstone was
 //!   published since; what was acknowledged as deleted is not there; no status ever names an older accepted generation than
 //!   an earlier one, and no connection number comes twice;
+//! - the end that a pod shows is that of the generation it shows, though its UID is that of all its generations;
 //! - pods that nobody changes have the UID they always had, also with an empty broker;
 //! - nothing was quarantined.
 //!
@@ -25,6 +26,8 @@ use std::io::Write as _;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
+
+use serde_json::Value;
 
 use crate::mqtt::rig::Rig;
 use crate::support::{Node, wait_for};
@@ -107,6 +110,7 @@ fn killed_at_any_instant_it_keeps_its_word() {
     let mut node = Node::prepare(&rig.node_configuration(""));
     node.boot();
     node.load("counter");
+    node.load("exit");
     let world = World {
         api: Mutex::new(Api::new(node.socket())),
         folder: Mutex::new(Folder::new(node.path("manifests"))),
@@ -232,6 +236,7 @@ impl World {
         api.check(&pods);
         let published = self.remote.lock().unwrap().all();
         remote::check(&pods, &before, &published);
+        self.remote.lock().unwrap().check_once(&pods);
         self.seen.check();
         assert_nothing_quarantined(node);
     }
@@ -245,9 +250,12 @@ impl World {
             let generation = remote.publish(name, false, &self.rig);
             self.seen.wait_committed(name, generation);
         }
+        let generation = remote.publish_once(&self.rig);
+        self.seen.wait_committed(remote::ONCE, generation);
         wait_for("the folder to be what runs", || folder.is_shown(&api.pods()?).then_some(()));
         let pods = wait_for("all pods to be ready", || {
-            api.pods().filter(|pods| pods.iter().all(crate::support::is_ready))
+            let fine = |pod: &Value| crate::support::is_ready(pod) || remote::end_of(pod).is_some();
+            api.pods().filter(|pods| pods.iter().all(fine))
         });
         api.check(&pods);
         assert_eq!(node.terminate(), 0, "{}", node.output());
@@ -256,11 +264,17 @@ impl World {
         node.spawn();
         let after = wait_for("the daemon to answer", || api.pods());
         api.check(&after);
-        let names = |pods: &[serde_json::Value]| -> Vec<(String, String)> {
-            let text = |pod: &serde_json::Value, field: &str| pod["metadata"][field].to_string();
+        let names = |pods: &[Value]| -> Vec<(String, String)> {
+            let text = |pod: &Value, field: &str| pod["metadata"][field].to_string();
             pods.iter().map(|pod| (text(pod, "name"), text(pod, "uid"))).collect()
         };
         assert_eq!(names(&after), names(&pods));
+        // What had run to its end has not run again.
+        let once = |pods: &[Value]| {
+            remote::end_of(pods.iter().find(|pod| pod["metadata"]["name"] == remote::ONCE).unwrap())
+        };
+        assert_eq!(once(&after), once(&pods));
+        remote.check_once(&after);
         assert!(folder.is_shown(&after));
         say(&format!("{} kills so far", tally.kills));
     }

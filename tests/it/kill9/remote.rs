@@ -5,8 +5,10 @@ use std::io::{BufRead as _, BufReader};
 use std::process::Child;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use podling::mqtt::controller;
+use podling::mqtt::intent::time_ms;
 use serde_json::Value;
 
 use super::Dice;
@@ -15,6 +17,12 @@ use crate::support::wait_for;
 
 pub(super) const NAMES: [&str; 3] = ["mqtt-0", "mqtt-1", "mqtt-2"];
 const ANCHOR: &str = "anchor-mqtt";
+
+/// A pod that runs to its end, once for each generation.
+pub(super) const ONCE: &str = "mqtt-once";
+
+/// Between two generations of it: ends are shown to the second.
+const ONCE_PAUSE: Duration = Duration::from_millis(2100);
 
 /// What was published of one pod, the newest last.
 #[derive(Clone, Debug, Default)]
@@ -28,6 +36,9 @@ pub(super) struct Published {
 pub(super) struct Remote {
     pods: BTreeMap<&'static str, Published>,
     count: u64,
+    /// When each generation of [`ONCE`] was published, milliseconds since 1970.
+    once: BTreeMap<u64, i64>,
+    once_at: Option<Instant>,
 }
 
 impl Remote {
@@ -36,6 +47,9 @@ impl Remote {
     }
 
     pub(super) fn act(&mut self, dice: &mut Dice, rig: &Mutex<Rig>) {
+        if self.once_at.is_none_or(|at| at.elapsed() >= ONCE_PAUSE) {
+            self.publish_once(rig);
+        }
         let name = NAMES[usize::try_from(dice.below(NAMES.len() as u64)).unwrap()];
         self.publish(name, dice.below(4) == 0, rig);
     }
@@ -64,6 +78,36 @@ impl Remote {
         generation
     }
 
+    /// The next generation of the pod that runs to its end; what it is.
+    pub(super) fn publish_once(&mut self, rig: &Mutex<Rig>) -> u64 {
+        let rig = rig.lock().unwrap();
+        let more = format!(
+            "    args: ['0']\n    env: [{{name: X, value: 'v{}'}}]\n  restartPolicy: Never\n",
+            self.count
+        );
+        let intent = rig.intent_of("exit", ONCE, &more);
+        let generation = intent.intent.generation;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        self.once.insert(generation, i64::try_from(now.as_millis()).unwrap());
+        self.count += 1;
+        rig.send(&rig.sign(&intent));
+        self.once_at = Some(Instant::now());
+        generation
+    }
+
+    /// An end that a pod shows is its own, and not that of the form before it, which had the same UID.
+    pub(super) fn check_once(&self, pods: &[Value]) {
+        let Some(pod) = pods.iter().find(|pod| pod["metadata"]["name"] == ONCE) else { return };
+        let Some(ended) = end_of(pod) else { return };
+        let generation = pod["metadata"]["generation"].as_u64().unwrap();
+        // It is shown without its milliseconds.
+        let published = self.once[&generation] / 1000 * 1000;
+        assert!(
+            time_ms(&ended).unwrap() >= published,
+            "{ONCE} of generation {generation}, published at {published}, ended at {ended}: {pod:#}"
+        );
+    }
+
     pub(super) fn all(&self) -> BTreeMap<&'static str, Published> {
         self.pods.clone()
     }
@@ -71,6 +115,12 @@ impl Remote {
     pub(super) fn published(&self) -> u64 {
         self.count
     }
+}
+
+/// When a pod's module ended for good.
+pub(super) fn end_of(pod: &Value) -> Option<String> {
+    let ended = &crate::support::container(pod, "c")["state"]["terminated"]["finishedAt"];
+    ended.as_str().map(str::to_owned)
 }
 
 /// The newest word on one pod.
@@ -102,6 +152,36 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// The next generation of the pod that runs to its end; what it is.
+    pub(super) fn publish_once(&mut self, rig: &Mutex<Rig>) -> u64 {
+        let rig = rig.lock().unwrap();
+        let more = format!(
+            "    args: ['0']\n    env: [{{name: X, value: 'v{}'}}]\n  restartPolicy: Never\n",
+            self.count
+        );
+        let intent = rig.intent_of("exit", ONCE, &more);
+        let generation = intent.intent.generation;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        self.once.insert(generation, i64::try_from(now.as_millis()).unwrap());
+        self.count += 1;
+        rig.send(&rig.sign(&intent));
+        self.once_at = Some(Instant::now());
+        generation
+    }
+
+    /// An end that a pod shows is its own, and not that of the form before it, which had the same UID.
+    pub(super) fn check_once(&self, pods: &[Value]) {
+        let Some(pod) = pods.iter().find(|pod| pod["metadata"]["name"] == ONCE) else { return };
+        let Some(ended) = end_of(pod) else { return };
+        let generation = pod["metadata"]["generation"].as_u64().unwrap();
+        // It is shown without its milliseconds.
+        let published = self.once[&generation] / 1000 * 1000;
+        assert!(
+            time_ms(&ended).unwrap() >= published,
+            "{ONCE} of generation {generation}, published at {published}, ended at {ended}: {pod:#}"
+        );
+    }
+
     pub(super) fn all(&self) -> BTreeMap<String, Word> {
         self.heard.lock().unwrap().pods.clone()
     }

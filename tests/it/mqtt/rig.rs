@@ -74,8 +74,19 @@ impl Rig {
 
     /// Makes a certificate for a name, in files of that stem.
     pub fn certificate(&self, stem: &str, name: &str) {
+        self.certificate_with(stem, name, |_| {});
+    }
+
+    /// The same with something changed.
+    pub fn certificate_with(
+        &self,
+        stem: &str,
+        name: &str,
+        change: impl FnOnce(&mut CertificateParams),
+    ) {
         let mut params = CertificateParams::new(vec![name.to_owned()]).unwrap();
         params.distinguished_name.push(DnType::CommonName, name);
+        change(&mut params);
         let key = KeyPair::generate().unwrap();
         let certificate = params.signed_by(&key, &self.issuer).unwrap();
         // The key first: who sees the new certificate finds the key that belongs to it.

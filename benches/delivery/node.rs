@@ -1,0 +1,109 @@
+//! The daemon under measurement, seen from outside: its counters, its pods, its processor time.
+
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use serde_json::Value;
+
+use crate::rig::metric;
+use crate::support::{Node, http_get_socket, is_ready};
+
+/// What the node has spent so far. Bytes on the wire are those below TLS.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Costs {
+    pub wire_in: i64,
+    pub wire_out: i64,
+    pub flash: i64,
+    pub fsyncs: i64,
+    pub cpu: Duration,
+}
+
+impl Costs {
+    pub fn of(node: &mut Node) -> Self {
+        Self {
+            wire_in: metric(node, "podling_mqtt_bytes_total{direction=\"in\"}"),
+            wire_out: metric(node, "podling_mqtt_bytes_total{direction=\"out\"}"),
+            flash: metric(node, "podling_store_written_bytes_total"),
+            fsyncs: metric(node, "podling_store_fsync_total"),
+            cpu: cpu(node.daemon().child.id()),
+        }
+    }
+
+    pub fn since(self, before: Self) -> Self {
+        Self {
+            wire_in: self.wire_in - before.wire_in,
+            wire_out: self.wire_out - before.wire_out,
+            flash: self.flash - before.flash,
+            fsyncs: self.fsyncs - before.fsyncs,
+            cpu: self.cpu.saturating_sub(before.cpu),
+        }
+    }
+
+    pub fn wire(self) -> i64 {
+        self.wire_in + self.wire_out
+    }
+}
+
+/// Processor time of a process, user's and kernel's, to the kernel's tick of 10 ms.
+fn cpu(pid: u32) -> Duration {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // The name may hold anything, and ends with the last parenthesis; the 14th and 15th field of all.
+    let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace().skip(11).take(2);
+    let ticks: u64 = fields.filter_map(|field| field.parse::<u64>().ok()).sum();
+    Duration::from_millis(ticks * 10)
+}
+
+/// Every pod of the node; `None` while nobody answers.
+pub fn pods(socket: &Path) -> Option<Vec<Value>> {
+    let body = http_get_socket(socket, "/api/v1/pods")?;
+    // An answer in pieces has their lengths between them; nothing else has braces.
+    let (from, to) = (body.find('{')?, body.rfind('}')?);
+    let mut list: Value = serde_json::from_str(body.get(from..=to)?).ok()?;
+    Some(std::mem::take(list["items"].as_array_mut()?))
+}
+
+/// Waits until so many pods are ready, all of them; when they were seen to be.
+pub fn all_ready(socket: &Path, count: usize) -> anyhow::Result<Instant> {
+    let deadline = Instant::now() + crate::PATIENCE;
+    while Instant::now() < deadline {
+        if pods(socket).is_some_and(|pods| pods.len() == count && pods.iter().all(is_ready)) {
+            return Ok(Instant::now());
+        }
+        // Between two looks: the figure's grain.
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    anyhow::bail!("{count} pods are not ready")
+}
+
+/// A watch of one pod: each form of it as the API tells it, with the time.
+pub struct Watch(BufReader<UnixStream>);
+
+impl Watch {
+    pub fn begin(socket: &Path, pod: &str) -> anyhow::Result<Self> {
+        let mut stream = UnixStream::connect(socket)?;
+        stream.set_read_timeout(Some(crate::PATIENCE))?;
+        let path = "/api/v1/namespaces/default/pods?watch=true&fieldSelector=metadata.name%3D";
+        write!(stream, "GET {path}{pod} HTTP/1.0\r\nHost: podling\r\n\r\n")?;
+        Ok(Self(BufReader::new(stream)))
+    }
+
+    /// Reads on until the pod of that generation is ready.
+    pub fn ready(&mut self, generation: u64) -> anyhow::Result<Instant> {
+        let mut line = String::new();
+        loop {
+            line.clear();
+            let read = self.0.read_line(&mut line).context("the watch fell silent")?;
+            anyhow::ensure!(read > 0, "the watch ended");
+            let Ok(event) = serde_json::from_str::<Value>(&line) else { continue };
+            let pod = &event["object"];
+            let leaves =
+                event["type"] == "DELETED" || !pod["metadata"]["deletionTimestamp"].is_null();
+            if !leaves && pod["metadata"]["generation"] == generation && is_ready(pod) {
+                return Ok(Instant::now());
+            }
+        }
+    }
+}
