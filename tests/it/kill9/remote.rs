@@ -152,36 +152,6 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    /// The next generation of the pod that runs to its end; what it is.
-    pub(super) fn publish_once(&mut self, rig: &Mutex<Rig>) -> u64 {
-        let rig = rig.lock().unwrap();
-        let more = format!(
-            "    args: ['0']\n    env: [{{name: X, value: 'v{}'}}]\n  restartPolicy: Never\n",
-            self.count
-        );
-        let intent = rig.intent_of("exit", ONCE, &more);
-        let generation = intent.intent.generation;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-        self.once.insert(generation, i64::try_from(now.as_millis()).unwrap());
-        self.count += 1;
-        rig.send(&rig.sign(&intent));
-        self.once_at = Some(Instant::now());
-        generation
-    }
-
-    /// An end that a pod shows is its own, and not that of the form before it, which had the same UID.
-    pub(super) fn check_once(&self, pods: &[Value]) {
-        let Some(pod) = pods.iter().find(|pod| pod["metadata"]["name"] == ONCE) else { return };
-        let Some(ended) = end_of(pod) else { return };
-        let generation = pod["metadata"]["generation"].as_u64().unwrap();
-        // It is shown without its milliseconds.
-        let published = self.once[&generation] / 1000 * 1000;
-        assert!(
-            time_ms(&ended).unwrap() >= published,
-            "{ONCE} of generation {generation}, published at {published}, ended at {ended}: {pod:#}"
-        );
-    }
-
     pub(super) fn all(&self) -> BTreeMap<String, Word> {
         self.heard.lock().unwrap().pods.clone()
     }
