@@ -3,6 +3,8 @@
 //! Owns: parsing (grammar of `apimachinery/pkg/labels` and `pkg/fields`), the fields each kind can be selected by
 //! (`pkg/apis/core/v1/conversion.go`), and matching. Pure.
 
+use std::collections::BTreeMap;
+
 use super::{Kind, Object};
 
 /// A selector that cannot be used; said to the client as 400.
@@ -102,7 +104,12 @@ impl LabelSelector {
 
     #[must_use]
     pub fn matches(&self, object: &Object) -> bool {
-        let labels = object.metadata().labels.as_ref();
+        self.matches_labels(object.metadata().labels.as_ref())
+    }
+
+    /// Whether labels are as required.
+    #[must_use]
+    pub fn matches_labels(&self, labels: Option<&BTreeMap<String, String>>) -> bool {
         self.0.iter().all(|requirement| {
             let value = labels.and_then(|labels| labels.get(&requirement.key));
             match (&requirement.operator, value) {

@@ -29,7 +29,8 @@ use super::client::{Client, ClientError, PathBuilder};
 use super::get::{explain_selector, listing, nothing_found};
 use super::{Out, complain, kinds, show_error};
 
-use page::{Page, text};
+pub(super) use page::Page;
+use page::text;
 
 /// Annotations longer than this, key and all, go on lines of their own.
 const ANNOTATION_MAX: usize = 140;
@@ -335,7 +336,7 @@ fn tolerations(page: &mut Page, tolerations: &[Toleration]) {
 }
 
 /// The events have columns of their own, whatever stands above them.
-fn list_events(events: &[Event], now_ms: i64) -> String {
+pub(super) fn list_events(events: &[Event], now_ms: i64) -> String {
     let mut page = Page::default();
     page.line(0, "Events:\n  Type\tReason\tAge\tFrom\tMessage");
     page.line(1, "----\t------\t----\t----\t-------");

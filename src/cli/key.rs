@@ -20,6 +20,7 @@ use super::args::{KeyCommand, NodeArgs, ReportFormat};
 use super::{Out, controller, node, yaml};
 
 pub(super) fn run(command: KeyCommand, out: &mut Out) -> anyhow::Result<ExitCode> {
+    secret::leave_no_core_file();
     match command {
         KeyCommand::Generate { file } => generate(&file, out),
         KeyCommand::Show { file, output } => public(&file, output, out),
@@ -160,6 +161,9 @@ fn read(file: &Path) -> anyhow::Result<String> {
     Ok(text)
 }
 
+/// What `kubectl apply` leaves on an object: the whole of it, in clear.
+const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
+
 /// Replaces `data` and `stringData` by one `stringData` of armored messages.
 fn seal_object(object: &mut Value, recipient: &Recipient) -> anyhow::Result<()> {
     let mut values = Map::new();
@@ -186,7 +190,46 @@ fn seal_object(object: &mut Value, recipient: &Recipient) -> anyhow::Result<()> 
     let metadata = metadata.as_object_mut().context("metadata is no mapping")?;
     let annotations = metadata.entry("annotations").or_insert_with(|| Map::new().into());
     let annotations = annotations.as_object_mut().context("annotations is no mapping")?;
+    annotations.remove(LAST_APPLIED);
     annotations.insert(ENCRYPTION.to_owned(), "age".into());
     object.insert("stringData".to_owned(), values.into());
     Ok(())
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    const RECIPIENT: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
+
+    #[test]
+    fn what_kubectl_apply_left_on_a_secret_does_not_give_it_away() {
+        let applied = r#"{"stringData":{"password":"hunter2"}}"#;
+        let mut object = serde_json::json!({
+            "kind": "Secret",
+            "metadata": {"name": "login", "annotations": {LAST_APPLIED: applied, "team": "shop"}},
+            "data": {"password": STANDARD.encode("hunter2")},
+        });
+        seal_object(&mut object, &RECIPIENT.parse().unwrap()).unwrap();
+        let shown = yaml::to_string(&object);
+        assert!(
+            !shown.contains("hunter2") && !shown.contains(&STANDARD.encode("hunter2")),
+            "{shown}"
+        );
+        assert!(shown.contains("team: shop") && shown.contains("BEGIN AGE"), "{shown}");
+    }
+
+    #[test]
+    fn no_error_about_a_secret_quotes_it() {
+        let rows = [
+            serde_json::json!({"kind": "Secret", "data": {"a": "hunter2!"}}),
+            serde_json::json!({"kind": "Secret", "stringData": {"a": {"b": "hunter2"}}}),
+            serde_json::json!({"kind": "Secret", "stringData": "hunter2"}),
+        ];
+        for mut object in rows {
+            let error = seal_object(&mut object, &RECIPIENT.parse().unwrap()).unwrap_err();
+            assert!(!format!("{error:#}").contains("hunter2"), "{error:#}");
+        }
+    }
 }

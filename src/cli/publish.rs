@@ -6,28 +6,25 @@
 //!  files ─► check ─► connect ─► read what is there ─► images, secrets, next generation ─► sign ─► publish ─► wait, serving blocks
 //! ```
 
+mod local;
+mod prune;
 mod show;
 
 use std::collections::BTreeMap;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
-use async_trait::async_trait;
 
-use crate::artifact::{Fetcher, Keyring, Remote};
+use crate::board::selector::LabelSelector;
 use crate::clock::Clock;
-use crate::controller::bundle::{Bundle, File, bundles};
-use crate::controller::images::{self, ImageError, Images, Module};
+use crate::controller::bundle::{Bundle, bundles};
+use crate::controller::images::{self, ImageError, Module};
 use crate::controller::next::{Choice, Conflict, Known, Next, Retained, draft, next};
+use crate::controller::prune::IndexConflict;
 use crate::controller::publish::{self, Order, Outcome};
 use crate::controller::session::{Session, SessionError};
-use crate::error::chain;
-use crate::image::{Digest, ImageStore};
-use crate::limits::MANIFEST_BYTES_MAX;
+use crate::image::Digest;
 use crate::mqtt::cause::Reason;
 use crate::mqtt::controller::{self as documents, Message, SecretKey, Verdict};
 use crate::mqtt::intent::{Manifest, PodIntent, RolloutPolicy, SealedSecret, time_text};
@@ -36,11 +33,13 @@ use crate::mqtt::status::{PodStatus, Stage};
 use crate::mqtt::topic::{Scope, check_level};
 use crate::mqtt::version::Version;
 use crate::secret::{self, Recipient};
-use crate::spec::{ImageRef, PodKey};
+use crate::spec::PodKey;
 
-use super::args::{NodeArgs, PublishArgs, PublishDryRun};
+use super::args::{PublishArgs, PublishDryRun};
 use super::controller::Controller;
-use super::{Out, complain, duration, image, manifests, show_error};
+use super::{Out, complain, duration, show_error};
+
+use local::{Local, files};
 
 /// Largest intent that is published without being told to: what the smallest of the hosted brokers takes.
 const INTENT_BYTES_MAX: usize = 64 * 1024;
@@ -66,23 +65,35 @@ impl From<Exit> for ExitCode {
 }
 
 pub(super) fn run(args: &PublishArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
+    secret::leave_no_core_file();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     match runtime.block_on(Publishing::new(args)?.run(out)) {
         Ok(exit) => Ok(exit.into()),
         Err(error) => {
-            let exit =
-                match (error.downcast_ref::<SessionError>(), error.downcast_ref::<Conflict>()) {
-                    (Some(SessionError::NotReached { .. } | SessionError::Lost { .. }), _)
-                    | (Some(SessionError::NoAnswer { .. }), _) => Exit::NotConnected,
-                    (_, Some(Conflict::Foreign { .. } | Conflict::NotAbove { .. })) => {
-                        Exit::Conflict
-                    }
-                    _ => return Err(error),
-                };
+            let Some(exit) = exit_of(&error) else { return Err(error) };
             show_error(&error);
             Ok(exit.into())
         }
     }
+}
+
+/// Errors that have an exit code of their own.
+fn exit_of(error: &anyhow::Error) -> Option<Exit> {
+    if let Some(error) = error.downcast_ref::<SessionError>() {
+        return match error {
+            SessionError::NotReached { .. }
+            | SessionError::Lost { .. }
+            | SessionError::NoAnswer { .. } => Some(Exit::NotConnected),
+            SessionError::NotReadable { .. }
+            | SessionError::NotWritable { .. }
+            | SessionError::NotTaken { .. } => None,
+        };
+    }
+    let conflict = error.downcast_ref::<Conflict>();
+    let is_conflict =
+        matches!(conflict, Some(Conflict::Foreign { .. } | Conflict::NotAbove { .. }));
+    let is_conflict = is_conflict || error.downcast_ref::<IndexConflict>().is_some();
+    is_conflict.then_some(Exit::Conflict)
 }
 
 /// What is to be published, before its numbers are known.
@@ -99,6 +110,8 @@ struct Publishing<'a> {
     key: Option<SecretKey>,
     scope: Scope,
     selector: BTreeMap<String, String>,
+    /// With `--prune`: whose labels match.
+    pruned: Option<LabelSelector>,
     timeout: Duration,
     clock: Clock,
 }
@@ -123,14 +136,21 @@ impl<'a> Publishing<'a> {
             selector.is_empty() || args.group.is_some(),
             "--node-selector chooses among the nodes of a --group"
         );
+        ensure!(
+            !args.prune || args.all || args.selector.is_some(),
+            "all pods that are not in the files would end: choose with --prune -l SELECTOR, or say --prune --all"
+        );
+        let pruned = args.selector.as_deref().map(LabelSelector::parse).transpose()?;
         let timeout = duration::parse(&args.timeout)?;
-        Ok(Self { args, controller, key, scope, selector, timeout, clock: Clock::start() })
+        let clock = Clock::start();
+        Ok(Self { args, controller, key, scope, selector, pruned, timeout, clock })
     }
 
     async fn run(&self, out: &mut Out) -> anyhow::Result<Exit> {
         let wanted = self.wanted().await?;
         if self.args.dry_run == PublishDryRun::Client {
-            let orders = self.orders(&wanted, None)?;
+            ensure!(!self.args.prune, "--prune must ask the broker what there is");
+            let orders = self.orders(&wanted, None, None)?;
             show::dry_run(&orders, self.args.output, out)?;
             return Ok(Exit::Done);
         }
@@ -138,14 +158,23 @@ impl<'a> Publishing<'a> {
         session.connect().await?;
         session.listen(self.filters(&wanted)).await?;
         session.settle().await?;
-        let orders = self.orders(&wanted, Some(&session))?;
+        let pruning = self.args.prune.then(|| prune::Pruning::new(self, &session)).transpose()?;
+        let orders = self.orders(&wanted, Some(&session), pruning.as_ref())?;
+        let index = pruning.map(|pruning| pruning.index(self, &session, &orders)).transpose()?;
         if self.args.dry_run == PublishDryRun::Server {
             show::dry_run(&orders, self.args.output, out)?;
+            if let Some(index) = &index {
+                index.dry_run(self.args.output, out)?;
+            }
             session.leave().await;
             return Ok(Exit::Done);
         }
         self.offer(&wanted, &mut session)?;
-        let outcomes = self.deliver(&mut session, &orders, &wanted, out).await?;
+        let outcomes = self.deliver(&mut session, &orders, &wanted, index.as_ref(), out).await?;
+        let of_index = match &index {
+            Some(index) => index.see_through(self, &mut session, out).await?,
+            None => Exit::Done,
+        };
         session.leave().await;
         show::results(
             &orders,
@@ -155,7 +184,7 @@ impl<'a> Publishing<'a> {
             self.args.output,
             out,
         )?;
-        Ok(outcomes.iter().map(exit).max().unwrap_or(Exit::Done))
+        Ok(outcomes.iter().map(exit).max().unwrap_or(Exit::Done).max(of_index))
     }
 
     /// What the files, or the names, stand for.
@@ -221,7 +250,10 @@ impl<'a> Publishing<'a> {
         };
         let pods = format!("{root}/{tenant}/{letter}/{owner}/pod");
         let mut filters = vec![status];
-        if wanted.len() > TOPICS_MAX {
+        if self.args.prune {
+            filters.push(format!("{pods}/#"));
+            filters.push(format!("{root}/{tenant}/{letter}/{owner}/desired"));
+        } else if wanted.len() > TOPICS_MAX {
             filters.push(format!("{pods}/#"));
         } else {
             let each = wanted.iter().map(|w| format!("{pods}/{}/{}", w.pod.namespace, w.pod.name));
@@ -235,9 +267,11 @@ impl<'a> Publishing<'a> {
         &self,
         wanted: &[Wanted],
         session: Option<&Session<Link>>,
+        pruning: Option<&prune::Pruning>,
     ) -> anyhow::Result<Vec<Order>> {
         let recipient = self.recipient(wanted, session)?;
-        wanted.iter().map(|wanted| self.order(wanted, session, recipient.as_ref())).collect()
+        let order = |wanted| self.order(wanted, session, recipient.as_ref(), pruning);
+        wanted.iter().map(order).collect()
     }
 
     fn order(
@@ -245,6 +279,7 @@ impl<'a> Publishing<'a> {
         wanted: &Wanted,
         session: Option<&Session<Link>>,
         recipient: Option<&Recipient>,
+        pruning: Option<&prune::Pruning>,
     ) -> anyhow::Result<Order> {
         let (tree, pod) = (&self.controller.tree, &wanted.pod);
         let node = self.args.node.as_deref().unwrap_or_default();
@@ -257,12 +292,23 @@ impl<'a> Publishing<'a> {
         let standing = session.and_then(|session| session.documents.get(&topic));
         let retained = standing.and_then(|message| Retained::read(message, public.as_ref()));
         let known = known(session, retained.as_ref(), &self.scope, node, pod);
+        if let (Some(epoch), Some(old), None) = (known.epoch, &retained, self.args.epoch)
+            && old.is_ours
+            && epoch > old.intent.epoch
+        {
+            complain(&format!(
+                "Warning: pod {pod} is signed for epoch {epoch}, which the broker says nodes are in; it stood in epoch {}. If no root has raised \
+                 it, stop here (--epoch)",
+                old.intent.epoch
+            ));
+        }
         let choice = Choice {
             epoch: self.args.epoch,
             generation: self.args.generation,
             take_over: self.args.force_conflicts,
             recreate: self.args.recreate,
             again: self.args.again,
+            index_revision: pruning.and_then(|p| p.index_revision(pod, retained.as_ref())),
         };
         let now = time_text(self.clock.now().wall_ms());
         let uid = uuid::Uuid::new_v4().to_string();
@@ -400,9 +446,10 @@ impl<'a> Publishing<'a> {
         session: &mut Session<Link>,
         orders: &[Order],
         wanted: &[Wanted],
+        index: Option<&prune::Index>,
         out: &mut Out,
     ) -> anyhow::Result<Vec<Outcome>> {
-        let until = session.clock().now().plus(self.timeout);
+        let until = session.now().plus(self.timeout);
         let modules = wanted.iter().flat_map(|wanted| &wanted.modules);
         let names = modules.flat_map(|module| {
             let what = |digest: &Digest| (*digest, format!("the difference to {}", module.text));
@@ -416,6 +463,10 @@ impl<'a> Publishing<'a> {
         }
         let outcome = async {
             publish::publish(session, orders, &mut |news| screen.tell(news)).await?;
+            if let Some(index) = index {
+                session.publish(&index.message).await?;
+                screen.line(&index.published());
+            }
             if !self.args.wait {
                 return Ok(vec![]);
             }
@@ -497,79 +548,4 @@ fn sources(texts: &[String]) -> anyhow::Result<BTreeMap<String, Vec<String>>> {
         sources.entry(image.to_owned()).or_default().push(url.to_owned());
     }
     Ok(sources)
-}
-
-/// Reads the manifests; of a folder, all of them.
-fn files(paths: &[PathBuf]) -> anyhow::Result<Vec<File>> {
-    let mut files = vec![];
-    for path in paths {
-        if path == Path::new("-") {
-            let text = bounded(std::io::stdin(), "standard input")?;
-            files.push(File { path: "-".into(), text });
-            continue;
-        }
-        for path in manifests::expand(path)? {
-            let shown = path.display().to_string();
-            let opened = std::fs::File::open(&path);
-            let opened = opened.with_context(|| format!("cannot open {shown}"))?;
-            files.push(File { text: bounded(opened, &shown)?, path });
-        }
-    }
-    Ok(files)
-}
-
-fn bounded(from: impl std::io::Read, shown: &str) -> anyhow::Result<String> {
-    let mut text = String::new();
-    let read = from.take(MANIFEST_BYTES_MAX + 1).read_to_string(&mut text);
-    read.with_context(|| format!("cannot read {shown}"))?;
-    Ok(text)
-}
-
-/// The images of this machine, opened when the first of them is looked for.
-struct Local {
-    args: NodeArgs,
-    store: OnceLock<Arc<ImageStore>>,
-}
-
-impl Local {
-    fn new(state_dir: Option<PathBuf>) -> Self {
-        let args = NodeArgs { state_dir, ..NodeArgs::default() };
-        Self { args, store: OnceLock::new() }
-    }
-
-    fn open(&self) -> anyhow::Result<&Arc<ImageStore>> {
-        if let Some(store) = self.store.get() {
-            return Ok(store);
-        }
-        let opened = Arc::new(image::open(&self.args)?);
-        Ok(self.store.get_or_init(|| opened))
-    }
-
-    async fn resolve(&self, image: &ImageRef) -> anyhow::Result<(Digest, u64)> {
-        let config = super::node::config(&self.args, None, None)?;
-        let keyring = image::keyring(&config)?;
-        let store = Arc::clone(self.open()?);
-        let fetcher = Fetcher::new(store, config.artifacts.clone(), keyring, Clock::start());
-        let remote = Remote::of(image).context("it has no registry")?;
-        let found = fetcher.ask(image, &remote, &Keyring::default()).await?;
-        Ok((found.content, found.size))
-    }
-}
-
-#[async_trait]
-impl Images for Local {
-    fn store(&self) -> Result<Option<&ImageStore>, ImageError> {
-        match self.open() {
-            Ok(store) => Ok(Some(store)),
-            Err(error) => {
-                // A registry may still have it.
-                complain(&format!("Warning: {error:#}"));
-                Ok(None)
-            }
-        }
-    }
-
-    async fn ask(&self, image: &ImageRef) -> Result<(Digest, u64), String> {
-        self.resolve(image).await.map_err(|error| chain(error.as_ref()))
-    }
 }

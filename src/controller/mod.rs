@@ -11,12 +11,19 @@
 //!               └─ get ─► offer ─► blocks          statuses ─► verdict ─► publish ─► progress, outcome
 //! ```
 //!
+//! `command` asks a node that is there, and puts its answer together.
+//!
 //! `bundle` and `next` are pure. Nothing is kept between two runs: the broker's retained documents and the node's own status are
 //! the memory, so any laptop with the key can go on where another one stopped.
 
 pub mod bundle;
+pub mod command;
 pub mod images;
 pub mod next;
 pub mod offer;
+pub mod prune;
 pub mod publish;
 pub mod session;
+
+#[cfg(test)]
+mod tests;

@@ -47,6 +47,16 @@ impl Retained {
         Some(Self { digest: envelope.digest(), intent, message: message.clone(), keys, is_ours })
     }
 
+    /// Whether it is about the same pod of the same node or group. What stands in a topic need not belong there: the broker can put
+    /// another node's document into it, with a good signature of ours.
+    fn is_about(&self, draft: &PodIntent) -> bool {
+        let of = |intent: &PodIntent| {
+            let PodIntent { tenant, node, group, namespace, name, .. } = intent.clone();
+            (tenant, node, group, namespace, name)
+        };
+        of(&self.intent) == of(draft)
+    }
+
     fn version(&self) -> Version {
         Version { epoch: self.intent.epoch, generation: self.intent.generation }
     }
@@ -80,6 +90,8 @@ pub struct Choice {
     pub recreate: bool,
     /// A new generation although nothing has changed.
     pub again: bool,
+    /// The index' revision that lists the pod from now on; `None`: whatever was so far.
+    pub index_revision: Option<u64>,
 }
 
 /// What comes next.
@@ -133,20 +145,20 @@ pub fn next(
 ) -> Result<Next, Conflict> {
     let pod = PodKey::new(&draft.namespace, &draft.name);
     let accepted = accepted(known, scope);
-    if let Some(foreign) = known.retained.filter(|retained| !retained.is_ours && !choice.take_over)
-    {
+    let standing = known.retained.filter(|retained| retained.is_about(&draft));
+    if let Some(foreign) = standing.filter(|retained| !retained.is_ours && !choice.take_over) {
         let (version, signers) = (foreign.version(), foreign.signers());
         let issued_at = foreign.intent.issued_at.clone();
         return Err(Conflict::Foreign { pod, version, signers, issued_at });
     }
-    let retained = known.retained.map(Retained::version);
+    let retained = standing.map(Retained::version);
     let mark = accepted.map(|accepted| accepted.revision.version);
     let newest = [retained, mark].into_iter().flatten().max();
     let epoch = choice.epoch.or(known.epoch).or(newest.map(|v| v.epoch)).unwrap_or(1).max(1);
     let in_epoch = |version: Option<Version>| version.filter(|version| version.epoch == epoch);
     let (retained, mark) = (in_epoch(retained), in_epoch(mark));
     let highest = retained.max(mark);
-    if let Some(old) = known.retained
+    if let Some(old) = standing
         && retained >= mark
         && is_same(&old.intent, &draft)
         && old.is_ours
@@ -154,16 +166,17 @@ pub fn next(
         && choice.generation.is_none()
         && !choice.again
         && !choice.recreate
+        && choice.index_revision.is_none()
     {
         return Ok(Next::Unchanged(old.clone()));
     }
-    let known_uid = match (known.retained, accepted) {
+    let known_uid = match (standing, accepted) {
         (Some(old), _) if retained >= mark => (!old.intent.deleted).then_some(&old.intent.uid),
         (_, Some(accepted)) => (!accepted.deleted).then_some(&accepted.revision.uid),
         (Some(old), None) => (!old.intent.deleted).then_some(&old.intent.uid),
         (None, None) => None,
     };
-    if draft.deleted && known.retained.is_none() && accepted.is_none() {
+    if draft.deleted && standing.is_none() && accepted.is_none() {
         return Err(Conflict::Nothing(pod));
     }
     let after = highest.map_or(0, |version| version.generation);
@@ -181,7 +194,9 @@ pub fn next(
         return Err(Conflict::UsedUp(pod));
     }
     let kept = known_uid.filter(|_| !choice.recreate).map_or(uid, String::as_str).to_owned();
-    let index_revision = known.retained.map_or(0, |old| old.intent.index_revision);
+    let index_revision = choice.index_revision;
+    let index_revision =
+        index_revision.unwrap_or_else(|| standing.map_or(0, |old| old.intent.index_revision));
     let issued_at = issued_at.to_owned();
     Ok(Next::New(PodIntent { epoch, generation, uid: kept, issued_at, index_revision, ..draft }))
 }
@@ -328,6 +343,37 @@ mod test {
         forged["signatures"][0]["keyid"] = ours().id().into();
         let forged = Bytes::from(forged.to_string());
         assert!(!Retained::read(&forged, Some(&ours().public())).unwrap().is_ours);
+    }
+
+    #[test]
+    fn another_nodes_document_in_the_topic_says_nothing_of_this_pod() {
+        // Signed by us, copied by the broker.
+        let copied = PodIntent {
+            node: Some("gw-18".into()),
+            uid: "gw-18s".into(),
+            ..kit::intent("web", 40)
+        };
+        let copied = retained(&copied, &ours(), &ours());
+        let first = new(plan(&kit::intent("web", 1), Some(&copied), None, &Choice::default()));
+        assert_eq!(
+            (first.generation, &*first.uid, first.node.as_deref()),
+            (1, "fresh", Some(kit::NODE))
+        );
+        let gone = super::draft("acme", kit::NODE, &Scope::Node, &kit::pod_key("web"));
+        let nothing = plan(&gone, Some(&copied), None, &Choice::default());
+        assert!(matches!(nothing, Err(Conflict::Nothing(_))), "{nothing:?}");
+    }
+
+    #[test]
+    fn a_pod_that_joins_an_index_is_published_anew_and_one_that_is_in_it_is_not() {
+        let draft = PodIntent { generation: 1, ..kit::intent("web", 6) };
+        let old = PodIntent { index_revision: 3, ..kit::intent("web", 6) };
+        let old = retained(&old, &ours(), &ours());
+        let same = plan(&draft, Some(&old), None, &Choice::default());
+        assert!(matches!(same, Ok(Next::Unchanged(_))), "{same:?}");
+        let joins = Choice { index_revision: Some(9), ..Choice::default() };
+        let joined = new(plan(&draft, Some(&old), None, &joins));
+        assert_eq!((joined.generation, joined.index_revision), (7, 9));
     }
 
     #[test]

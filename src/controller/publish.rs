@@ -13,9 +13,8 @@ use super::offer::Sent;
 use super::session::{Session, SessionError, Step};
 use crate::clock::Timestamp;
 use crate::mqtt::controller::{Message, NodeView, Verdict, verdict};
-use crate::mqtt::link::Reconnect;
 use crate::mqtt::topic::Scope;
-use crate::mqtt::transport::{Closed, Transport};
+use crate::mqtt::transport::Transport;
 use crate::mqtt::version::Version;
 use crate::spec::PodKey;
 
@@ -125,7 +124,7 @@ pub async fn wait<T: Transport>(
                 told.insert(key, outcome.verdict.clone());
             }
         }
-        if is_over(&outcomes, orders) || session.clock().now() >= until {
+        if is_over(&outcomes, orders) || session.now() >= until {
             return Ok(outcomes);
         }
         match session.step(until).await {
@@ -201,35 +200,22 @@ async fn come_back<T: Transport>(
     until: Timestamp,
     lost: SessionError,
 ) -> Result<(), SessionError> {
-    let mut pace = Reconnect::default();
     let mut last = lost;
     loop {
-        let now = session.clock().now();
-        let closed = if let SessionError::Lost { source, .. } = &last {
-            source.clone()
-        } else {
-            Closed::ByPeer
-        };
-        let chance = now.mono().subsec_nanos();
-        let again = now.plus(pace.closed(now, &closed, chance).after);
-        if again >= until {
-            return Err(last);
-        }
-        tokio::time::sleep_until(session.clock().instant(again).into()).await;
-        match resume(session, orders).await {
-            Ok(()) => return Ok(()),
-            Err(error) => last = error,
+        session.come_back(until, last).await?;
+        match publish_missing(session, orders).await {
+            Err(error @ (SessionError::Lost { .. } | SessionError::NoAnswer { .. })) => {
+                last = error
+            }
+            other => return other,
         }
     }
 }
 
-async fn resume<T: Transport>(
+async fn publish_missing<T: Transport>(
     session: &mut Session<T>,
     orders: &[Order],
 ) -> Result<(), SessionError> {
-    session.connect().await?;
-    session.listen_again().await?;
-    session.settle().await?;
     for order in orders {
         // A broker that has lost it gets it again. What is newer there than ours stays.
         if !session.documents.contains_key(&order.message.topic) {

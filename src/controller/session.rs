@@ -11,11 +11,14 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use thiserror::Error;
+use tokio::time::Instant;
 
 use super::offer::{Offers, Sent};
 use crate::artifact::BlockRequest;
 use crate::clock::{Clock, Timestamp};
-use crate::mqtt::controller::{self, Fleet, Message};
+use crate::mqtt::command::Reply;
+use crate::mqtt::controller::{self, Fleet, Message, Said};
+use crate::mqtt::link::Reconnect;
 use crate::mqtt::topic::{Outbound, Topics, Tree};
 use crate::mqtt::transport::{
     Body, Closed, Event, Limits, NotTaken, Outgoing, Qos, Refused, Token, Transport,
@@ -30,11 +33,17 @@ const ANSWER: Duration = Duration::from_secs(30);
 /// The shortest silence that ends the burst of retained messages.
 const QUIET: Duration = Duration::from_millis(500);
 
+/// A time that never comes.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
 /// The longest that the burst is waited for: 100,000 statuses at 1 MB/s.
 const SETTLE: Duration = Duration::from_secs(120);
 
 /// Documents kept: as many as nodes and pods in a large fleet.
 const DOCUMENTS_MAX: usize = 100_000;
+
+/// Parts of an answer that wait to be put together: more than one may have.
+const REPLIES_MAX: usize = 256;
 
 /// Times that retained messages are asked for again because they came faster than they were taken.
 const OVERRUNS_MAX: u32 = 5;
@@ -71,6 +80,8 @@ pub enum Step {
     Document {
         topic: String,
     },
+    /// A part of the answer that is waited for: see [`Session::next_reply`].
+    Reply,
     /// A request for blocks is answered.
     Sent(Sent),
     Acked(Token, Result<(), Refused>),
@@ -87,6 +98,9 @@ pub struct Session<T> {
     transport: T,
     tree: Tree,
     clock: Clock,
+    /// When this session began, by the timers' clock.
+    start: Instant,
+    pace: Reconnect,
     /// For messages.
     broker: String,
     /// Brokers to try.
@@ -97,6 +111,9 @@ pub struct Session<T> {
     last_message: Timestamp,
     quiet: Duration,
     outgoing: VecDeque<Outgoing>,
+    /// The command whose answer is waited for, and what has come of it.
+    asked: String,
+    replies: VecDeque<Reply>,
     /// Told once the last of `outgoing` has gone out.
     sending: Option<Sent>,
     /// The newest that nodes have said.
@@ -112,18 +129,23 @@ impl<T: Transport> Session<T> {
     /// A session without a connection. `broker`: its name for people; `brokers`: how many there are to try.
     #[must_use]
     pub fn new(transport: T, tree: Tree, clock: Clock, broker: String, brokers: usize) -> Self {
+        let start = Instant::now();
         Self {
             transport,
             tree,
             clock,
+            start,
+            pace: Reconnect::default(),
             broker,
             brokers,
             filters: vec![],
             connected: false,
             overrun: false,
-            last_message: clock.now(),
+            last_message: Timestamp::simulated(Duration::ZERO),
             quiet: QUIET,
             outgoing: VecDeque::new(),
+            asked: String::new(),
+            replies: VecDeque::new(),
             sending: None,
             fleet: Fleet::default(),
             documents: BTreeMap::new(),
@@ -137,9 +159,14 @@ impl<T: Transport> Session<T> {
         &self.tree
     }
 
+    /// Now: by the timers' clock for delays, by this machine's for people.
     #[must_use]
-    pub fn clock(&self) -> Clock {
-        self.clock
+    pub fn now(&self) -> Timestamp {
+        Timestamp::new(self.start.elapsed(), self.clock.now().wall_ms())
+    }
+
+    fn instant(&self, at: Timestamp) -> Instant {
+        self.start.checked_add(at.mono()).unwrap_or_else(|| self.start + NEVER)
     }
 
     #[must_use]
@@ -168,6 +195,7 @@ impl<T: Transport> Session<T> {
             match outcome {
                 Ok(limits) => {
                     self.connected = true;
+                    self.pace.connected(self.now());
                     return Ok(limits);
                 }
                 // The same broker, in its own language.
@@ -203,7 +231,7 @@ impl<T: Transport> Session<T> {
 
     async fn subscribe(&mut self) -> Result<(), SessionError> {
         for filters in self.filters.clone().chunks(FILTERS_MAX) {
-            let begun = self.clock.now();
+            let begun = self.now();
             let until = begun.plus(ANSWER);
             let token = loop {
                 match self.transport.subscribe(filters) {
@@ -221,8 +249,8 @@ impl<T: Transport> Session<T> {
                     break results;
                 }
             };
-            self.quiet = QUIET.max(self.clock.now().since(begun) * 2);
-            self.last_message = self.clock.now();
+            self.quiet = QUIET.max(self.now().since(begun) * 2);
+            self.last_message = self.now();
             for (filter, result) in filters.iter().zip(results) {
                 if let Err(source) = result {
                     let (broker, filter) = (self.broker.clone(), filter.clone());
@@ -238,11 +266,25 @@ impl<T: Transport> Session<T> {
     /// # Errors
     /// The connection breaks.
     pub async fn settle(&mut self) -> Result<(), SessionError> {
-        let end = self.clock.now().plus(SETTLE);
+        self.settle_unless(|_| false).await
+    }
+
+    /// The same, but no longer than until what is wanted is there.
+    ///
+    /// # Errors
+    /// As [`Session::settle`].
+    pub async fn settle_unless(
+        &mut self,
+        is_enough: impl Fn(&Fleet) -> bool,
+    ) -> Result<(), SessionError> {
+        let end = self.now().plus(SETTLE);
         let mut overruns = 0;
         loop {
+            if is_enough(&self.fleet) {
+                return Ok(());
+            }
             let quiet = self.last_message.plus(self.quiet);
-            let now = self.clock.now();
+            let now = self.now();
             if now >= quiet || now >= end {
                 if !self.overrun {
                     return Ok(());
@@ -262,18 +304,68 @@ impl<T: Transport> Session<T> {
         }
     }
 
+    /// Connects again, as often as the time allows, and reads anew what is retained.
+    ///
+    /// # Errors
+    /// The last failure, when the time is over.
+    pub async fn come_back(
+        &mut self,
+        until: Timestamp,
+        lost: SessionError,
+    ) -> Result<(), SessionError> {
+        let mut last = lost;
+        loop {
+            let now = self.now();
+            let closed = if let SessionError::Lost { source, .. } = &last {
+                source.clone()
+            } else {
+                Closed::ByPeer
+            };
+            // Spread over the whole range: several laptops come back at different times.
+            let chance = now.mono().subsec_nanos().wrapping_mul(0x9e37_79b9);
+            let again = now.plus(self.pace.closed(now, &closed, chance).after);
+            if again >= until {
+                return Err(last);
+            }
+            tokio::time::sleep_until(self.instant(again)).await;
+            match self.begin_anew().await {
+                Ok(()) => return Ok(()),
+                Err(error) => last = error,
+            }
+        }
+    }
+
+    async fn begin_anew(&mut self) -> Result<(), SessionError> {
+        self.connect().await?;
+        self.listen_again().await?;
+        self.settle().await
+    }
+
     /// Publishes and waits for the acknowledgement.
     ///
     /// # Errors
     /// The broker refuses it, or the connection breaks.
     pub async fn publish(&mut self, message: &Message) -> Result<(), SessionError> {
+        self.publish_for(message, None).await
+    }
+
+    /// The same; the broker keeps it for a time only, if it keeps it at all.
+    ///
+    /// # Errors
+    /// As [`Session::publish`].
+    pub async fn publish_for(
+        &mut self,
+        message: &Message,
+        expiry: Option<Duration>,
+    ) -> Result<(), SessionError> {
         let outgoing = Outgoing {
             topic: message.topic.clone(),
             payload: Bytes::copy_from_slice(&message.payload),
             qos: Qos::AtLeastOnce,
             retain: message.retain,
+            expiry,
         };
-        let until = self.clock.now().plus(ANSWER);
+        let until = self.now().plus(ANSWER);
         let token = loop {
             match self.transport.publish(&outgoing) {
                 Ok(token) => break token,
@@ -313,17 +405,17 @@ impl<T: Transport> Session<T> {
             if let Some(sent) = self.send_blocks() {
                 return Ok(Step::Sent(sent));
             }
-            let now = self.clock.now();
+            let now = self.now();
             let due =
                 if self.outgoing.is_empty() { until } else { now.plus(BLOCK_RETRY).min(until) };
-            let timer = tokio::time::sleep_until(self.clock.instant(due).into());
+            let timer = tokio::time::sleep_until(self.instant(due));
             // A stream of messages must not keep the time from coming.
             let event = tokio::select! {
                 () = timer => None,
                 (_, event) = self.transport.next() => Some(event),
             };
             match event {
-                None if self.clock.now() >= until => return Ok(Step::Time),
+                None if self.now() >= until => return Ok(Step::Time),
                 None => {}
                 Some(event) => return self.take(event),
             }
@@ -337,7 +429,7 @@ impl<T: Transport> Session<T> {
     fn take(&mut self, event: Event) -> Result<Step, SessionError> {
         Ok(match event {
             Event::Message(message) => {
-                self.last_message = self.clock.now();
+                self.last_message = self.now();
                 match message.body {
                     Body::Bytes(payload) => self.message(message.topic, payload),
                     Body::TooLarge { .. } => Step::Nothing,
@@ -365,6 +457,9 @@ impl<T: Transport> Session<T> {
             return Step::Nothing;
         }
         if let Some((node, said)) = controller::read(&self.tree, &topic, &payload) {
+            if let Said::Reply(reply) = said {
+                return self.reply(*reply);
+            }
             return match self.fleet.take(&node, said) {
                 true => Step::Said { node },
                 false => Step::Nothing,
@@ -381,6 +476,25 @@ impl<T: Transport> Session<T> {
         Step::Document { topic }
     }
 
+    fn reply(&mut self, reply: Reply) -> Step {
+        if reply.id != self.asked || self.replies.len() >= REPLIES_MAX {
+            return Step::Nothing;
+        }
+        self.replies.push_back(reply);
+        Step::Reply
+    }
+
+    /// Keeps the answer to this command from now on, and of no other.
+    pub fn await_reply(&mut self, id: &str) {
+        id.clone_into(&mut self.asked);
+        self.replies.clear();
+    }
+
+    /// The next part of the answer, if one has come.
+    pub fn next_reply(&mut self) -> Option<Reply> {
+        self.replies.pop_front()
+    }
+
     /// Sends as many blocks as may be sent; what they were, once an answer has gone out whole.
     fn send_blocks(&mut self) -> Option<Sent> {
         if self.outgoing.is_empty() && self.offers.is_asked() {
@@ -392,6 +506,7 @@ impl<T: Transport> Session<T> {
                 payload: payload.into(),
                 qos: Qos::AtMostOnce,
                 retain: false,
+                expiry: None,
             }));
             self.sending = Some(blocks.sent);
         }
@@ -416,10 +531,10 @@ impl<T: Transport> Session<T> {
     }
 }
 
-/// Whether a topic is that of a document to nodes: a pod's, or the tenant's trust.
+/// Whether a topic is that of a document to nodes: a pod's, a node's index, or the tenant's trust.
 fn is_document(tree: &Tree, topic: &str) -> bool {
     let rest = topic.strip_prefix(tree.root()).and_then(|rest| rest.strip_prefix('/'));
     let rest = rest.and_then(|rest| rest.strip_prefix(tree.tenant()));
     let levels: Vec<&str> = rest.map(|rest| rest.split('/').collect()).unwrap_or_default();
-    matches!(levels[..], ["", "n" | "g", _, "pod", _, _] | ["", "trust"])
+    matches!(levels[..], ["", "n" | "g", _, "pod", _, _] | ["", "n", _, "desired"] | ["", "trust"])
 }

@@ -42,6 +42,7 @@ use crate::daemon::node_object::NodeObject;
 use crate::daemon::signals::Signals;
 use crate::reconciler::records::RecordKeeper;
 use crate::reconciler::{NodeHandle, NodeTask, Offered, intake};
+use crate::secret;
 use crate::server::{App, listen};
 use crate::source::folder::{self, Folder, Snapshot};
 use crate::spec::Source;
@@ -58,6 +59,7 @@ const RUNTIME_SHUTDOWN: Duration = Duration::from_secs(2);
 /// # Errors
 /// If a directory, the store, the engine or the socket cannot be had: with what to do about it.
 pub async fn run(config: Config) -> anyhow::Result<()> {
+    secret::leave_no_core_file();
     let stop = CancellationToken::new();
     if let Some(file) = config.test_clock.clone() {
         let said = test_clock::begin(&file);

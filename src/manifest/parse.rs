@@ -312,7 +312,9 @@ impl<'t> Reading<'t> {
                 self.decode(root, place, |map: corev1::ConfigMap| Object::ConfigMap(Box::new(map)));
             }
             ("v1", "Secret") => {
+                let before = self.parsed.errors.len();
                 self.decode(root, place, |secret: corev1::Secret| Object::Secret(Box::new(secret)));
+                self.parsed.errors[before..].iter_mut().for_each(without_value);
             }
             ("v1", "Service") => {
                 self.decode(root, place, |service: corev1::Service| {
@@ -373,6 +375,17 @@ impl<'t> Reading<'t> {
             let list = if rejected { &mut parsed.rejected } else { &mut parsed.documents };
             list.push(document);
         }
+    }
+}
+
+/// What is in a Secret must not be in a message about it, which goes to logs, events and terminals.
+fn without_value(error: &mut ManifestError) {
+    let ManifestErrorKind::Type { path, message } = &mut error.kind else { return };
+    if path.starts_with("data") || path.starts_with("stringData") {
+        // Serde says what it found, then what it expected; nothing it expects has a comma.
+        let expected = message.rsplit_once(", expected ").map(|(_, expected)| expected);
+        *message =
+            format!("not a value of the right type: expected {}", expected.unwrap_or("text"));
     }
 }
 

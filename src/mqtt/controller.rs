@@ -239,7 +239,13 @@ pub fn read(tree: &Tree, topic: &str, payload: &[u8]) -> Option<(String, Said)> 
         Outbound::Node => Said::Node(serde_json::from_slice(payload).ok()?),
         Outbound::Pod { key } if payload.is_empty() => Said::Forgotten(key),
         Outbound::Pod { key } => Said::Pod(key, serde_json::from_slice(payload).ok()?),
-        Outbound::Reply { .. } => Said::Reply(serde_json::from_slice(payload).ok()?),
+        Outbound::Reply { id } => {
+            let reply: Reply = serde_json::from_slice(payload).ok()?;
+            if reply.id != id {
+                return None;
+            }
+            Said::Reply(Box::new(reply))
+        }
         Outbound::Get => return None,
     };
     Some((node.to_owned(), said))

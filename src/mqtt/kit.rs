@@ -228,6 +228,9 @@ pub(crate) struct Lab {
     pub(crate) disk_error: Option<String>,
     /// Writes that were made durable.
     pub(crate) writes: Vec<RecordName>,
+    /// The reconciler takes its time: until [`Lab::admit_held`].
+    pub(crate) hold_admissions: bool,
+    held: Vec<Input>,
     /// What the reconciler says to a pod's next documents.
     pub(crate) refusals: BTreeMap<PodKey, Refusal>,
     pub(crate) images: BTreeSet<Digest>,
@@ -266,6 +269,8 @@ impl Lab {
             disk: BTreeMap::new(),
             disk_error: None,
             writes: vec![],
+            hold_admissions: false,
+            held: vec![],
             refusals: BTreeMap::new(),
             images: BTreeSet::new(),
             fetching: BTreeMap::new(),
@@ -370,7 +375,12 @@ impl Lab {
                     Some(refusal) => Err(refusal.clone()),
                     None => Ok(Admission { warnings: vec![], present }),
                 };
-                vec![Input::Admitted { ticket, result }]
+                let admitted = Input::Admitted { ticket, result };
+                if self.hold_admissions {
+                    self.held.push(admitted);
+                    return vec![];
+                }
+                vec![admitted]
             }
             Output::Apply { instance, release, recreate } => {
                 self.recreated.push(recreate);
@@ -482,6 +492,14 @@ impl Lab {
         let message = signed(intent);
         self.publish(&message);
         message
+    }
+
+    /// The reconciler is done with what it was given.
+    pub(crate) fn admit_held(&mut self) {
+        self.hold_admissions = false;
+        for admitted in std::mem::take(&mut self.held) {
+            self.input(admitted);
+        }
     }
 
     pub(crate) fn report(&mut self, name: &str, report: PodReport) {

@@ -42,6 +42,8 @@ pub struct Outgoing {
     pub payload: Bytes,
     pub qos: Qos,
     pub retain: bool,
+    /// How long the broker may keep it for somebody (MQTT 5 only); `None`: as long as it likes.
+    pub expiry: Option<Duration>,
 }
 
 /// What the broker is to say when this connection breaks: retained, QoS 1.

@@ -29,6 +29,15 @@ pub use age::secrecy::zeroize::Zeroizing;
 pub use key::{NodeKey, NodeKeyError};
 pub use object::{ENCRYPTION, Form, SecretFault, Unreadable, Values, check, open, sealed_object};
 
+/// Keeps keys and plain values out of core files: this process leaves none. A person who needs one raises the limit of the process
+/// that runs (`prlimit --core`), and knows what is in it.
+pub fn leave_no_core_file() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let maximum = getrlimit(Resource::Core).maximum;
+    // To less than there is, everybody may.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum });
+}
+
 /// Largest plain value, bytes: Kubernetes' bound for a whole Secret.
 pub const PLAIN_BYTES_MAX: usize = 1024 * 1024;
 

@@ -6,19 +6,19 @@ use super::registry::{Fault, Registry};
 use super::support::{Node, guest, podling, text, wait_for};
 
 /// A registry on threads of its own.
-struct Serving {
-    registry: Registry,
+pub(crate) struct Serving {
+    pub(crate) registry: Registry,
     _threads: tokio::runtime::Runtime,
 }
 
 impl Serving {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let mut builder = tokio::runtime::Builder::new_multi_thread();
         let threads = builder.worker_threads(1).enable_all().build().unwrap();
         Self { registry: threads.block_on(Registry::start()), _threads: threads }
     }
 
-    fn name(&self, rest: &str) -> String {
+    pub(crate) fn name(&self, rest: &str) -> String {
         format!("{}/acme/{rest}", self.registry.host())
     }
 }

@@ -22,11 +22,14 @@ mod folder;
 mod forward;
 mod http;
 mod images;
+mod key_trust;
 mod kill9;
 mod mqtt;
+mod old_broker;
 mod play;
 mod publish;
 mod publish_mqtt;
+mod publish_ways;
 #[allow(dead_code, reason = "shared with the library's own tests")]
 mod registry;
 mod restart;

@@ -33,12 +33,12 @@ pub(crate) fn run(rig: &Rig, name: &str, args: &[&str]) -> Output {
 }
 
 #[track_caller]
-fn publish(rig: &Rig, args: &[&str], code: i32) -> (String, String) {
+pub(crate) fn publish(rig: &Rig, args: &[&str], code: i32) -> (String, String) {
     publish_as(rig, "ana", args, code)
 }
 
 #[track_caller]
-fn publish_as(rig: &Rig, who: &str, args: &[&str], code: i32) -> (String, String) {
+pub(crate) fn publish_as(rig: &Rig, who: &str, args: &[&str], code: i32) -> (String, String) {
     let words = [&["publish", "--node", NODE, "--timeout", "60s"], args].concat();
     let output = run(rig, who, &words);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
@@ -47,7 +47,7 @@ fn publish_as(rig: &Rig, who: &str, args: &[&str], code: i32) -> (String, String
 }
 
 /// A manifest in the rig's folder: one container with a module file beside it, which is too large to come along inline.
-fn manifest(rig: &Rig, name: &str, container: &str, more: &str) -> String {
+pub(crate) fn manifest(rig: &Rig, name: &str, container: &str, more: &str) -> String {
     std::fs::copy(guest("sleep"), rig.path("sleep.wasm")).unwrap();
     let path = rig.path(&format!("{name}.pod.yaml"));
     let manifest = format!(
@@ -58,9 +58,9 @@ fn manifest(rig: &Rig, name: &str, container: &str, more: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
-const FOREVER: &str = "    args: [forever]\n";
+pub(crate) const FOREVER: &str = "    args: [forever]\n";
 
-fn prepared() -> Option<(Rig, Node)> {
+pub(crate) fn prepared() -> Option<(Rig, Node)> {
     let rig = Rig::start()?;
     controller(&rig, "ana", &rig.key);
     let node = rig.node();
@@ -256,36 +256,4 @@ fn a_node_that_has_the_old_module_fetches_the_difference() {
     assert!(!out.contains("fetches file:sleep.wasm"), "{out}");
     assert!(out.ends_with("gw-test: pod/web: Ready\n"), "{out}");
     node.wait_ready("web");
-}
-
-#[test]
-fn a_root_takes_a_controllers_key_away() {
-    let Some(rig) = Rig::start() else { return };
-    controller(&rig, "ana", &rig.key);
-    let (root, ben) = (SecretKey::from_seed(&[9; 32]), SecretKey::from_seed(&[8; 32]));
-    controller(&rig, "root", &root);
-    controller(&rig, "ben", &ben);
-    let anchor = std::fs::read_to_string(rig.path("anchor.yaml")).unwrap();
-    let anchor =
-        format!("{anchor}- {{name: root, publicKey: '{}', roles: [root]}}\n", root.public_text());
-    std::fs::write(rig.path("anchor.yaml"), anchor).unwrap();
-    let _node = rig.node();
-    let file = manifest(&rig, "web", FOREVER, "");
-    publish(&rig, &["-f", &file, "--min-ready", "0s"], 0);
-    let trust = format!(
-        "keys:\n- {{name: ben, publicKey: '{}', roles: [intent, command]}}\n- {{name: root, publicKey: '{}', roles: [root]}}\n",
-        ben.public_text(),
-        root.public_text()
-    );
-    let path = rig.path("trust.yaml");
-    std::fs::write(&path, trust).unwrap();
-    let (path, pem) = (path.to_str().unwrap(), rig.path("root-signing.pem"));
-    let words = ["key", "trust", "-f", path, "--root", pem.to_str().unwrap()];
-    let output = run(&rig, "root", &words);
-    let (out, err) = (text(&output.stdout), text(&output.stderr));
-    assert_eq!(output.status.code(), Some(0), "{out}{err}");
-    assert!(out.contains("gw-test: trust document 1 is in force"), "{out}");
-    let (_, err) = publish(&rig, &["-f", &file, "--again"], 3);
-    assert!(err.contains("UntrustedKey"), "{err}");
-    publish_as(&rig, "ben", &["-f", &file, "--min-ready", "0s", "--force-conflicts"], 0);
 }

@@ -2,11 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use clap::Parser;
+use serde_json::Value;
 
 use super::*;
+use crate::controller::next::Retained;
 use crate::mqtt::cause::{Cause, Refusal};
 use crate::mqtt::controller::{self, Fleet, SecretKey};
 use crate::mqtt::kit::{self, Lab};
+use crate::mqtt::status::PodStatus;
 
 #[derive(Parser)]
 struct Line {
@@ -60,15 +63,22 @@ impl World {
         Self { fleet, documents, now_ms: kit::EPOCH_MS + 5 * 60_000 }
     }
 
+    fn view(&self) -> View<'_> {
+        let nodes = self.fleet.nodes.iter().map(|(node, view)| (node.as_str(), view)).collect();
+        View::new(nodes, self.documents.iter().cloned())
+    }
+
     fn shown(&self, words: &[&str]) -> String {
         let args = asked(words);
-        let nodes = self.fleet.nodes.iter().map(|(node, view)| (node.as_str(), view)).collect();
-        let view = View::new(nodes, self.documents.iter().cloned());
-        match args.what {
-            FleetWhat::Nodes => view.nodes(&args, self.now_ms),
-            FleetWhat::Pods => view.pods(&args, self.now_ms),
+        let listing = match self.view().list(&args, self.now_ms) {
+            Ok(listing) => listing,
+            Err(error) => return format!("error: {error}\n"),
+        };
+        match args.output {
+            Some(FleetFormat::Json) => view::objects(&listing, false).unwrap(),
+            Some(FleetFormat::Yaml) => view::objects(&listing, true).unwrap(),
+            _ => table(&listing, &args, &mut Columns::default()),
         }
-        .unwrap_or_else(|error| format!("error: {error}\n"))
     }
 }
 
@@ -101,4 +111,68 @@ fn objects_are_the_statuses_themselves() {
     assert_eq!(status, *world.fleet.nodes[kit::NODE].pods[&kit::pod_key("api")].clone());
     let yaml = world.shown(&["nodes", "gw-18", "-o", "yaml"]);
     assert!(yaml.contains("    online: false") && yaml.contains("kind: NodeStatus"), "{yaml}");
+}
+
+#[derive(Clone, Default)]
+struct Buffer(std::sync::Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Buffer {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Buffer {
+    fn taken(&self) -> String {
+        String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap()
+    }
+}
+
+#[test]
+fn a_watch_tells_of_what_has_changed_and_of_nothing_else() {
+    let mut world = World::new();
+    let args = asked(&["pods", "-w"]);
+    let listing = world.view().list(&args, world.now_ms).unwrap();
+    let mut watch = watch::Watch::new(&args, None, Columns::default(), listing);
+    let buffer = Buffer::default();
+    let mut out = Out::new(Box::new(buffer.clone()));
+    let mut told = |world: &World| {
+        let listing = world.view().list(&args, world.now_ms).unwrap();
+        watch.tell(&listing, &mut out).unwrap();
+        buffer.taken()
+    };
+    world.now_ms += 60_000;
+    assert_eq!(told(&world), "", "that time passes is no news");
+    world.fleet.nodes.get_mut(kit::NODE).unwrap().online.as_mut().unwrap().online = false;
+    let lost = told(&world);
+    assert!(
+        lost.lines().all(|line| line.contains("Unknown") && line.starts_with("gw-17")),
+        "{lost}"
+    );
+    assert_eq!((lost.lines().count(), told(&world)), (3, String::new()));
+    world.fleet.nodes.get_mut(kit::NODE).unwrap().pods.remove(&kit::pod_key("late"));
+    world.documents.retain(|document| document.intent.name != "late");
+    let gone = told(&world);
+    assert!(gone.contains("late") && gone.contains("Forgotten"), "{gone}");
+    assert_eq!((gone.lines().count(), told(&world)), (1, String::new()));
+}
+
+#[test]
+fn a_node_that_the_broker_believes_in_and_nobody_has_heard_for_long_is_unknown() {
+    let mut world = World::new();
+    let node = world.fleet.nodes.get_mut(kit::NODE).unwrap();
+    node.status.as_mut().unwrap().stamp.time_synced = true;
+    assert!(world.shown(&["nodes", "gw-17"]).contains("Ready"));
+    world.now_ms += 36 * 60_000;
+    assert!(world.shown(&["nodes", "gw-17"]).contains("Unknown"));
+    assert!(!world.shown(&["pods"]).contains("Running  "), "{}", world.shown(&["pods"]));
+    // A node that does not know the time cannot be late.
+    let node = world.fleet.nodes.get_mut(kit::NODE).unwrap();
+    node.status.as_mut().unwrap().stamp.time_synced = false;
+    assert!(world.shown(&["nodes", "gw-17"]).contains("Ready"));
 }

@@ -49,10 +49,10 @@ async fn publish(args: &TrustArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
     session.publish(&message).await?;
     out.line(&format!("trust document {} published: {}", document.version, message.digest))?;
     out.flush()?;
-    let until = session.clock().now().plus(duration::parse(&args.timeout)?);
+    let until = session.now().plus(duration::parse(&args.timeout)?);
     loop {
         let waiting = waiting(&session, &message, document.version);
-        if waiting.is_empty() || session.clock().now() >= until {
+        if waiting.is_empty() || session.now() >= until {
             break;
         }
         if session.step(until).await? == Step::Time {

@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal as _;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::controller::bundle::Bundle;
@@ -20,6 +20,9 @@ use crate::mqtt::status::{RefusedStatus, RolloutStatus, Stage};
 
 use super::super::args::PublishFormat;
 use super::super::{Out, complain};
+
+/// Bars at a time: what a terminal has room for. Of more nodes the lines are told all the same.
+const BARS_MAX: usize = 16;
 
 /// `pod/web`
 fn name(order: &Order) -> String {
@@ -67,7 +70,7 @@ pub(super) fn dry_run(
 pub(super) struct Screen<'o> {
     out: &'o mut Out,
     format: PublishFormat,
-    bar: ProgressBar,
+    bars: Bars,
     /// What each content is called.
     names: BTreeMap<Digest, String>,
     /// Nodes whose transfer of a content was told.
@@ -84,12 +87,10 @@ impl<'o> Screen<'o> {
         out: &'o mut Out,
     ) -> Self {
         let drawn = format == PublishFormat::Text && std::io::stderr().is_terminal();
-        let bar = if drawn { ProgressBar::new_spinner() } else { ProgressBar::hidden() };
-        bar.enable_steady_tick(Duration::from_millis(200));
         Self {
             out,
             format,
-            bar,
+            bars: Bars::new(drawn),
             names,
             fetching: BTreeSet::new(),
             stages: BTreeMap::new(),
@@ -139,14 +140,11 @@ impl<'o> Screen<'o> {
 
     fn verdict(&mut self, node: &str, order: &Order, verdict: &Verdict) {
         let text = match verdict {
-            Verdict::Waiting => return self.bar.set_message(format!("waiting for {node}")),
+            Verdict::Waiting => return self.bars.say(node, "waiting".to_owned()),
             Verdict::Progressing(rollout) => {
-                self.bar.set_message(format!(
-                    "{node}: {}: {}",
-                    name(order),
-                    rollout.stage.as_str()
-                ));
-                rollout.stage.as_str().to_owned()
+                let stage = rollout.stage.as_str();
+                self.bars.say(node, format!("{}: {stage}", name(order)));
+                stage.to_owned()
             }
             // Told at the end, with everything that belongs to it.
             Verdict::Refused(_) => return,
@@ -157,6 +155,9 @@ impl<'o> Screen<'o> {
             Verdict::Gone => "gone".to_owned(),
         };
         let key = (node.to_owned(), name(order));
+        if verdict.is_final() {
+            self.bars.end(node);
+        }
         if self.stages.get(&key) != Some(&text) {
             self.line(&format!("{node}: {}: {text}", name(order)));
             self.stages.insert(key, text);
@@ -165,37 +166,90 @@ impl<'o> Screen<'o> {
 
     fn sent(&mut self, sent: &Sent) {
         let what = self.names.get(&sent.digest).cloned().unwrap_or_default();
-        if self.bar.length() != Some(sent.total) {
-            self.bar.set_length(sent.total);
-            if let Ok(style) =
-                ProgressStyle::with_template("{msg} {bytes} of {total_bytes} {wide_bar}")
-            {
-                self.bar.set_style(style);
-            }
-        }
-        self.bar.set_message(format!("{}: {what}", sent.node));
-        self.bar.set_position(sent.bytes);
+        self.bars.fill(sent, &what);
         if self.fetching.insert((sent.node.clone(), sent.digest)) {
             self.line(&format!("{}: fetches {what} from here ({} bytes)", sent.node, sent.total));
         }
     }
 
-    fn line(&mut self, line: &str) {
+    pub(super) fn line(&mut self, line: &str) {
         if self.format == PublishFormat::Json || self.failed.is_some() {
             return;
         }
         let out = &mut *self.out;
-        let written = self.bar.suspend(|| out.line(line).and_then(|()| out.flush()));
+        let written = self.bars.all.suspend(|| out.line(line).and_then(|()| out.flush()));
         self.failed = written.err();
     }
 
     fn complain(&self, text: &str) {
-        self.bar.suspend(|| complain(text));
+        self.bars.all.suspend(|| complain(text));
     }
 
-    pub(super) fn finish(self) -> anyhow::Result<()> {
-        self.bar.finish_and_clear();
+    pub(super) fn finish(mut self) -> anyhow::Result<()> {
+        self.bars.clear();
         self.failed.map_or(Ok(()), Err)
+    }
+}
+
+/// A bar for each node that is waited for.
+struct Bars {
+    all: MultiProgress,
+    each: BTreeMap<String, ProgressBar>,
+}
+
+impl Bars {
+    fn new(drawn: bool) -> Self {
+        let target =
+            if drawn { ProgressDrawTarget::stderr() } else { ProgressDrawTarget::hidden() };
+        Self { all: MultiProgress::with_draw_target(target), each: BTreeMap::new() }
+    }
+
+    fn of(&mut self, node: &str) -> Option<&ProgressBar> {
+        if !self.each.contains_key(node) {
+            if self.each.len() >= BARS_MAX {
+                return None;
+            }
+            let bar = self.all.add(ProgressBar::new_spinner().with_prefix(node.to_owned()));
+            if let Ok(style) = ProgressStyle::with_template("{spinner} {prefix}: {msg}") {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(200));
+            self.each.insert(node.to_owned(), bar);
+        }
+        self.each.get(node)
+    }
+
+    fn say(&mut self, node: &str, text: String) {
+        if let Some(bar) = self.of(node) {
+            bar.set_message(text);
+        }
+    }
+
+    fn fill(&mut self, sent: &Sent, what: &str) {
+        let Some(bar) = self.of(&sent.node) else { return };
+        if bar.length() != Some(sent.total) {
+            bar.set_length(sent.total);
+            let template = "{prefix}: {msg} {bytes} of {total_bytes} {wide_bar}";
+            if let Ok(style) = ProgressStyle::with_template(template) {
+                bar.set_style(style);
+            }
+        }
+        bar.set_message(what.to_owned());
+        bar.set_position(sent.bytes);
+    }
+
+    /// Nothing is waited for any more from this node.
+    fn end(&mut self, node: &str) {
+        if let Some(bar) = self.each.remove(node) {
+            bar.finish_and_clear();
+            self.all.remove(&bar);
+        }
+    }
+
+    fn clear(&mut self) {
+        while let Some((_, bar)) = self.each.pop_first() {
+            bar.finish_and_clear();
+        }
     }
 }
 
@@ -370,4 +424,33 @@ fn result(order: &Order, outcome: &Outcome, bundle: Option<&Bundle>) -> Value {
         shown["errors"] = errors.into();
     }
     shown
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn each_node_has_a_bar_until_its_last_word_and_a_large_group_has_few() {
+        let mut bars = Bars::new(false);
+        let sent = |node: &str, bytes| Sent {
+            node: node.to_owned(),
+            digest: Digest::new([1; 32]),
+            bytes,
+            total: 100,
+        };
+        bars.say("a", "waiting".to_owned());
+        bars.fill(&sent("b", 30), "web.wasm");
+        bars.fill(&sent("a", 70), "web.wasm");
+        let at = |bars: &Bars, node: &str| bars.each.get(node).map(ProgressBar::position);
+        assert_eq!((at(&bars, "a"), at(&bars, "b")), (Some(70), Some(30)));
+        bars.end("a");
+        assert_eq!((at(&bars, "a"), at(&bars, "b")), (None, Some(30)));
+        for n in 0..100 {
+            bars.say(&format!("n{n}"), "waiting".to_owned());
+        }
+        assert_eq!(bars.each.len(), BARS_MAX);
+        bars.clear();
+        assert!(bars.each.is_empty());
+    }
 }

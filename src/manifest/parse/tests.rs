@@ -453,3 +453,26 @@ fn pods() -> impl Strategy<Value = String> {
         )
     })
 }
+
+#[test]
+fn no_error_about_a_secret_says_what_is_in_it() {
+    let rows = [
+        ("data: {password: 'hunter2!'}", "data.password"),
+        ("data: {password: 271828}", "data.password"),
+        ("stringData: {password: 271828}", "stringData.password"),
+        ("stringData: {password: [hunter2]}", "stringData.password"),
+        ("stringData: {password: {hunter2: yes}}", "stringData.password"),
+        ("stringData: 'hunter2, expected by nobody'", "stringData"),
+        ("stringData: [hunter2]", "stringData"),
+    ];
+    for (values, path) in rows {
+        for validation in [FieldValidation::Strict, FieldValidation::Warn] {
+            let text = format!("apiVersion: v1\nkind: Secret\nmetadata: {{name: s}}\n{values}\n");
+            let said = errors(&parse(text.as_bytes(), validation)).join("; ");
+            assert!(said.contains(path), "{values}: {said}");
+            for hidden in ["hunter2", "271828"] {
+                assert!(!said.contains(hidden), "{values}: {said}");
+            }
+        }
+    }
+}

@@ -423,6 +423,11 @@ fn closed4(error: Error4, keep_alive: Duration) -> Closed {
     }
 }
 
+fn expiring(after: Duration) -> packet5::PublishProperties {
+    let seconds = u32::try_from(after.as_secs()).unwrap_or(u32::MAX).max(1);
+    packet5::PublishProperties { message_expiry_interval: Some(seconds), ..Default::default() }
+}
+
 impl Requester {
     pub(super) fn publish(&self, message: &Outgoing) -> Result<(), NotTaken> {
         let (topic, payload, retain) = (&message.topic, message.payload.clone(), message.retain);
@@ -432,7 +437,11 @@ impl Requester {
                     Qos::AtMostOnce => Qos5::AtMostOnce,
                     Qos::AtLeastOnce => Qos5::AtLeastOnce,
                 };
-                client.try_publish(topic, qos, retain, payload).is_ok()
+                let published = match message.expiry.map(expiring) {
+                    None => client.try_publish(topic, qos, retain, payload),
+                    Some(it) => client.try_publish_with_properties(topic, qos, retain, payload, it),
+                };
+                published.is_ok()
             }
             Self::V4(client) => {
                 let qos = match message.qos {

@@ -441,8 +441,9 @@ impl Transport for Link {
 
 /// A message's size on the wire, at most.
 fn packet_size(message: &Outgoing) -> usize {
-    // Type and length, the topic with its length, the packet id, the length of no properties.
-    5 + 2 + message.topic.len() + 2 + 1 + message.payload.len()
+    // Type and length, the topic with its length, the packet id, the length of the properties, and the only one there may be.
+    let properties = 1 + if message.expiry.is_some() { 5 } else { 0 };
+    5 + 2 + message.topic.len() + 2 + properties + message.payload.len()
 }
 
 fn lock(window: &Mutex<Window>) -> MutexGuard<'_, Window> {

@@ -15,11 +15,12 @@ use super::Protocol;
 use super::io::{Output, Publish};
 use super::outbox::Subject;
 use crate::clock::Timestamp;
+use crate::image::Digest;
 use crate::mqtt::cause::{Reason, Refusal};
 use crate::mqtt::command::{
     COMMAND_TIME_MAX, Command, Outcome, PIECE_BYTES_MAX, REPLY_BYTES_MAX, Reply, Task, Verb,
 };
-use crate::mqtt::envelope::{Envelope, PayloadType};
+use crate::mqtt::envelope::{Envelope, PayloadType, digest};
 use crate::mqtt::intent::{API_VERSION, time_ms};
 use crate::mqtt::trust::Role;
 
@@ -32,6 +33,8 @@ const RUNNING_MAX: usize = 8;
 #[derive(Debug)]
 struct Known {
     id: String,
+    /// What it was: verb and arguments.
+    what: Digest,
     issued_ms: i64,
     /// `None` while it runs.
     outcome: Option<Outcome>,
@@ -101,6 +104,7 @@ impl Protocol {
             return expired("a command must not be retained".to_owned());
         }
         let envelope = Envelope::open(payload, PayloadType::Command)?;
+        self.config.trust.verify_bytes(&envelope, Role::Command)?;
         let (command, task) = Command::read(&envelope.payload)?;
         let topics = &self.config.topics;
         let tenant = topics.tenant();
@@ -124,8 +128,13 @@ impl Protocol {
             return expired("its time is over".to_owned());
         }
         let issued_ms = time_ms(&command.issued_at).unwrap_or_default();
-        let known = self.commands.known.iter().any(|known| known.id == id);
-        if !known && self.commands.floor_ms.is_some_and(|floor| issued_ms <= floor) {
+        let known = self.commands.known.iter().find(|known| known.id == id);
+        if known.is_some_and(|known| known.what != what(&command)) {
+            // Its outcome would pass for this one's.
+            let message = "another command had this id: choose a fresh one";
+            return Err(Refusal::new(Reason::Invalid, message));
+        }
+        if known.is_none() && self.commands.floor_ms.is_some_and(|floor| issued_ms <= floor) {
             return expired("it was signed before commands that are forgotten already".to_owned());
         }
         Ok((command, task))
@@ -133,6 +142,7 @@ impl Protocol {
 
     /// A command that may be carried out, now or again.
     fn command(&mut self, command: Command, task: Task) {
+        let what = what(&command);
         let (id, verb) = (command.id, command.verb);
         if self.commands.running.contains_key(&id) {
             return;
@@ -150,7 +160,7 @@ impl Protocol {
         }
         if is_new {
             let issued_ms = time_ms(&command.issued_at).unwrap_or_default();
-            let known = Known { id: id.clone(), issued_ms, outcome: None };
+            let known = Known { id: id.clone(), what, issued_ms, outcome: None };
             self.commands.remember(known);
         }
         match task {
@@ -244,6 +254,12 @@ impl Protocol {
         let payload = serde_json::to_vec(reply).expect("a reply has string keys only").into();
         self.put(Output::Publish(Publish { topic, payload, retain: false }));
     }
+}
+
+/// Tells two commands of one id apart.
+fn what(command: &Command) -> Digest {
+    let text = serde_json::to_vec(&(command.verb, &command.arguments));
+    digest(&text.expect("arguments have string keys only"))
 }
 
 /// The next piece: full, and not within a character.

@@ -67,7 +67,7 @@ impl Protocol {
                     Some(IndexMark { version: index.version, digest: index.digest });
                 self.desired.coming = Some(index);
             }
-            Err(refusal) => self.refuse_node("index", payload, refusal),
+            Err(refusal) => self.refuse_node(PayloadType::Index, payload, refusal),
         }
         self.outbox.soon(Subject::Node);
     }
@@ -226,10 +226,13 @@ impl Protocol {
     }
 
     /// A refusal of something that is not about one pod.
-    pub(super) fn refuse_node(&mut self, what: &str, payload: &[u8], refusal: Refusal) {
+    pub(super) fn refuse_node(&mut self, kind: PayloadType, message: &[u8], refusal: Refusal) {
+        let what = if kind == PayloadType::Trust { "trust document" } else { "index" };
+        // Its publisher knows it by the payload's digest.
+        let digest = Envelope::open(message, kind).map_or_else(|_| digest(message), |e| e.digest());
         let status = RefusedStatus {
             version: None,
-            digest: digest(payload),
+            digest,
             reason: refusal.reason,
             message: format!("{what}: {}", refusal.message),
             errors: refusal.causes,

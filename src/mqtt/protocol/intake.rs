@@ -206,7 +206,8 @@ impl Protocol {
             let line = self.pods.get(&key).and_then(|pod| pod.record.want.lines.get(&scope));
             self.judge_version(&release, line)?;
             self.config.trust.check_epoch(release.revision.version.epoch)?;
-            self.config.trust.check_key(&release.keyid)?;
+            let (trust, tenant) = (&self.config.trust, self.config.topics.tenant());
+            trust.check_key(&release.keyid, Role::Intent, tenant, &release.key.namespace)?;
             self.judge_by_index(&release)?;
             Ok(admission)
         });

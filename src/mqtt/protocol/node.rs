@@ -76,7 +76,7 @@ impl Protocol {
                 self.trust.want = Some(TrustRecord::new(self.config.trust.anchor_digest(), text));
                 self.adopting = Some(document);
             }
-            Err(refusal) => self.refuse_node("trust document", payload, refusal),
+            Err(refusal) => self.refuse_node(PayloadType::Trust, payload, refusal),
         }
     }
 
@@ -115,12 +115,15 @@ impl Protocol {
         }
         let restored = Envelope::open(record.envelope.as_bytes(), PayloadType::Trust)
             .map_err(Refusal::from)
-            .and_then(|envelope| self.config.trust.restore(&envelope, record.anchor));
+            .and_then(|envelope| {
+                let tenant = self.config.topics.tenant();
+                self.config.trust.restore(&envelope, record.anchor, tenant)
+            });
         match restored {
             Ok(()) => self.trust = super::Durable::new(Some(record)),
             Err(Refusal { message, .. }) => {
                 let message = format!(
-                    "the trust document adopted earlier does not count under the anchor of now: {message}"
+                    "the trust document adopted earlier does not count under the configuration of now: {message}"
                 );
                 self.event(None, true, "TrustDropped", message);
             }

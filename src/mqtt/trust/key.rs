@@ -154,7 +154,7 @@ impl Key {
     }
 
     /// Whether it may sign for this; `None` is the whole node.
-    fn may(&self, role: Role, tenant: &str, namespace: Option<&str>) -> bool {
+    pub(super) fn may(&self, role: Role, tenant: &str, namespace: Option<&str>) -> bool {
         let covers = |words: &[String], word: Option<&str>| {
             words.iter().any(|w| w == "*" || Some(w.as_str()) == word)
         };
@@ -213,6 +213,30 @@ impl KeySet {
         tenant: &str,
         namespace: Option<&str>,
     ) -> Result<String, Refusal> {
+        let what = || {
+            let what =
+                namespace.map_or("the whole node".to_owned(), |ns| format!("namespace {ns}"));
+            format!("this for {what} of tenant {tenant}")
+        };
+        self.find(envelope, &|key| key.may(role, tenant, namespace), &what)
+    }
+
+    /// Whether a key with the role has signed these bytes, whatever they are about.
+    ///
+    /// # Errors
+    /// As [`KeySet::verify`].
+    pub(super) fn verify_bytes(&self, envelope: &Envelope, role: Role) -> Result<(), Refusal> {
+        let found =
+            self.find(envelope, &|key| key.has(role), &|| "documents of this kind".to_owned());
+        found.map(drop)
+    }
+
+    fn find(
+        &self,
+        envelope: &Envelope,
+        may: &dyn Fn(&Key) -> bool,
+        what: &dyn Fn() -> String,
+    ) -> Result<String, Refusal> {
         if envelope.signatures.is_empty() {
             return Err(Refusal::new(Reason::NotSigned, "the envelope has no signature"));
         }
@@ -227,12 +251,9 @@ impl KeySet {
             let Some(key) = self.keys.iter().find(|key| key.id == signature.keyid) else {
                 continue;
             };
-            if !key.may(role, tenant, namespace) {
+            if !may(key) {
                 if worst.reason != Reason::BadSignature {
-                    let what = namespace
-                        .map_or("the whole node".to_owned(), |ns| format!("namespace {ns}"));
-                    let message =
-                        format!("key {} may not sign this for {what} of tenant {tenant}", key.id);
+                    let message = format!("key {} may not sign {}", key.id, what());
                     worst = Refusal::new(Reason::NotAllowed, message);
                 }
             } else if envelope.is_signed_by(&key.id, &key.key) {

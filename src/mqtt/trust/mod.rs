@@ -176,16 +176,43 @@ impl Trust {
         }
     }
 
-    /// Checks that a key which was right a moment ago still is.
+    /// Verifies an envelope before anything of its payload is looked at: by a key that has the role, whatever its tenants and namespaces.
+    /// [`Trust::verify`] follows once these are known.
     ///
     /// # Errors
-    /// If it has been taken out of force since.
-    pub fn check_key(&self, keyid: &str) -> Result<(), Refusal> {
-        let known = self.keys().keys().iter().any(|key| key.id == keyid);
-        if self.mode != Mode::Require || known {
+    /// In mode `require`: why no signature counts.
+    pub fn verify_bytes(&self, envelope: &Envelope, role: Role) -> Result<(), Refusal> {
+        if self.mode != Mode::Require {
             return Ok(());
         }
-        Err(Refusal::new(Reason::UntrustedKey, format!("key {keyid} is trusted no more")))
+        self.keys().verify_bytes(envelope, role)
+    }
+
+    /// Checks that a key which was right a moment ago still is, for the same purpose.
+    ///
+    /// # Errors
+    /// If it has been taken out of force since, or may do less.
+    pub fn check_key(
+        &self,
+        keyid: &str,
+        role: Role,
+        tenant: &str,
+        namespace: &str,
+    ) -> Result<(), Refusal> {
+        if self.mode != Mode::Require {
+            return Ok(());
+        }
+        match self.keys().keys().iter().find(|key| key.id == keyid) {
+            Some(key) if key.may(role, tenant, Some(namespace)) => Ok(()),
+            Some(_) => {
+                let message = format!("key {keyid} may not sign this any more");
+                Err(Refusal::new(Reason::NotAllowed, message))
+            }
+            None => {
+                let message = format!("key {keyid} is trusted no more");
+                Err(Refusal::new(Reason::UntrustedKey, message))
+            }
+        }
     }
 
     /// Judges a trust document.
@@ -199,10 +226,7 @@ impl Trust {
         self.keys().signed_by_roots(envelope)?;
         let document = Document::read(envelope)?;
         document.check_own_roots(envelope)?;
-        if document.tenant != tenant {
-            let message = format!("it is for tenant {:?}", document.tenant);
-            return Err(Refusal::new(Reason::WrongTarget, message));
-        }
+        check_tenant(&document, tenant)?;
         self.judge_version(document)
     }
 
@@ -250,12 +274,20 @@ impl Trust {
     /// node's own, so it is verified anew only if the anchor has changed.
     ///
     /// # Errors
-    /// If the anchor has changed and its roots do not vouch for the document: the anchor's keys are in force then.
-    pub fn restore(&mut self, envelope: &Envelope, under: Digest) -> Result<(), Refusal> {
+    /// If the anchor has changed and its roots do not vouch for the document, or the node belongs to another tenant now: the anchor's
+    /// keys are in force then.
+    pub fn restore(
+        &mut self,
+        envelope: &Envelope,
+        under: Digest,
+        tenant: &str,
+    ) -> Result<(), Refusal> {
         if under != self.anchor_digest() {
             self.anchor.signed_by_roots(envelope)?;
         }
-        self.document = Some(Document::read(envelope)?);
+        let document = Document::read(envelope)?;
+        check_tenant(&document, tenant)?;
+        self.document = Some(document);
         Ok(())
     }
 
@@ -277,6 +309,15 @@ impl Trust {
             }
         }
     }
+}
+
+/// A tenant's trust is its own.
+fn check_tenant(document: &Document, tenant: &str) -> Result<(), Refusal> {
+    if document.tenant == tenant {
+        return Ok(());
+    }
+    let message = format!("it is for tenant {:?}", document.tenant);
+    Err(Refusal::new(Reason::WrongTarget, message))
 }
 
 /// A number of a trust document.

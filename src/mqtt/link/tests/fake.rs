@@ -181,7 +181,7 @@ pub(super) async fn closed(link: &mut Link) -> Closed {
 
 pub(super) fn message(topic: &str, qos: Qos, payload: &[u8]) -> Outgoing {
     let payload = Bytes::copy_from_slice(payload);
-    Outgoing { topic: topic.into(), payload, qos, retain: true }
+    Outgoing { topic: topic.into(), payload, qos, retain: true, expiry: None }
 }
 
 pub(super) fn limits(event: Event) -> Limits {

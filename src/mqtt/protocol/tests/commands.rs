@@ -206,3 +206,35 @@ fn a_lost_connection_ends_what_runs_for_it() {
     assert_eq!(lab.commands.len(), 1, "what became of it is not known: it is not done again");
     assert!(lab.replies().last().unwrap().repeated);
 }
+
+#[test]
+fn another_command_under_the_same_id_is_refused_and_gets_nobodys_outcome() {
+    let mut lab = Lab::online();
+    let conn = lab.conn();
+    send(&mut lab, &command(Verb::Ping, "c1", conn, Arguments::default()));
+    assert!(lab.replies()[0].outcome.as_ref().unwrap().ok);
+    restart(&mut lab, "c1");
+    assert_eq!((last_reason(&lab), lab.commands.len()), (Some("Invalid"), 0));
+    let other = command(Verb::Restart, "c2", conn, on("other"));
+    restart(&mut lab, "c2");
+    send(&mut lab, &other);
+    assert_eq!((last_reason(&lab), lab.commands.len()), (Some("Invalid"), 1));
+}
+
+#[test]
+fn nothing_of_a_command_is_looked_at_before_its_signature_counts() {
+    let mut lab = Lab::online();
+    let topic = lab.config.topics.command("ping", "c1").unwrap();
+    for keys in [vec![], vec![secret(77)]] {
+        let keys: Vec<_> = keys.iter().collect();
+        let envelope = controller::sign(
+            crate::mqtt::envelope::PayloadType::Command,
+            b"{\"kind\": \"rubbish".to_vec(),
+            &keys,
+        );
+        let payload = Bytes::from(envelope.to_json());
+        lab.input(Input::Message { topic: topic.clone(), payload, retained: false });
+        let expected = if keys.is_empty() { "NotSigned" } else { "UntrustedKey" };
+        assert_eq!(last_reason(&lab), Some(expected));
+    }
+}

@@ -121,6 +121,8 @@ fn trust_changes_only_by_enough_roots_and_only_forwards() {
     for (document, why) in rows {
         lab.publish(&document);
         assert_eq!(refusal(&mut lab), Some(why));
+        let told = lab.node_status().refused.unwrap().digest;
+        assert_eq!(told, document.digest, "its publisher knows it again");
         assert_eq!(lab.node_status().trust.version, 3);
     }
     // A new root needs the old one's word and its own.
@@ -168,5 +170,51 @@ fn another_anchor_is_another_trust() {
     lab.connect();
     let trust = lab.node_status().trust;
     assert_eq!((trust.version, trust.keys), (0, vec![fresh.id()]));
+    assert_eq!(lab.happened("TrustDropped"), 1);
+}
+
+#[test]
+fn a_key_that_may_do_less_between_the_signature_and_the_acceptance_does_less() {
+    let (root, controller) = (root_key(), controller_key());
+    let namespaced = |namespaces: &str| {
+        let mut document =
+            trust_document(1, 1, &[(&controller, "intent"), (&root, "root")], vec![], &[&root]);
+        let mut envelope = Envelope::open(&document.payload, PayloadType::Trust).unwrap();
+        let mut payload: serde_json::Value = serde_json::from_slice(&envelope.payload).unwrap();
+        payload["keys"][0]["namespaces"] = serde_json::json!([namespaces]);
+        envelope.payload = serde_json::to_vec(&payload).unwrap();
+        let signed = controller::sign(PayloadType::Trust, envelope.payload, &[&root]);
+        document.payload = signed.to_json();
+        document
+    };
+    let demoted =
+        trust_document(1, 1, &[(&controller, "command"), (&root, "root")], vec![], &[&root]);
+    for (document, accepted) in
+        [(namespaced("default"), true), (namespaced("elsewhere"), false), (demoted, false)]
+    {
+        let mut lab = Lab::online();
+        lab.hold_admissions = true;
+        lab.send(&intent("web", 1));
+        lab.publish(&document);
+        lab.settle();
+        assert_eq!(lab.node_status().trust.version, 1);
+        lab.admit_held();
+        let (held, why) = lab.verdict("web");
+        assert_eq!((held.is_some(), why), (accepted, (!accepted).then_some("NotAllowed")));
+    }
+}
+
+#[test]
+fn a_node_that_is_given_to_another_tenant_forgets_the_first_ones_trust() {
+    let mut lab = Lab::online();
+    let (root, next) = (root_key(), secret(2));
+    let keys = [(&next, "intent"), (&root, "root")];
+    lab.publish(&trust_document(1, 1, &keys, vec![], &[&root]));
+    lab.settle();
+    assert_eq!(lab.node_status().trust.version, 1);
+    lab.config.topics = crate::mqtt::topic::Topics::new("pods/v1", "umbrella", NODE).unwrap();
+    lab.restart();
+    lab.connect();
+    assert_eq!(lab.node_status().trust.version, 0, "the anchor's keys are in force");
     assert_eq!(lab.happened("TrustDropped"), 1);
 }

@@ -137,6 +137,7 @@ impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
                 payload: publish.payload.clone(),
                 qos: Qos::AtLeastOnce,
                 retain: publish.retain,
+                expiry: None,
             };
             match self.transport.publish(&message) {
                 Ok(token) => self.outbox.sent(token),
@@ -153,7 +154,8 @@ impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
     /// A transfer asks for blocks. Lost where there is no room: it asks again.
     pub(super) fn get(&mut self, payload: Bytes) {
         let topic = self.topics.get();
-        let message = Outgoing { topic, payload, qos: Qos::AtMostOnce, retain: false };
+        let message =
+            Outgoing { topic, payload, qos: Qos::AtMostOnce, retain: false, expiry: None };
         if let Err(error) = self.transport.publish(&message) {
             debug!(%error, "a request for blocks was not sent");
         }
