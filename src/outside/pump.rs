@@ -3,18 +3,19 @@
 //! ```text
 //!            room? ◄───────────────── pipe ◄── guest reads
 //!  kernel ──recv──► scratch ──copy, or the buffer itself──► pipe        (inwards)
-//!  kernel ◄──send── chunk, uncopied ◄───────────────────── pipe        (outwards)
+//!  kernel ◄──writev── chunks, uncopied ◄────────────────── pipe        (outwards)
 //! ```
 //! Owns: both directions of one connection, half-close and reset in both, and when it is over.
 //! Is not: a buffer. Nothing is read from the kernel for which the guest's pipe has no room, so its
-//! bound holds; outwards, what the kernel takes no more of is the rest of one chunk
+//! bound holds; outwards, what the kernel takes no more of is the rest of one batch
 //! ([`CHUNK_BYTES`]). Copies in the daemon: inwards one of what a receive brought, none where it
 //! nearly fills the buffer; outwards none. The processor time of both is on the pod's bill.
 //! Every wait is a waker. Who may call: `outside`, published ports, port-forward.
 
 use std::cell::RefCell;
+use std::collections::VecDeque;
 use std::future::Future;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
 
@@ -34,6 +35,10 @@ const HAND_OVER_BYTES: usize = CHUNK_BYTES / 4 * 3;
 
 /// What a module near its memory limit is offered at a time: a step of its account.
 const SMALL_BYTES: usize = 4096;
+
+/// Chunks of the pipe that go out with one system call: what a module writes bit by bit (a frame's head, its content, its end) is not
+/// to be as many packets.
+const PARTS_MAX: usize = 16;
 
 thread_local! {
     /// Where receives land before it is known how much they bring. One for each thread of the
@@ -74,8 +79,8 @@ enum Inwards {
 #[derive(Debug)]
 enum Outwards {
     Open,
-    /// The kernel took a part; this is left.
-    Rest(Bytes),
+    /// Taken from the pipe, and not yet by the kernel.
+    Rest(VecDeque<Bytes>),
     /// The pod is done; the kernel is being told.
     Closing,
     Over,
@@ -137,24 +142,18 @@ impl<'a, K: AsyncRead + AsyncWrite + Unpin> Pump<'a, K> {
         loop {
             match &mut self.outwards {
                 Outwards::Open => {
-                    let chunk = ready!(pod.read.poll_read(cx, CHUNK_BYTES))
-                        .map_err(|ReadError::Reset| Broken::Pod)?;
-                    self.outwards =
-                        if chunk.is_empty() { Outwards::Closing } else { Outwards::Rest(chunk) };
-                }
-                Outwards::Rest(chunk) => {
-                    let written = ready!(Pin::new(&mut *self.kernel).poll_write(cx, chunk));
-                    let n = match written.map_err(Broken::Kernel)? {
-                        0 => {
-                            return Poll::Ready(Err(Broken::Kernel(
-                                io::ErrorKind::WriteZero.into(),
-                            )));
-                        }
-                        n => n,
+                    let mut chunks = VecDeque::new();
+                    let read = pod.read.poll_read_many(cx, CHUNK_BYTES, PARTS_MAX, &mut chunks);
+                    self.outwards = match ready!(read) {
+                        Ok(0) => Outwards::Closing,
+                        Ok(_) => Outwards::Rest(chunks),
+                        Err(ReadError::Reset) => return Poll::Ready(Err(Broken::Pod)),
                     };
+                }
+                Outwards::Rest(chunks) => {
+                    let n = ready!(send(&mut *self.kernel, cx, chunks)).map_err(Broken::Kernel)?;
                     self.traffic.bytes_out.add(n);
-                    chunk.advance(n);
-                    if chunk.is_empty() {
+                    if chunks.is_empty() {
                         self.outwards = Outwards::Open;
                     }
                 }
@@ -205,6 +204,35 @@ impl<K: AsyncRead + AsyncWrite + Unpin> Future for Pump<'_, K> {
             }
         }
     }
+}
+
+/// One send of as much of `chunks` as the kernel takes; what it took is taken off them.
+fn send<K: AsyncWrite + Unpin>(
+    kernel: &mut K,
+    cx: &mut Context<'_>,
+    chunks: &mut VecDeque<Bytes>,
+) -> Poll<io::Result<usize>> {
+    let sent = {
+        let mut parts = [IoSlice::new(&[]); PARTS_MAX];
+        for (part, chunk) in parts.iter_mut().zip(&*chunks) {
+            *part = IoSlice::new(chunk);
+        }
+        let parts = &parts[..chunks.len().min(PARTS_MAX)];
+        ready!(Pin::new(kernel).poll_write_vectored(cx, parts))?
+    };
+    if sent == 0 {
+        return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+    }
+    let mut left = sent;
+    while let Some(first) = chunks.front_mut() {
+        if left < first.len() {
+            first.advance(left);
+            break;
+        }
+        left -= first.len();
+        chunks.pop_front();
+    }
+    Poll::Ready(Ok(sent))
 }
 
 /// One receive of at most `room` bytes. Nothing is the end.

@@ -4,6 +4,8 @@
 //! the counters of the member that calls. Is not: what closing means (`conn`). `try_*` never stores
 //! a waker; `poll_*` stores one, the last caller's, per direction.
 
+use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -36,6 +38,18 @@ impl ReadHalf {
         max: usize,
     ) -> Poll<Result<Bytes, ReadError>> {
         self.take(Some(cx), |pipe| pipe.pop(max))
+    }
+
+    /// Takes up to `max` bytes in at most `parts` chunks, without copying them, and appends them to `into`. `Ready(Ok(0))` is the end of
+    /// the stream (or `max` or `parts` is 0). Wakes `cx` when there is more to say.
+    pub fn poll_read_many(
+        &mut self,
+        cx: &mut Context<'_>,
+        max: usize,
+        parts: usize,
+        into: &mut VecDeque<Bytes>,
+    ) -> Poll<Result<usize, ReadError>> {
+        self.take(Some(cx), |pipe| pipe.pop_many(max, parts, into))
     }
 
     /// Copies up to `into.len()` bytes out. `Ready(Ok(0))` is the end of the stream (or `into` is
@@ -200,6 +214,16 @@ impl WriteHalf {
         data: &[u8],
     ) -> Poll<Result<usize, WriteError>> {
         self.put(Some(cx), data.is_empty(), |pipe| pipe.push_slice(data))
+    }
+
+    /// The same for several parts in a row: the reader is woken once, for all of them.
+    pub fn poll_write_parts(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<Result<usize, WriteError>> {
+        let empty = parts.iter().all(|part| part.is_empty());
+        self.put(Some(cx), empty, |pipe| pipe.push_parts(parts))
     }
 
     fn put(

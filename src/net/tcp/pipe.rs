@@ -20,6 +20,7 @@
 //! Limits: `capacity`, the sum of the writer's send and the reader's receive buffer size.
 
 use std::collections::VecDeque;
+use std::io::IoSlice;
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -255,6 +256,20 @@ impl Pipe {
         Ok(n)
     }
 
+    /// The same for the parts of one write, one after the other.
+    pub(crate) fn push_parts(&mut self, parts: &[IoSlice<'_>]) -> Result<usize, WriteError> {
+        let mut total = 0;
+        for part in parts.iter().filter(|part| !part.is_empty()) {
+            // What goes wrong with the first part goes wrong with the whole; a later one finds bytes under way, and waits.
+            let n = self.push_slice(part)?;
+            total += n;
+            if n < part.len() {
+                break;
+            }
+        }
+        Ok(total)
+    }
+
     fn store(&mut self, chunk: Bytes) {
         let n = chunk.len();
         self.seal_tail();
@@ -380,6 +395,26 @@ impl Pipe {
         };
         let waker = self.taken(bytes.len());
         (bytes, waker)
+    }
+
+    /// Takes up to `max` bytes in up to `parts` chunks, uncopied, with the writer to be woken. Only to be called when there are bytes.
+    pub(crate) fn pop_many(
+        &mut self,
+        max: usize,
+        parts: usize,
+        into: &mut VecDeque<Bytes>,
+    ) -> (usize, Option<Waker>) {
+        let (mut n, mut writer) = (0, None);
+        for _ in 0..parts {
+            if n == max || self.buffered == self.withheld {
+                break;
+            }
+            let (bytes, waker) = self.pop(max - n);
+            n += bytes.len();
+            writer = writer.or(waker);
+            into.push_back(bytes);
+        }
+        (n, writer)
     }
 
     /// Copies out as many bytes as `into` holds.

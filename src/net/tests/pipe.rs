@@ -117,7 +117,9 @@ fn an_idle_pipe_holds_no_buffer_and_at_most_two_steps_of_money() {
 enum Step {
     PushOwned(usize),
     PushSlice(usize),
+    PushParts(usize),
     Pop(usize),
+    PopMany(usize),
     PopInto(usize),
     Resize(usize),
 }
@@ -127,7 +129,9 @@ fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => size().prop_map(Step::PushOwned),
         3 => size().prop_map(Step::PushSlice),
+        2 => size().prop_map(Step::PushParts),
         2 => size().prop_map(Step::Pop),
+        2 => size().prop_map(Step::PopMany),
         2 => size().prop_map(Step::PopInto),
         1 => (1usize..20_000).prop_map(Step::Resize),
     ]
@@ -149,7 +153,7 @@ proptest! {
         let mut waiting = false;
         for step in steps {
             match step {
-                Step::PushOwned(n) | Step::PushSlice(n) => {
+                Step::PushOwned(n) | Step::PushSlice(n) | Step::PushParts(n) => {
                     let data = pattern(counter, n);
                     counter = after(counter, n);
                     let room = pipe.room().unwrap();
@@ -158,6 +162,9 @@ proptest! {
                         let pushed = pipe.push(&mut bytes).unwrap();
                         prop_assert_eq!(&bytes[..], &data[pushed..]);
                         pushed
+                    } else if matches!(step, Step::PushParts(_)) {
+                        let (head, rest) = data.split_at(n.min(6));
+                        pipe.push_parts(&[head, &[], rest].map(IoSlice::new)).unwrap()
                     } else {
                         pipe.push_slice(&data).unwrap()
                     };
@@ -177,6 +184,15 @@ proptest! {
                         let expected: Vec<u8> = model.drain(..bytes.len()).collect();
                         prop_assert_eq!(&bytes[..], &expected[..]);
                     }
+                }
+                Step::PopMany(n) => {
+                    let mut chunks = VecDeque::new();
+                    let (got, woken) = pipe.pop_many(n, 3, &mut chunks);
+                    if let Some(w) = woken { w.wake() }
+                    prop_assert!(got <= n && chunks.len() <= 3);
+                    prop_assert!(got > 0 || model.is_empty());
+                    let expected: Vec<u8> = model.drain(..got).collect();
+                    prop_assert_eq!(chunks.into_iter().flatten().collect::<Vec<u8>>(), expected);
                 }
                 Step::PopInto(n) => {
                     let mut into = vec![0; n];

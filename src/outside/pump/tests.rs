@@ -2,13 +2,17 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
+use std::task::{Context, Poll};
 
 use proptest::prelude::*;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
+use tokio::io::{
+    AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf,
+};
 
 use super::{CHUNK_BYTES, Ended, Pump};
 use crate::net::{Ledger, Member, MemberLimits, NetConfig, NoLedger, PodNet, Stream};
@@ -177,6 +181,77 @@ async fn a_reset_comes_after_what_was_said_before_it() {
     read.unwrap();
     assert!(matches!(ended, Ended::Pod), "{ended:?}");
     assert_eq!(heard, said);
+}
+
+/// A kernel that counts the calls, and takes no more than so many bytes in each.
+struct Counting {
+    calls: usize,
+    most: usize,
+    taken: Vec<u8>,
+}
+
+impl AsyncRead for Counting {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        _: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        // The end: the client only listens.
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Counting {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(data)])
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.calls += 1;
+        let before = self.taken.len();
+        for part in parts {
+            let room = self.most - (self.taken.len() - before);
+            self.taken.extend(part.iter().take(room));
+        }
+        Poll::Ready(Ok(self.taken.len() - before))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test]
+async fn what_waits_in_parts_goes_out_with_one_call() {
+    for (most, calls) in [(usize::MAX, 1), (5_000, 4)] {
+        let (mut module, ours, _members) = connection(Arc::new(NoLedger));
+        let parts: [&[u8]; 3] = [b"4000\r\n", &[7; 16_384], b"\r\n"];
+        for part in parts {
+            assert_eq!(module.write.try_write_slice(part), Poll::Ready(Ok(part.len())));
+        }
+        drop(module);
+        let mut kernel = Counting { calls: 0, most, taken: Vec::new() };
+        let traffic = Traffic::default();
+        let ended = Pump::new(&mut kernel, ours, &traffic).await;
+        assert!(matches!(ended, Ended::Orderly), "{ended:?}");
+        assert_eq!((kernel.calls, kernel.taken), (calls, parts.concat()));
+    }
 }
 
 /// Counts the bills.

@@ -83,21 +83,8 @@ impl AsyncWrite for NetIo {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut total = 0;
-        for part in parts.iter().filter(|part| !part.is_empty()) {
-            match self.stream.write.poll_write_slice(cx, part) {
-                Poll::Ready(Ok(count)) => {
-                    total += count;
-                    if count < part.len() {
-                        break;
-                    }
-                }
-                // What was taken before it is told first; the error comes again.
-                Poll::Ready(Err(_)) | Poll::Pending if total > 0 => break,
-                other @ (Poll::Ready(Err(_)) | Poll::Pending) => return self.wrote(cx, other),
-            }
-        }
-        self.wrote(cx, Poll::Ready(Ok(total)))
+        let outcome = self.stream.write.poll_write_parts(cx, parts);
+        self.wrote(cx, outcome)
     }
 
     fn is_write_vectored(&self) -> bool {
