@@ -56,10 +56,6 @@ impl Lease {
     /// From now on this listener answers connections to the port.
     pub(crate) fn answer_tcp(&self, listener: &Arc<ListenerCore>) {
         lock(&self.net.tcp_ports).answer(self.bound, Arc::downgrade(listener));
-        let waiting = lock(&self.net.listeners).take();
-        for waker in waiting {
-            waker.wake();
-        }
     }
 
     /// From now on this socket gets the datagrams sent to the port.

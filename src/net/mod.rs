@@ -20,14 +20,13 @@
 //! Limits: [`NetLimits`] for the pod, [`MemberLimits`] for each member, and the bounds each file
 //! names. None is process-wide, so no pod can starve another.
 //! Lock order (outer first): a listener's state, a handshake's slot, a pipe or a datagram socket's
-//! state; the port tables and the members' registries are leaves. No waker is woken with a lock
-//! held.
+//! state; the port tables, the members' registries and the list of those parked are leaves. No waker
+//! is woken with a lock held.
 
 mod addr;
 mod egress;
 pub mod faults;
 mod lease;
-mod listening;
 mod member;
 mod names;
 mod port;
@@ -52,7 +51,6 @@ pub use addr::{
 pub use egress::{
     Answer, Ask, DenyAll, Egress, Lookup, MAX_LOOKUPS, OutboundCall, Route, UdpReply,
 };
-pub use listening::Listening;
 pub use member::{Ledger, Member, MemberLimits, NoLedger, OpenError, Paid, SOCKET_COST};
 pub use names::{HostAlias, ResolveError};
 pub use stats::{CounterSnapshot, SocketInfo, SocketState};
@@ -73,8 +71,8 @@ use member::MemberState;
 use names::Names;
 use port::PortTable;
 use tcp::listener::ListenerCore;
+use tcp::parked::Parked;
 use udp::UdpCore;
-use waiters::Waiters;
 
 /// What a whole pod may hold at once, whoever of its members holds it.
 #[derive(Clone, Copy, Debug)]
@@ -144,8 +142,8 @@ pub(crate) struct Net {
     members: Mutex<Vec<Weak<MemberState>>>,
     /// What members gone have counted, by name: a module's next run goes on with its last one's.
     retired: Mutex<BTreeMap<Box<str>, CounterSnapshot>>,
-    /// Who waits for a port to be listened on (`listening`).
-    listeners: Mutex<Waiters>,
+    /// Who waits for somebody to listen.
+    parked: Mutex<Parked>,
 }
 
 /// Names of members gone whose counters are kept apart; a pod has a few dozen containers at most.
@@ -168,7 +166,7 @@ impl PodNet {
             buffered: AtomicUsize::new(0),
             members: Mutex::new(Vec::new()),
             retired: Mutex::default(),
-            listeners: Mutex::default(),
+            parked: Mutex::default(),
         }))
     }
 

@@ -1,7 +1,7 @@
 //! Published ports: real listeners of the daemon in front of the pod's virtual network.
 //!
-//! Owns: `hostPort` for TCP and UDP. They stay open while modules restart: a connection that arrives meanwhile waits, within a
-//! bound, for the module to listen again. Not: what may be published (`manifest` validates).
+//! Owns: `hostPort` for TCP and UDP. They stay open while modules restart: a connection that arrives meanwhile, or that the run that
+//! ended had not accepted, waits within a bound for the module to listen again. Not: what may be published (`manifest` validates).
 //!
 //! ```text
 //!  client ──kernel──► listener ──► pump ──virtual network──► module's listener on POD_IP:containerPort

@@ -1,6 +1,6 @@
 //! Pods among themselves when things go wrong: policy in all its words, a flood, a network that breaks, a module that is away.
 
-use std::io::Read as _;
+use std::io::{Read as _, Write as _};
 use std::net::{TcpStream, UdpSocket};
 use std::time::Duration;
 
@@ -92,6 +92,109 @@ fn policies_choose_by_pod_by_namespace_and_by_address_and_published_ports_obey()
     node.apply(&ingress("[{ports: [{port: 8081}]}]"));
     wait_answer(&node, "lab/far", DENIED);
     wait_answer(&node, "stranger", DENIED);
+}
+
+#[test]
+fn policies_hold_back_datagrams_at_published_ports_too() {
+    let Some(own) = own_address() else {
+        return eprintln!(
+            "not tried: clients from other hosts, since this machine is on no network"
+        );
+    };
+    let node = Node::start();
+    node.load("talk");
+    let port = free_port();
+    let published = format!(
+        "containerPort: 8080}}, {{name: datagrams, containerPort: 8080, protocol: UDP, hostPort: {port}"
+    );
+    node.apply(&server("one", "").replace("containerPort: 8080", &published));
+    node.wait_ready("one");
+    // From two addresses of this machine: the node itself is always let in, and the other one is a client like any.
+    let client = |ip: &str| {
+        let socket = UdpSocket::bind((ip, 0)).unwrap();
+        socket.connect((ip, port)).unwrap();
+        socket.set_read_timeout(Some(Duration::from_millis(250))).unwrap();
+        socket
+    };
+    let (node_itself, other) = (client("127.0.0.1"), client(&own));
+    let answer = |socket: &UdpSocket| {
+        let mut buffer = [0; 64];
+        socket.send(b"?").ok()?;
+        let read = socket.recv(&mut buffer).ok()?;
+        Some(String::from_utf8_lossy(&buffer[..read]).into_owned())
+    };
+    let is_heard = |socket: &UdpSocket| {
+        let heard = wait_for("an answer", || answer(socket));
+        assert_eq!(heard, "one");
+    };
+    let is_shut_out = || {
+        // What was under way when the policy came may still arrive.
+        wait_for("silence", || answer(&other).is_none().then_some(()));
+        assert_eq!((answer(&other), answer(&other)), (None, None));
+        is_heard(&node_itself);
+    };
+    is_heard(&other);
+    is_heard(&node_itself);
+    // A flow that exists is cut, and one that is new does not begin.
+    node.apply(&ingress("[{ports: [{port: 8080}]}]"));
+    is_shut_out();
+    node.apply(&ingress(&format!(
+        "[{{from: [{{ipBlock: {{cidr: {own}/32}}}}], ports: [{{port: datagrams, protocol: UDP}}]}}]"
+    )));
+    is_heard(&other);
+    node.apply(&ingress("[{from: [{ipBlock: {cidr: 192.0.2.0/24}}]}]"));
+    is_shut_out();
+    node.ok(&["delete", "networkpolicy", "web"]);
+    is_heard(&other);
+}
+
+#[test]
+fn connections_that_a_module_had_not_accepted_when_it_trapped_are_its_next_runs() {
+    let node = Node::start();
+    node.load("web");
+    let port = free_port();
+    node.apply(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: web\n    \
+         image: 'web:test'\n    ports: [{{containerPort: 8080, hostPort: {port}, hostIP: 127.0.0.1}}]\n"
+    ));
+    node.wait_ready("web");
+    let connect = || wait_for("the port to open", || TcpStream::connect(("127.0.0.1", port)).ok());
+    // As many as the module takes at a time, who say nothing; and some more, who ask already.
+    let mut taken: Vec<TcpStream> = (0..64).map(|_| connect()).collect();
+    wait_for("the module to be full", || {
+        (counter(&node, "web", "web", "accepts") == 64).then_some(())
+    });
+    // With its first byte a request has its time anew.
+    taken.iter_mut().for_each(|client| client.write_all(b"G").unwrap());
+    let body = "x".repeat(4000);
+    let waiting: Vec<_> = (0..20)
+        .map(|n| {
+            let mut stream = connect();
+            let head = format!(
+                "GET /{n} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nX-Long: {body}\r\n\r\n"
+            );
+            stream.write_all(head.as_bytes()).unwrap();
+            std::thread::spawn(move || hear(stream))
+        })
+        .collect();
+    wait_for("the others to wait in its queue", || {
+        let report: Value = serde_json::from_str(&node.ok(&["net", "web", "-o", "json"])).unwrap();
+        let sockets = report["sockets"].as_array().unwrap().clone();
+        sockets.iter().any(|it| it["state"] == "LISTEN" && it["receiveQueue"] == 20).then_some(())
+    });
+    taken[0].write_all(b"ET /crash HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+    for client in waiting {
+        let answer = client.join().unwrap().expect("no reset");
+        assert!(answer.starts_with("HTTP/1.1 404 "), "{answer}");
+    }
+    // Whom it had accepted went with it.
+    for mut client in taken {
+        client.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let error = client.read(&mut [0]).unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    }
+    let pod = node.wait_pod("web", "restarted", |pod| super::support::restarts(pod, "web") >= 1);
+    assert_eq!(super::support::restarts(&pod, "web"), 1);
 }
 
 #[test]

@@ -314,6 +314,34 @@ fn of_the_hosts_loopback_a_pod_reaches_the_ports_it_was_granted_and_no_others() 
     hear(&node, "own", &[("c", "secret")]);
 }
 
+#[test]
+fn a_grant_of_the_hosts_loopback_is_for_one_protocol_at_one_port() {
+    let (granted, other) = (host("resolver"), host("secret"));
+    let node = Node::start();
+    let asks = [
+        ("granted", "udp", "host.podling.internal", granted),
+        ("connection", "tcp", "host.podling.internal", granted),
+        ("other", "udp", "host.podling.internal", other),
+        ("loopback", "udp", "127.0.0.1", granted),
+    ];
+    let talk = format!("file:{}", super::support::guest("talk").display());
+    let manifest = |grant: &str| {
+        let head = format!("annotations: {{podling.dev/host-loopback: '{grant}'}}");
+        asker("app", &head, &asks).replace("talk:test", &talk)
+    };
+    node.put_manifest("app.yaml", &manifest(&format!("udp/{granted}")));
+    hear(&node, "app", &[("granted", "resolver"), ("connection", DENIED), ("other", DENIED)]);
+    // The pod's own loopback is another one: nobody listens there.
+    let heard = wait_for("an answer of the pod's own loopback", || {
+        answers_of(&node, "app", "loopback").last().cloned()
+    });
+    assert!(["error TimedOut", "error ConnectionRefused"].contains(&&*heard), "{heard}");
+    still_denied(&node, "app", &["connection", "other"]);
+    // Both, one beside the other.
+    node.put_manifest("app.yaml", &manifest(&format!("udp/{granted},tcp/{granted}")));
+    hear(&node, "app", &[("connection", "resolver"), ("granted", "resolver"), ("other", DENIED)]);
+}
+
 /// The address by which others know this machine, if it is on any network.
 fn own_address() -> Option<String> {
     let socket = UdpSocket::bind("0.0.0.0:0").ok()?;

@@ -12,7 +12,7 @@ use rustls::{ServerConfig, ServerConnection, StreamOwned};
 use super::support::{Node, container, free_port, guest, http_get_socket, restarts, wait_for};
 
 /// A pod with one handler on a published port, with a readiness probe over HTTP.
-fn handler(name: &str, module: &str, port: u16, grace: u32) -> String {
+pub(super) fn handler(name: &str, module: &str, port: u16, grace: u32) -> String {
     annotated(name, module, port, grace, "http-reuse.podling.dev/web: '3'")
 }
 
@@ -27,7 +27,7 @@ fn annotated(name: &str, module: &str, port: u16, grace: u32, annotations: &str)
     )
 }
 
-fn connect(port: u16) -> TcpStream {
+pub(super) fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
     stream
@@ -49,7 +49,7 @@ fn ask(port: u16, method: &str, path: &str, body: &str) -> Option<(u16, String)>
     Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
 }
 
-fn get(port: u16, path: &str) -> Option<(u16, String)> {
+pub(super) fn get(port: u16, path: &str) -> Option<(u16, String)> {
     ask(port, "GET", path, "")
 }
 

@@ -21,6 +21,7 @@ mod fleet;
 mod folder;
 mod forward;
 mod http;
+mod http_wire;
 mod images;
 mod key_trust;
 mod kill9;

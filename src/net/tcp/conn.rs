@@ -12,7 +12,8 @@
 //! ```
 //! A dropped `WriteHalf` is a FIN. A dropped `ReadHalf` throws away what comes. When both are gone,
 //! the peer's writes fail; and if bytes were never read, its reads end in a reset, as Linux has it.
-//! Money: a writer pays for its bytes under way. When its end is gone, the reader pays for those it
+//! Money: a writer pays for its bytes under way; for those of a client that is no member's, the server
+//! does, whose slowness it is that they wait. When a writer's end is gone, the reader pays for those it
 //! has not read: it alone decides how long they stay. If it cannot, they are lost, and it is told
 //! by a reset.
 //! Each pipe has its own lock; an end never holds two. Wakers are woken with no lock held.
@@ -28,7 +29,7 @@ use crate::net::addr::Protocol;
 use crate::net::faults::{Link, News};
 use crate::net::lease::Lease;
 use crate::net::lock;
-use crate::net::member::{Held, MemberState, OpenError};
+use crate::net::member::MemberState;
 use crate::net::registry::{Entry, Ticket};
 use crate::net::stats::{SocketInfo, SocketState};
 
@@ -110,17 +111,33 @@ const SHUT_READ: u8 = 1;
 const SHUT_WRITE: u8 = 2;
 const SHUT_BOTH: u8 = SHUT_READ | SHUT_WRITE;
 
+/// Who pays for what a client writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Payer {
+    Client,
+    Server,
+}
+
 /// Makes a connection: the client's end, and the server's side.
-pub(crate) fn pair(client: EndSeed, server: SideSeed, seen: Seen) -> (Arc<End>, Unclaimed) {
+pub(crate) fn pair(
+    client: EndSeed,
+    server: SideSeed,
+    seen: Seen,
+    payer: Payer,
+) -> (Arc<End>, Unclaimed) {
     let EndSeed { side: client, lease, ticket } = client;
-    let pipe = |from: &SideSeed, to: &SideSeed| {
-        Mutex::new(Pipe::new(Arc::clone(&from.member), from.sizes.send, to.sizes.receive))
+    let pipe = |from: &SideSeed, to: &SideSeed, payer: &SideSeed| {
+        Mutex::new(Pipe::new(Arc::clone(&payer.member), from.sizes.send, to.sizes.receive))
+    };
+    let clients_payer = match payer {
+        Payer::Client => &client,
+        Payer::Server => &server,
     };
     let net = &client.member.net;
     let faults = net.faults.as_ref();
     let link = faults.map(|faults| faults.link(net.pair_with(server.address.ip())));
     let conn = Arc::new(Conn {
-        pipes: [pipe(&client, &server), pipe(&server, &client)],
+        pipes: [pipe(&client, &server, clients_payer), pipe(&server, &client, &server)],
         members: [client.member, server.member],
         addresses: [client.address, server.address],
         seen,
@@ -136,17 +153,11 @@ pub(crate) fn pair(client: EndSeed, server: SideSeed, seen: Seen) -> (Arc<End>, 
 }
 
 impl Unclaimed {
-    /// The end of a listener's member, if that may open one more socket. It is paid for by what the
-    /// place in the queue was. The caller attaches it, with nothing locked.
-    pub(crate) fn claim(mut self, paid: Held) -> Result<Arc<End>, (OpenError, Self, Held)> {
+    /// The end of a listener's member, which has opened a socket for it. The caller attaches it, with
+    /// nothing locked.
+    pub(crate) fn claim(mut self, ticket: Ticket) -> Arc<End> {
         let conn = self.0.take().expect("claimed once, by value");
-        match conn.member(Side::Server).open_paid(Protocol::Tcp, paid) {
-            Ok(ticket) => {
-                let ticket = Some(ticket);
-                Ok(Arc::new(End { conn, side: Side::Server, lease: None, ticket }))
-            }
-            Err((error, paid)) => Err((error, Self(Some(conn)), paid)),
-        }
+        Arc::new(End { conn, side: Side::Server, lease: None, ticket: Some(ticket) })
     }
 
     /// The end that the host holds of a connection to the outside.

@@ -8,9 +8,12 @@
 //!    │ ────listener closes, outside fails ──────► Done(error)  ──taken──► Over
 //!    └──── dropped, timed out, member reset ─────────────► Over   (port and ticket free at once)
 //! ```
+//! A patient one (`parked`) is not done when a listener has room, but when its connection is
+//! accepted; and a listener that closes does not fail it.
 //! There is no clock here: a caller that gives up drops the [`Connecting`], or calls
 //! [`Connecting::give_up`].
-//! Lock order: a listener's state, then a handshake's slot; never the other way round.
+//! Lock order: a listener's state, then a handshake's slot, then those parked; never the other way
+//! round.
 
 use std::future::Future;
 use std::net::SocketAddr;
@@ -63,14 +66,18 @@ pub enum ConnectError {
 pub(crate) struct Handshake {
     from: SocketAddr,
     to: SocketAddr,
+    /// Of a patient one: how many were before it in this pod.
+    serial: Option<u64>,
     slot: Mutex<Slot>,
 }
 
-/// A place in a listener's queue of those who wait.
+/// A place with a listener.
 #[derive(Debug)]
 pub(crate) struct Queue {
     pub(crate) place: u64,
     pub(crate) listener: Weak<ListenerCore>,
+    /// In the queue of those to be accepted; else it waits for room there.
+    pub(crate) admitted: bool,
 }
 
 #[derive(Debug)]
@@ -92,8 +99,18 @@ impl Handshake {
         Self {
             from: seed.side.address,
             to,
+            serial: None,
             slot: Mutex::new(Slot::Waiting { seed, queue: None, waker: None, caller: None }),
         }
+    }
+
+    /// The same for a connect that outlives listeners.
+    pub(crate) fn patient(to: SocketAddr, seed: EndSeed, serial: u64) -> Self {
+        Self { serial: Some(serial), ..Self::new(to, seed) }
+    }
+
+    pub(crate) fn is_patient(&self) -> bool {
+        self.serial.is_some()
     }
 
     /// The address the connecting side has.
@@ -109,6 +126,33 @@ impl Handshake {
                 true
             }
             Slot::Done(_) | Slot::Over => false,
+        }
+    }
+
+    /// It is in the queue of those to be accepted. Returns whom to wake; `None` if nobody waits any
+    /// more.
+    pub(crate) fn admitted(&self) -> Option<Option<Waker>> {
+        match &mut *lock(&self.slot) {
+            Slot::Waiting { queue: Some(queue), waker, .. } => {
+                queue.admitted = true;
+                Some(waker.take())
+            }
+            Slot::Waiting { queue: None, .. } | Slot::Done(_) | Slot::Over => None,
+        }
+    }
+
+    /// Nobody listens where it wants to go: it waits for the next who does. Returns whom to wake.
+    #[must_use]
+    pub(crate) fn park(self: &Arc<Self>) -> Option<Waker> {
+        let serial = self.serial?;
+        match &mut *lock(&self.slot) {
+            Slot::Waiting { seed, queue, waker, .. } => {
+                *queue = None;
+                // Under the slot's lock: whoever gives up finds it there, or it comes not there.
+                lock(&seed.side.member.net.parked).add(self.to, serial, self);
+                waker.take()
+            }
+            Slot::Done(_) | Slot::Over => None,
         }
     }
 
@@ -182,6 +226,9 @@ impl Handshake {
                     && let Some(listener) = queue.listener.upgrade()
                 {
                     listener.forget(queue.place);
+                }
+                if let Some(serial) = self.serial {
+                    lock(&seed.side.member.net.parked).remove(self.to, serial);
                 }
                 if let Some(why) = why {
                     seed.side.member.counters.count_failure(why);
@@ -279,6 +326,14 @@ impl Connecting {
                 }
             }
         }
+    }
+
+    /// Whether it is a patient connect that a listener has let into its queue. Whoever was left
+    /// waiting by the last poll is woken when this changes.
+    #[must_use]
+    pub fn is_queued(&self) -> bool {
+        let Stage::Waiting(handshake) = &self.0 else { return false };
+        matches!(&*lock(&handshake.slot), Slot::Waiting { queue: Some(queue), .. } if queue.admitted)
     }
 
     /// Ready once the outcome is there; takes nothing.

@@ -6,8 +6,10 @@
 //! ```text
 //! connect ──► queue (≤ backlog) ──► accept          full queue: connect waits, it is not refused
 //!       └───► waiting, in order ──┘ (moves up at each accept; whoever gives up leaves at once)
-//! close: queued connections are reset, waiting ones refused
+//! close: queued connections are reset, waiting ones refused; the patient of both are parked
 //! ```
+//! In the queue is either a connection, which its client uses already, or a patient connect
+//! (`parked`), whose connection comes about as it is accepted.
 //! Limits: the queue by the backlog ([`MAX_BACKLOG`]), and each connection in it is paid for by the
 //! listener's member, so that one who connects, closes and connects again cannot fill the host's
 //! memory for nothing; those waiting by the socket limits of the members they are of.
@@ -18,14 +20,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use super::conn::{self, End, EndSeed, Seen, SideSeed, Unclaimed};
+use super::conn::{self, End, EndSeed, Payer, Seen, SideSeed, Unclaimed};
 use super::halves::Stream;
 use super::handshake::{ConnectError, Connecting, Handshake, Queue};
 use super::options::TcpOptions;
 use super::pipe::remember;
 use super::socket::TcpSocket;
 use crate::net::addr::{Family, Protocol};
-use crate::net::lease::Lease;
+use crate::net::lease::{self, Lease};
 use crate::net::lock;
 use crate::net::member::{Held, MemberState, OpenError, SOCKET_COST};
 use crate::net::registry::{Entry, Ticket};
@@ -68,14 +70,35 @@ struct State {
     acceptor: Option<Waker>,
 }
 
-/// A connection nobody has accepted yet.
+/// Somebody to be accepted.
 #[derive(Debug)]
 struct Queued {
-    side: Unclaimed,
+    /// Ascending along the queue.
+    place: u64,
+    caller: Caller,
     paid: Held,
 }
 
-/// A connect that waits for room in the queue.
+#[derive(Debug)]
+enum Caller {
+    Connected(Unclaimed),
+    /// In the queue: a patient one.
+    Waiting(Waiter),
+}
+
+impl Caller {
+    /// It will not be accepted. With nothing locked.
+    fn refuse(self) {
+        match self {
+            Caller::Connected(side) => drop(side),
+            Caller::Waiting(Waiter { handshake, .. }) => {
+                handshake.fail(ConnectError::Refused(handshake.to()));
+            }
+        }
+    }
+}
+
+/// A connect that waits for room in the queue; a patient one also in it.
 #[derive(Debug)]
 struct Waiter {
     handshake: Arc<Handshake>,
@@ -86,6 +109,11 @@ struct Waiter {
 impl State {
     fn has_room(&self) -> bool {
         self.queue.len() < self.backlog && self.waiting.is_empty()
+    }
+
+    fn take_place(&mut self) -> u64 {
+        self.next_place += 1;
+        self.next_place
     }
 }
 
@@ -116,7 +144,36 @@ impl ListenerCore {
         if !core.ticket.attach(Entry::Listener(Arc::downgrade(&core))) {
             core.close();
         }
+        core.welcome();
         core
+    }
+
+    /// Lets in all who waited for somebody to listen here.
+    fn welcome(self: &Arc<Self>) {
+        let net = &self.member.net;
+        let wanted = lock(&net.parked).wanted(self.lease.address().port());
+        for to in wanted {
+            if lease::listener_at(net, to).is_some_and(|listener| Arc::ptr_eq(&listener, self)) {
+                self.take_parked(to);
+            }
+        }
+    }
+
+    /// Lets in, in their order, those who wait for somebody to listen at `to`. Closed meanwhile, it
+    /// leaves them to the next.
+    pub(crate) fn take_parked(self: &Arc<Self>, to: SocketAddr) {
+        let mut state = lock(&self.state);
+        if state.closed {
+            return;
+        }
+        // With the queue locked, so that nobody who came later is in before them.
+        let parked = lock(&self.member.net.parked).take(to);
+        for handshake in parked {
+            self.queue_up(&mut state, handshake, to);
+        }
+        let woken = self.let_in(&mut state);
+        drop(state);
+        wake(woken);
     }
 
     /// A connection comes in from `seed`, which asked for `to`, and was led here to `real`.
@@ -141,8 +198,10 @@ impl ListenerCore {
             self.member.counters.arrivals_refused.add(1);
             return Err(ConnectError::Refused(to));
         };
-        let (client, server) = self.pair(&state, to, real, seed);
-        let acceptor = self.push(&mut state, server, paid);
+        let (client, server) = self.pair(&state, to, real, seed, Payer::Client);
+        let place = state.take_place();
+        self.push(&mut state, Queued { place, caller: Caller::Connected(server), paid });
+        let acceptor = state.acceptor.take();
         drop(state);
         wake(acceptor);
         client.attach();
@@ -157,29 +216,23 @@ impl ListenerCore {
             handshake.fail(ConnectError::Refused(handshake.to()));
             return;
         }
-        let first = state.has_room();
         self.queue_up(&mut state, Arc::clone(handshake), real);
-        let mut woken = if first { self.move_up(&mut state) } else { Vec::new() };
-        if !state.queue.is_empty() {
-            woken.extend(state.acceptor.take());
-        }
+        let woken = self.let_in(&mut state);
         drop(state);
         wake(woken);
     }
 
     fn queue_up(self: &Arc<Self>, state: &mut State, handshake: Arc<Handshake>, real: SocketAddr) {
-        let place = state.next_place;
-        if handshake.queue_up(Queue { place, listener: Arc::downgrade(self) }) {
-            state.next_place += 1;
+        let place = state.take_place();
+        let queue = Queue { place, listener: Arc::downgrade(self), admitted: false };
+        if handshake.queue_up(queue) {
             state.waiting.insert(place, Waiter { handshake, real });
         }
     }
 
-    /// Puts a connection into the queue. Returns whom to wake.
-    fn push(&self, state: &mut State, side: Unclaimed, paid: Held) -> Option<Waker> {
-        state.queue.push_back(Queued { side, paid });
+    fn push(&self, state: &mut State, next: Queued) {
+        state.queue.push_back(next);
         self.member.counters.backlog_peak.peak(state.queue.len());
-        state.acceptor.take()
     }
 
     fn pair(
@@ -188,13 +241,14 @@ impl ListenerCore {
         asked: SocketAddr,
         real: SocketAddr,
         client: EndSeed,
+        payer: Payer,
     ) -> (Arc<End>, Unclaimed) {
         let server = SideSeed {
             member: Arc::clone(&self.member),
             address: real,
             sizes: state.options.sizes,
         };
-        conn::pair(client, server, Seen::As(asked))
+        conn::pair(client, server, Seen::As(asked), payer)
     }
 
     /// Takes the next connection. The caller owns what it gets.
@@ -203,30 +257,56 @@ impl ListenerCore {
         cx: Option<&mut Context<'_>>,
     ) -> Poll<Result<(Arc<End>, TcpOptions), AcceptError>> {
         let mut state = lock(&self.state);
-        let Some(next) = state.queue.pop_front() else {
-            if state.closed {
-                return Poll::Ready(Err(AcceptError::Closed));
+        let (end, caller) = loop {
+            let Some(next) = state.queue.pop_front() else {
+                if state.closed {
+                    return Poll::Ready(Err(AcceptError::Closed));
+                }
+                if let Some(cx) = cx {
+                    remember(&mut state.acceptor, cx.waker());
+                }
+                return Poll::Pending;
+            };
+            let ticket = match self.member.open_paid(Protocol::Tcp, next.paid) {
+                Ok(ticket) => ticket,
+                Err((error, paid)) => {
+                    // At its limit of sockets; the module finds the connection again later.
+                    state.queue.push_front(Queued { paid, ..next });
+                    return Poll::Ready(Err(error.into()));
+                }
+            };
+            match next.caller {
+                Caller::Connected(side) => break (side.claim(ticket), None),
+                Caller::Waiting(waiter) => {
+                    if let Some((side, waker)) = self.complete(&state, &waiter) {
+                        break (side.claim(ticket), waker);
+                    }
+                    // Has given up this very moment.
+                }
             }
-            if let Some(cx) = cx {
-                remember(&mut state.acceptor, cx.waker());
-            }
-            return Poll::Pending;
         };
-        let end = match next.side.claim(next.paid) {
-            Ok(end) => end,
-            Err((error, side, paid)) => {
-                // At its limit of sockets; the module finds the connection again later.
-                state.queue.push_front(Queued { side, paid });
-                return Poll::Ready(Err(error.into()));
-            }
-        };
-        let connectors = self.move_up(&mut state);
+        let mut woken = self.move_up(&mut state);
+        woken.extend(caller);
         let options = state.options;
         drop(state);
-        wake(connectors);
+        wake(woken);
         end.attach();
         self.member.counters.accepts.add(1);
         Poll::Ready(Ok((end, options)))
+    }
+
+    /// Makes the connection of a connect that waited: our side, and whom to wake. `None` if nobody
+    /// waits there any more.
+    fn complete(&self, state: &State, waiter: &Waiter) -> Option<(Unclaimed, Option<Waker>)> {
+        let Waiter { handshake, real } = waiter;
+        let payer = if handshake.is_patient() { Payer::Server } else { Payer::Client };
+        let mut server = None;
+        let waker = handshake.complete(|seed| {
+            let (client, ours) = self.pair(state, handshake.to(), *real, seed, payer);
+            server = Some(ours);
+            client
+        })?;
+        server.map(|server| (server, waker))
     }
 
     /// Lets those who wait into the queue, as far as there is room. Returns whom to wake.
@@ -234,46 +314,77 @@ impl ListenerCore {
     fn move_up(&self, state: &mut State) -> Vec<Waker> {
         let mut woken = Vec::new();
         while state.queue.len() < state.backlog
-            && let Some((_, Waiter { handshake, real })) = state.waiting.pop_first()
+            && let Some((place, waiter)) = state.waiting.pop_first()
         {
             let Some(paid) = self.member.hold(SOCKET_COST) else {
                 self.member.counters.arrivals_refused.add(1);
-                woken.extend(handshake.settle(ConnectError::Refused(handshake.to())));
+                let refused = ConnectError::Refused(waiter.handshake.to());
+                woken.extend(waiter.handshake.settle(refused));
                 continue;
             };
-            let mut server = None;
-            let completed = handshake.complete(|seed| {
-                let (client, ours) = self.pair(state, handshake.to(), real, seed);
-                server = Some(ours);
-                client
-            });
-            if let (Some(connector), Some(server)) = (completed, server) {
-                woken.extend(connector);
-                state.queue.push_back(Queued { side: server, paid });
+            let let_in = if waiter.handshake.is_patient() {
+                let waker = waiter.handshake.admitted();
+                waker.map(|waker| (Caller::Waiting(waiter), waker))
+            } else {
+                let made = self.complete(state, &waiter);
+                made.map(|(side, waker)| (Caller::Connected(side), waker))
+            };
+            if let Some((caller, waker)) = let_in {
+                woken.extend(waker);
+                self.push(state, Queued { place, caller, paid });
             }
+        }
+        woken
+    }
+
+    /// The same, when it is not the acceptor who made room.
+    #[must_use]
+    fn let_in(&self, state: &mut State) -> Vec<Waker> {
+        let mut woken = self.move_up(state);
+        if !state.queue.is_empty() {
+            woken.extend(state.acceptor.take());
         }
         woken
     }
 
     /// Whoever waits at `place` has given up.
     pub(crate) fn forget(&self, place: u64) {
-        let waiter = lock(&self.state).waiting.remove(&place);
-        drop(waiter);
+        let mut state = lock(&self.state);
+        let waiter = state.waiting.remove(&place);
+        let queued = state.queue.binary_search_by_key(&place, |queued| queued.place);
+        let queued = queued.ok().and_then(|index| state.queue.remove(index));
+        // Also if it is in neither: an accept that met it there has left its room to us.
+        let woken = self.let_in(&mut state);
+        drop(state);
+        wake(woken);
+        drop((waiter, queued));
     }
 
-    /// Stops answering: frees the port, resets what is queued, refuses what waits.
+    /// Stops answering: leaves the patient to the next who listens, frees the port, resets what is
+    /// queued and refuses what waits.
     pub(crate) fn close(&self) {
-        self.lease.release();
         let (queue, waiting, acceptor) = {
             let mut state = lock(&self.state);
             state.closed = true;
             let queue = std::mem::take(&mut state.queue);
             (queue, std::mem::take(&mut state.waiting), state.acceptor.take())
         };
-        self.member.counters.arrivals_refused.add(queue.len() + waiting.len());
-        drop(queue);
-        for Waiter { handshake, .. } in waiting.into_values() {
-            handshake.fail(ConnectError::Refused(handshake.to()));
+        let queued = queue.into_iter().map(|queued| (queued.caller, Some(queued.paid)));
+        let waiting = waiting.into_values().map(|waiter| (Caller::Waiting(waiter), None));
+        let mut refused = Vec::new();
+        // Before the port is free, so that the next to have it finds them in their order.
+        for (caller, paid) in queued.chain(waiting) {
+            match caller {
+                Caller::Waiting(waiter) if waiter.handshake.is_patient() => {
+                    wake(waiter.handshake.park());
+                }
+                other @ (Caller::Connected(_) | Caller::Waiting(_)) => refused.push((other, paid)),
+            }
+        }
+        self.lease.release();
+        self.member.counters.arrivals_refused.add(refused.len());
+        for (caller, _paid) in refused {
+            caller.refuse();
         }
         wake(acceptor);
     }
@@ -379,21 +490,22 @@ impl Listener {
     /// waiting either.
     pub fn turn_away(&mut self) {
         let mut state = lock(&self.core().state);
-        let next = state.queue.pop_front();
-        let connectors = self.core().move_up(&mut state);
+        let Some(Queued { caller, paid, .. }) = state.queue.pop_front() else { return };
+        let woken = self.core().let_in(&mut state);
         drop(state);
-        wake(connectors);
-        self.core().member.counters.arrivals_refused.add(usize::from(next.is_some()));
-        drop(next);
+        self.core().member.counters.arrivals_refused.add(1);
+        wake(woken);
+        caller.refuse();
+        drop(paid);
     }
 
     /// Changes the length of the queue. What is queued stays; whoever now has room comes in.
     pub fn set_backlog(&mut self, backlog: usize) {
         let mut state = lock(&self.core().state);
         state.backlog = backlog.clamp(1, MAX_BACKLOG);
-        let connectors = self.core().move_up(&mut state);
+        let woken = self.core().let_in(&mut state);
         drop(state);
-        wake(connectors);
+        wake(woken);
     }
 
     /// What connections made from now on start with.

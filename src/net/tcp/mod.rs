@@ -5,6 +5,7 @@
 //! listener   a port that answers, with its backlog
 //! handshake  a connect that waits, for room in a backlog or for the outside
 //! outbound   the far end of a connect to the outside
+//! parked     connects that wait for somebody to listen
 //! conn       two ends, and how they close
 //! halves     reading and writing at an end
 //! pipe       the bytes of one direction
@@ -19,6 +20,7 @@ pub(crate) mod handshake;
 pub(crate) mod listener;
 pub(crate) mod options;
 pub(crate) mod outbound;
+pub(crate) mod parked;
 pub(crate) mod pipe;
 pub(crate) mod socket;
 pub(crate) mod socket_options;
@@ -31,6 +33,7 @@ use super::addr::{self, Family, Protocol};
 use super::egress::Ask;
 use super::faults::{Faults, NoRoom};
 use super::lease::{self, Lease};
+use super::lock;
 use super::member::MemberState;
 use super::port::Claim;
 use super::registry::Ticket;
@@ -102,28 +105,52 @@ fn begin(
     Ok(connecting)
 }
 
-/// Opens a connection to a listener of this pod for a client elsewhere, whose address the listener
-/// sees. Takes no port.
-pub(crate) fn connect_for(
+/// Opens a connection to a listener of this pod, now or later, for a client elsewhere, whose address
+/// the listener sees. Without one it comes from this pod.
+pub(crate) fn connect_patiently(
     ticket: Ticket,
-    client: SocketAddr,
+    client: Option<SocketAddr>,
     to: SocketAddr,
 ) -> Result<Connecting, ConnectError> {
     let member = Arc::clone(ticket.member());
-    let same_family = Family::of(client.ip()) == Family::of(to.ip());
-    if !same_family || !member.net.addresses.is_local(to.ip()) {
+    let handshake = patient(ticket, client, to);
+    let handshake = handshake.inspect_err(|error| member.counters.count_failure(*error))?;
+    member.counters.connects.add(1);
+    handshake.attach();
+    // First in line, then the look: a listener that starts in between finds it there.
+    let nobody = handshake.park();
+    debug_assert!(nobody.is_none(), "nobody has asked for the outcome yet");
+    if let Some(listener) = lease::listener_at(&member.net, to) {
+        listener.take_parked(to);
+    }
+    Ok(Connecting::waiting(handshake))
+}
+
+fn patient(
+    ticket: Ticket,
+    client: Option<SocketAddr>,
+    to: SocketAddr,
+) -> Result<Arc<Handshake>, ConnectError> {
+    let member = Arc::clone(ticket.member());
+    let net = &member.net;
+    let same_family = client.is_none_or(|client| Family::of(client.ip()) == Family::of(to.ip()));
+    let fits = addr::is_connectable(to, Family::of(to.ip()));
+    if !same_family || !fits || !net.addresses.is_local(to.ip()) {
         return Err(ConnectError::InvalidAddress(to));
     }
+    let (address, lease) = match client {
+        Some(client) => (client, None),
+        None => {
+            let ip = net.addresses.source_towards(to.ip());
+            let lease = Lease::take(net, Protocol::Tcp, Claim { ip, port: 0, dual: false });
+            let lease = lease.map_err(|_| ConnectError::NoPort)?;
+            (lease.address(), Some(lease))
+        }
+    };
     let sizes = TcpOptions::default().sizes;
-    let side = SideSeed { member: Arc::clone(&member), address: client, sizes };
-    let seed = EndSeed { side, lease: None, ticket };
-    let listener = lease::listener_at(&member.net, to).ok_or(ConnectError::Refused(to));
-    let connecting = listener.and_then(|listener| listener.admit(to, to, seed));
-    match &connecting {
-        Ok(_) => member.counters.connects.add(1),
-        Err(error) => member.counters.count_failure(*error),
-    }
-    connecting
+    let side = SideSeed { member: Arc::clone(&member), address, sizes };
+    let serial = lock(&net.parked).next_serial();
+    Ok(Arc::new(Handshake::patient(to, EndSeed { side, lease, ticket }, serial)))
 }
 
 /// The listener at the end of the way, if it ends inside.

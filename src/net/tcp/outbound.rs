@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use super::conn::{self, Seen, SideSeed};
+use super::conn::{self, Payer, Seen, SideSeed};
 use super::halves::Stream;
 use super::handshake::{ConnectError, Handshake};
 use super::options::TcpOptions;
@@ -49,7 +49,8 @@ impl OutboundCall {
                 address: self.0.to(),
                 sizes: TcpOptions::default().sizes,
             };
-            let (near, ours) = conn::pair(seed, server, Seen::Outside { via: local });
+            let seen = Seen::Outside { via: local };
+            let (near, ours) = conn::pair(seed, server, seen, Payer::Client);
             far = Some(ours);
             near
         });

@@ -126,14 +126,16 @@ impl Member {
         super::connect(ticket, None, Family::of(to.ip()), to, sizes)
     }
 
-    /// Connects to `to`, an address of this pod, for `client`, who is not in it: the listener sees the
-    /// client's address. Both must be of one family. For whoever publishes the pod's ports.
-    pub fn connect_for(
+    /// Connects to `to`, an address of this pod, and waits for as long as nobody listens there. The
+    /// connection comes about when it is accepted: a listener that closes before that leaves it to
+    /// the next one, in the order in which all came. `client`, of the same family, is who is not in
+    /// the pod, and whom the listener sees. For whoever publishes the pod's ports.
+    pub fn connect_patiently(
         &self,
-        client: SocketAddr,
+        client: Option<SocketAddr>,
         to: SocketAddr,
     ) -> Result<Connecting, ConnectError> {
-        super::connect_for(self.0.open(Protocol::Tcp)?, client, to)
+        super::connect_patiently(self.0.open(Protocol::Tcp)?, client, to)
     }
 
     /// Listens at `at`, with the default backlog.

@@ -20,6 +20,13 @@ pub(crate) fn pod() -> PodNet {
     PodNet::new(config)
 }
 
+/// Who waits in `pod` for somebody to listen.
+pub(crate) fn parked_in(
+    pod: &PodNet,
+) -> std::sync::MutexGuard<'_, crate::net::tcp::parked::Parked> {
+    pod.0.parked.lock().unwrap()
+}
+
 pub(crate) fn join(pod: &PodNet, name: &str) -> Member {
     pod.join(name, MemberLimits::default(), Arc::new(NoLedger))
 }

@@ -217,18 +217,17 @@ fn a_client_elsewhere_is_seen_under_its_own_address_and_takes_no_port() {
     let net = pod();
     let (server, host) = (join(&net, "server"), join(&net, "host"));
     let (client, to) = (at("192.0.2.7:40000"), at("10.88.0.5:80"));
-    let refused = host.connect_for(client, to).unwrap_err();
-    assert_eq!(refused, ConnectError::Refused(to));
     let mut listener = server.listen(at("0.0.0.0:80")).unwrap();
     let ports = net.bound_ports();
-    let mut near = ready(host.connect_for(client, to).unwrap().try_finish()).unwrap();
+    let mut connecting = host.connect_patiently(Some(client), to).unwrap();
     let mut far = ready(listener.try_accept()).unwrap();
+    let mut near = ready(connecting.try_finish()).unwrap();
     assert_eq!((far.remote_address(), far.local_address()), (client, to));
     assert_eq!(net.bound_ports(), ports);
     send(&mut near, b"hello");
     assert_eq!(drain(&mut far), b"hello");
     for (client, to) in [("[2001:db8::1]:9", "10.88.0.5:80"), ("192.0.2.7:9", "10.88.0.6:80")] {
-        let error = host.connect_for(at(client), at(to)).unwrap_err();
+        let error = host.connect_patiently(Some(at(client)), at(to)).unwrap_err();
         assert_eq!(error, ConnectError::InvalidAddress(at(to)), "{client} {to}");
     }
 }

@@ -1,37 +1,47 @@
 //! One published TCP port.
 //!
 //! ```text
-//!  accept ─► place (of 256) ─► connect ─┬─ listener there ─► pump ─► end
-//!                              ▲        ├─ nobody listens ─► wait (of 128, 10 s) ─► woken by a listener ─┐
-//!                              │        │                      └ too many, too long ─► reset             │
-//!                              └────────┴─────────────────────────────────────────────────────────────────┘
+//!  accept ─► place (of 256) ─► the module's queue ─► it accepts ─► pump ─► end
+//!                                ▲            │
+//!                                │            └ it ends before that ─┐
+//!                                └─ it listens ── wait (10 s in all) ◄┴─ nobody listens, or its queue is full (128 of these)
+//!                                                  └ too many, too long ─► reset
 //! ```
+//! Nothing is read from a client before the module has accepted it. So what it has sent waits in the kernel, for whichever run of
+//! the module takes it, in the order in which the clients came; and one that no run has accepted does not notice that there were several.
+//!
 //! Beyond the places, connections stay in the kernel's queue: the client sees a slow server, not a dead one.
 
+use std::future::{Future as _, poll_fn};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rustix::net::sockopt;
+use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 use tracing::debug;
 
 use super::{Entrance, Way};
-use crate::net::{ConnectError, Connecting, Member, Stream};
+use crate::net::{ConnectError, Connecting, Stream};
 use crate::outside;
 use crate::outside::pump::{Ended, Pump};
+use crate::outside::stats::Traffic;
 
 /// Connections through one published port at a time. Each is a descriptor and a task; busy, it holds up to 64 KiB beside its
 /// pipe. The next ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 256;
 
-/// Of these, connections that wait for a module to listen. One more is reset at once: so many clients are a queue that no module
-/// works off in time.
+/// Of these, connections that come and have to wait to get into a module's queue. One more is reset at once: so many clients are a
+/// queue that no module works off in time. One that was in the queue of a run that has ended is not counted: it was let in.
 pub(super) const WAITING_MAX: usize = 128;
 
-/// How long an arrived connection waits for a module that is not listening (it restarts, or has not begun), or that accepts
-/// nothing.
+/// How long a connection waits in all for a module that is not listening (it restarts, or has not begun), or whose queue is full. In its
+/// queue it waits for as long as the module likes, as on any host.
 const WAIT_FOR_MODULE: Duration = Duration::from_secs(10);
 
 /// Pause after the kernel had no descriptor for a connection, so that the failure does not spin.
@@ -60,10 +70,12 @@ pub(super) async fn serve(listener: TcpListener, entrance: Entrance) {
                     outside::reset(&client);
                     continue;
                 };
+                // Here and not in its task, so that clients are served in the order in which they came.
+                let begun = way.host.connect_patiently(seen(from, way.to), way.to);
                 let waiting = Arc::clone(&waiting);
                 entrance.tasks.spawn(async move {
                     let _place = place;
-                    carry(client, from, &way, &waiting).await;
+                    carry(client, from, begun, &way, &waiting).await;
                 });
             }
             Err(error) => {
@@ -79,15 +91,32 @@ pub(super) async fn serve(listener: TcpListener, entrance: Entrance) {
 }
 
 /// Carries one connection both ways until both sides are done.
-async fn carry(mut client: TcpStream, from: SocketAddr, way: &Way, waiting: &Semaphore) {
+async fn carry(
+    mut client: TcpStream,
+    from: SocketAddr,
+    begun: Result<Connecting, ConnectError>,
+    way: &Way,
+    waiting: &Semaphore,
+) {
     tune(&client);
     let traffic = &way.port.traffic;
-    let connected = way.stop.run_until_cancelled(connect(from, way, waiting)).await;
-    let module = match connected {
-        Some(Ok(module)) => module,
-        Some(Err(error)) => {
+    let connected = async {
+        tokio::select! {
+            biased;
+            connected = connect(begun, way, waiting) => Some(connected),
+            () = broken(&client) => None,
+        }
+    };
+    let module = match way.stop.run_until_cancelled(connected).await {
+        Some(Some(Ok(module))) => module,
+        Some(Some(Err(error))) => {
             debug!(%from, to = %way.to, %error, "connection to a published port refused");
             return outside::reset(&client);
+        }
+        Some(None) => {
+            traffic.connections_failed.add(1);
+            debug!(%from, to = %way.to, "a client has gone before a module took it");
+            return;
         }
         // The pod goes: whoever still waits is told so at once.
         None => return outside::reset(&client),
@@ -106,73 +135,78 @@ async fn carry(mut client: TcpStream, from: SocketAddr, way: &Way, waiting: &Sem
     traffic.connections_open.fall();
 }
 
-/// Connects, waiting for a module that is about to listen (again).
-async fn connect(
-    client: SocketAddr,
-    way: &Way,
-    waiting: &Semaphore,
-) -> Result<Stream, ConnectError> {
-    match knock(&way.host, client, way.to) {
-        Ok(mut connecting) => {
-            if let std::task::Poll::Ready(connected) = connecting.try_finish() {
-                return connected;
-            }
-            within(way, waiting, Some(connecting), client).await
-        }
-        Err(ConnectError::Refused(_)) => within(way, waiting, None, client).await,
-        Err(error) => {
-            way.port.traffic.connections_limited.add(1);
-            Err(error)
+/// Ends when the client has reset the connection, or is lost (keep-alive). One that has only closed its side may want an answer.
+async fn broken(client: &TcpStream) {
+    loop {
+        match client.ready(Interest::ERROR).await {
+            Ok(ready) if !ready.is_error() => {}
+            Ok(_) | Err(_) => return,
         }
     }
 }
 
-/// The same for a connection that has to wait: `begun` for room in a listener's queue, else for a listener.
-async fn within(
+/// The connection to the module, once that has accepted it.
+async fn connect(
+    begun: Result<Connecting, ConnectError>,
     way: &Way,
     waiting: &Semaphore,
-    mut begun: Option<Connecting>,
-    client: SocketAddr,
 ) -> Result<Stream, ConnectError> {
     let traffic = &way.port.traffic;
-    let Ok(_place) = waiting.try_acquire() else {
+    let limited = |error| {
         traffic.connections_limited.add(1);
-        return Err(ConnectError::Refused(way.to));
+        error
     };
-    traffic.queued.rise(&traffic.queued_peak);
-    let net = way.host.net();
-    let attempt = async {
-        loop {
-            let connected = match begun.take() {
-                Some(connecting) => connecting.await,
-                None => {
-                    net.listening(way.to).await;
-                    match knock(&way.host, client, way.to) {
-                        Ok(connecting) => connecting.await,
-                        Err(error) => Err(error),
-                    }
-                }
-            };
-            match connected {
-                // It has gone again meanwhile.
-                Err(ConnectError::Refused(_)) => tokio::task::yield_now().await,
-                other => return other,
+    let mut connecting = begun.map_err(limited)?;
+    let mut place = None;
+    let mut let_in = false;
+    let mut patience = WAIT_FOR_MODULE;
+    loop {
+        if connecting.is_queued() {
+            (place, let_in) = (None, true);
+            if let Some(outcome) = news(&mut connecting, true).await {
+                return outcome;
+            }
+            continue;
+        }
+        if place.is_none() && !let_in {
+            let free = waiting.try_acquire();
+            place = Some(free.map_err(|_| limited(ConnectError::Refused(way.to)))?);
+        }
+        let (_counted, since) = (Counted::new(traffic), way.clock.now());
+        match timeout(patience, news(&mut connecting, false)).await {
+            Ok(Some(outcome)) => return outcome,
+            Ok(None) => patience = patience.saturating_sub(way.clock.now().since(since)),
+            Err(_) => {
+                traffic.connections_failed.add(1);
+                return Err(ConnectError::TimedOut(way.to));
             }
         }
-    };
-    let connected = tokio::time::timeout(WAIT_FOR_MODULE, attempt).await;
-    traffic.queued.fall();
-    connected.unwrap_or_else(|_| {
-        traffic.connections_failed.add(1);
-        Err(ConnectError::Refused(way.to))
-    })
+    }
 }
 
-/// Asks the module for a connection. It sees who the client is, unless that has an address of another family.
-fn knock(host: &Member, client: SocketAddr, to: SocketAddr) -> Result<Connecting, ConnectError> {
-    match seen(client, to) {
-        Some(client) => host.connect_for(client, to),
-        None => host.connect(to),
+/// The outcome of a connect; `None` when it has come into a module's queue, or (`queued`) has lost its place there.
+async fn news(connecting: &mut Connecting, queued: bool) -> Option<Result<Stream, ConnectError>> {
+    poll_fn(|cx| match Pin::new(&mut *connecting).poll(cx) {
+        Poll::Ready(outcome) => Poll::Ready(Some(outcome)),
+        Poll::Pending if connecting.is_queued() != queued => Poll::Ready(None),
+        Poll::Pending => Poll::Pending,
+    })
+    .await
+}
+
+/// One that waits for a module, for as long as this lives.
+struct Counted<'a>(&'a Traffic);
+
+impl<'a> Counted<'a> {
+    fn new(traffic: &'a Traffic) -> Self {
+        traffic.queued.rise(&traffic.queued_peak);
+        Self(traffic)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.queued.fall();
     }
 }
 

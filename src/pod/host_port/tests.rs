@@ -128,6 +128,93 @@ async fn connections_wait_for_the_module_to_come_back() {
 }
 
 #[tokio::test]
+async fn who_was_not_accepted_by_one_run_is_served_by_the_next_with_all_that_was_sent() {
+    let mut world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut listener = world.listen();
+    listener.set_backlog(2);
+    let mut clients = Vec::new();
+    for n in 0..6 {
+        let mut client = world.client().await;
+        client.write_all(&[n; 50_000]).await.unwrap();
+        clients.push(client);
+        until("it to be seen", || world.module.net().open_sockets() > clients.len()).await;
+    }
+    let mut first = NetStream::accept(&mut listener).await.unwrap();
+    assert_eq!(first.read_u8().await.unwrap(), 0);
+    until("others to wait", || world.port.traffic.queued.get() == 3).await;
+    for _ in 0..3 {
+        // Traps, and comes back.
+        let net = world.module.net();
+        world.module.reset();
+        world.module = net.join("m", MemberLimits::default(), Arc::new(NoLedger));
+        until("all to wait", || world.port.traffic.queued.get() == 5).await;
+        listener = world.listen();
+        until("all to be let in", || world.port.traffic.queued.get() == 0).await;
+    }
+    let error = clients[0].read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset, "it had been accepted");
+    for n in 1..6 {
+        let mut module = NetStream::accept(&mut listener).await.unwrap();
+        let mut all = vec![0; 50_000];
+        module.read_exact(&mut all).await.unwrap();
+        assert!(all.iter().all(|byte| *byte == n), "in the order in which they came");
+        module.write_u8(n).await.unwrap();
+        assert_eq!(clients[usize::from(n)].read_u8().await.unwrap(), n);
+    }
+    let traffic = world.port.traffic.snapshot();
+    assert_eq!((traffic.connections, traffic.connections_failed), (6, 0));
+    assert_eq!((traffic.connections_limited, traffic.queued), (0, 0));
+}
+
+#[tokio::test]
+async fn time_in_a_modules_queue_is_no_waiting_and_time_without_a_module_adds_up() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let listener = world.listen();
+    let mut client = world.client().await;
+    until("it to be let in", || {
+        world.module.net().sockets().iter().any(|it| it.receive_queue == 1)
+    })
+    .await;
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(3600)).await;
+    assert_eq!(world.port.traffic.snapshot().connections_failed, 0);
+    drop(listener);
+    let error = client.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(world.port.traffic.snapshot().connections_failed, 1);
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_while_it_waits_has_no_place_any_more() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let (half, gone) = (world.client().await, world.client().await);
+    until("both to wait", || world.port.traffic.queued.get() == 2).await;
+    rustix::net::sockopt::set_socket_linger(&gone, Some(Duration::ZERO)).unwrap();
+    drop(gone);
+    until("its place to be free", || world.port.traffic.queued.get() == 1).await;
+    // One that has only said its last still wants its answer.
+    let mut half = half;
+    half.write_u8(7).await.unwrap();
+    half.shutdown().await.unwrap();
+    let mut listener = world.listen();
+    let mut module = NetStream::accept(&mut listener).await.unwrap();
+    assert_eq!(module.read_u8().await.unwrap(), 7);
+    module.write_u8(8).await.unwrap();
+    assert_eq!(half.read_u8().await.unwrap(), 8);
+}
+
+#[tokio::test]
+async fn a_module_without_memory_for_a_connection_has_its_client_reset() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let limits = MemberLimits { max_buffered: 0, ..MemberLimits::default() };
+    let poor = world.module.net().join("poor", limits, Arc::new(NoLedger));
+    let _listener = poor.listen("0.0.0.0:80".parse().unwrap()).unwrap();
+    let error = world.client().await.read_u8().await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(world.port.traffic.queued_peak.get(), 0, "at once");
+}
+
+#[tokio::test]
 async fn so_many_may_wait_and_one_more_is_reset_at_once() {
     let world = publish(Protocol::Tcp, "127.0.0.1").await;
     let mut clients = Vec::new();

@@ -12,13 +12,13 @@
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
 use hyper::body::{Body as _, Incoming};
-use hyper::header::{HOST, HeaderValue};
+use hyper::header::{HOST, HeaderValue, UPGRADE};
 use hyper::http::uri::{Authority, Scheme};
 use hyper::{Method, Request, Response, StatusCode, Version};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
@@ -72,7 +72,12 @@ pub(super) async fn answer(
     let name = shown(&request);
     let (head, said) = oneshot::channel();
     let link = Link::new();
-    let held = Held { server: Arc::clone(&server), _place: place, _charge: charge };
+    let held = Held {
+        server: Arc::clone(&server),
+        works: Arc::downgrade(&works),
+        _place: place,
+        _charge: charge,
+    };
     server.run.http.under_way.add(1);
     let work: Work = Box::pin(handle(held, request, name.clone(), head, Arc::clone(&link)));
     let mut call = Call { work: Some(work), works };
@@ -125,6 +130,15 @@ impl Call {
         match outcome {
             // Nothing of it has gone out yet, so that the client can be told.
             Ok(Ok(Ok(_))) if ended == Some(Ended::Broken) => Self::broken(server).await,
+            Ok(Ok(Ok(response))) if response.status().is_informational() => {
+                self.leave_to_strand();
+                server.run.http.failed.add(1);
+                let status = response.status().as_u16();
+                server.say(&format!(
+                    "podling: {name}: the handler answered with status {status}, which is no answer"
+                ));
+                failed("the handler failed\n")
+            }
             Ok(Ok(Ok(response))) => {
                 self.leave_to_strand();
                 response.map(|body| Reply::of_handler(body, link))
@@ -181,6 +195,8 @@ impl Drop for Call {
 /// What a handler at work holds of its server.
 struct Held {
     server: Arc<Server>,
+    /// Of the connection, which holds the handler.
+    works: Weak<Works>,
     _place: OwnedSemaphorePermit,
     _charge: Charge,
 }
@@ -217,7 +233,11 @@ async fn handle(
     };
     match result {
         Ok(()) => {
-            server.instances.put_back(ready);
+            if let (Some(done), Some(works)) =
+                (server.instances.put_back(ready), held.works.upgrade())
+            {
+                works.leave(done);
+            }
             Ended::Orderly
         }
         Err(error) => {
@@ -346,6 +366,9 @@ fn acceptable(
     if request.method() == Method::CONNECT {
         return Err((StatusCode::NOT_IMPLEMENTED, "CONNECT is not offered\n"));
     }
+    if wants_other_protocol(&request) {
+        return Err((StatusCode::NOT_IMPLEMENTED, "HTTP/1.1 is offered, and no upgrade from it\n"));
+    }
     // RFC 9112, 3.2: exactly one, except from clients older than HTTP/1.1.
     let hosts = request.headers().get_all(HOST).iter().count();
     if hosts == 0 && request.version() < Version::HTTP_11 {
@@ -360,6 +383,18 @@ fn acceptable(
         return Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is too long\n"));
     }
     Ok(request.map(|body| RequestBody::new(body, limits)))
+}
+
+/// Whether a client wants to speak something else from here on (RFC 9110, 7.8), as those of WebSockets do: no handler could, and one that
+/// is told so need not wait. Offers of another HTTP, which some clients make with each request, are passed over.
+fn wants_other_protocol<B>(request: &Request<B>) -> bool {
+    let offers = request.headers().get_all(UPGRADE).iter();
+    let mut names = offers.flat_map(|offer| offer.as_bytes().split(|byte| *byte == b','));
+    names.any(|name| {
+        let name = name.trim_ascii().to_ascii_lowercase();
+        let begins = |with: &[u8]| name.starts_with(with);
+        !(name.is_empty() || begins(b"h2") || begins(b"http") || begins(b"tls"))
+    })
 }
 
 /// What a request's head takes for as long as its handler works: hyper's text of it, and the list of its fields.

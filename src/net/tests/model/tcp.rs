@@ -1,6 +1,7 @@
 //! The model's connections.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::SocketAddr;
 use std::task::Poll;
 
 use bytes::Bytes;
@@ -18,15 +19,50 @@ const CAPACITY: usize = 128 * 1024;
 
 #[derive(Clone, Debug)]
 pub(super) enum Op {
-    Listen { module: usize, port: u16 },
-    CloseListener { module: usize, port: u16 },
-    Connect { module: usize, pod: usize, port: u16, name: Name },
-    GiveUp { which: usize },
-    Accept { pod: usize, port: u16 },
-    Write { which: usize, side: usize, size: usize },
-    Read { which: usize, side: usize, size: usize },
-    CloseWrite { which: usize, side: usize },
-    CloseRead { which: usize, side: usize },
+    Listen {
+        module: usize,
+        port: u16,
+    },
+    CloseListener {
+        module: usize,
+        port: u16,
+    },
+    Connect {
+        module: usize,
+        pod: usize,
+        port: u16,
+        name: Name,
+    },
+    /// For a client from elsewhere, which knows nothing of modules that come and go.
+    ConnectPatiently {
+        module: usize,
+        port: u16,
+    },
+    GiveUp {
+        which: usize,
+    },
+    Accept {
+        pod: usize,
+        port: u16,
+    },
+    Write {
+        which: usize,
+        side: usize,
+        size: usize,
+    },
+    Read {
+        which: usize,
+        side: usize,
+        size: usize,
+    },
+    CloseWrite {
+        which: usize,
+        side: usize,
+    },
+    CloseRead {
+        which: usize,
+        side: usize,
+    },
 }
 
 pub(super) fn op() -> impl Strategy<Value = Op> {
@@ -39,6 +75,8 @@ pub(super) fn op() -> impl Strategy<Value = Op> {
         1 => (module(), port()).prop_map(|(module, port)| Op::CloseListener { module, port }),
         8 => (module(), pod(), port(), name())
             .prop_map(|(module, pod, port, name)| Op::Connect { module, pod, port, name }),
+        4 => (module(), port())
+            .prop_map(|(module, port)| Op::ConnectPatiently { module, port }),
         1 => which().prop_map(|which| Op::GiveUp { which }),
         6 => (pod(), port()).prop_map(|(pod, port)| Op::Accept { pod, port }),
         8 => (which(), 0..2usize, size())
@@ -96,16 +134,26 @@ type At = (usize, u16);
 struct Waiting {
     owner: usize,
     at: At,
-    name: Name,
+    /// What it asked for; none of a patient one, which has the client's own address instead.
+    asked: Result<Name, SocketAddr>,
     connecting: Connecting,
+}
+
+/// Who is in a queue.
+enum Caller {
+    /// Connected on the client's side: this pair.
+    Connected(usize),
+    Patient(Waiting),
 }
 
 #[derive(Default)]
 pub(super) struct Model {
     listeners: BTreeMap<At, (usize, Listener)>,
+    /// In the order in which they came.
     waiting: Vec<Waiting>,
-    /// Connected on the client's side, not accepted yet; in order.
-    queued: BTreeMap<At, VecDeque<usize>>,
+    /// Not accepted yet; in order.
+    queued: BTreeMap<At, VecDeque<Caller>>,
+    clients: u16,
     pairs: Vec<Pair>,
     counter: u8,
 }
@@ -113,10 +161,18 @@ pub(super) struct Model {
 impl Model {
     pub(super) fn sockets(&self, module: usize) -> usize {
         let listeners = self.listeners.values().filter(|(owner, _)| *owner == module).count();
-        let waiting = self.waiting.iter().filter(|waiting| waiting.owner == module).count();
+        let waiting = self.waiting.iter().chain(self.patient_in_queues());
+        let waiting = waiting.filter(|waiting| waiting.owner == module).count();
         let ends = self.pairs.iter().flatten();
         let ends = ends.filter(|end| end.owner == module && end.is_open()).count();
         listeners + waiting + ends
+    }
+
+    fn patient_in_queues(&self) -> impl Iterator<Item = &Waiting> {
+        self.queued.values().flatten().filter_map(|caller| match caller {
+            Caller::Patient(waiting) => Some(waiting),
+            Caller::Connected(_) => None,
+        })
     }
 
     fn sides(&mut self, which: usize, side: usize) -> Option<(&mut End, &mut End)> {
@@ -159,11 +215,8 @@ impl World {
                 }
             }
             Op::Connect { module, pod, port, name } => self.connect(module, (pod, port), name),
-            Op::GiveUp { which } => {
-                if !self.tcp.waiting.is_empty() {
-                    self.tcp.waiting.remove(which % self.tcp.waiting.len());
-                }
-            }
+            Op::ConnectPatiently { module, port } => self.connect_patiently(module, port),
+            Op::GiveUp { which } => self.give_up(which),
             Op::Accept { pod, port } => self.accept((pod, port)),
             Op::Write { which, side, size } => self.write(which, side, size),
             Op::Read { which, side, size } => self.read(which, side, size),
@@ -202,18 +255,45 @@ impl World {
 
     /// What happens to those a listener leaves behind.
     fn lose_queue(&mut self, at: At) {
-        for index in self.tcp.queued.remove(&at).unwrap_or_default() {
-            let [client, server] = &mut self.tcp.pairs[index];
-            die(server, client);
+        let mut patient = Vec::new();
+        for caller in self.tcp.queued.remove(&at).unwrap_or_default() {
+            match caller {
+                Caller::Connected(index) => {
+                    let [client, server] = &mut self.tcp.pairs[index];
+                    die(server, client);
+                }
+                Caller::Patient(waiting) => patient.push(waiting),
+            }
         }
+        // They came before those who waited for room.
+        self.tcp.waiting.splice(0..0, patient);
         self.tcp.waiting.retain_mut(|waiting| {
-            if waiting.at != at {
+            if waiting.at != at || waiting.asked.is_err() {
                 return true;
             }
             let refused = ready(waiting.connecting.try_finish()).err();
             assert!(matches!(refused, Some(ConnectError::Refused(_))), "{refused:?}");
             false
         });
+    }
+
+    fn give_up(&mut self, which: usize) {
+        let waiting = self.tcp.waiting.len();
+        let Some(which) = which.checked_rem(waiting + self.tcp.patient_in_queues().count()) else {
+            return;
+        };
+        if which < waiting {
+            self.tcp.waiting.remove(which);
+            return;
+        }
+        let mut left = which - waiting;
+        for queue in self.tcp.queued.values_mut() {
+            queue.retain(|caller| {
+                let this = matches!(caller, Caller::Patient(_)) && left == 0;
+                left = left.wrapping_sub(usize::from(matches!(caller, Caller::Patient(_))));
+                !this
+            });
+        }
     }
 
     fn connect(&mut self, module: usize, at: At, name: Name) {
@@ -228,24 +308,40 @@ impl World {
             Err(error) => panic!("{error}"),
             Ok(connecting) => {
                 assert!(listening && may);
-                self.tcp.waiting.push(Waiting { owner: module, at, name, connecting });
+                let asked = Ok(name);
+                self.tcp.waiting.push(Waiting { owner: module, at, asked, connecting });
             }
+        }
+    }
+
+    fn connect_patiently(&mut self, module: usize, port: u16) {
+        let (at, may) = ((module % PODS, port), self.may_open(module));
+        self.tcp.clients += 1;
+        let client = SocketAddr::new([192, 0, 2, 9].into(), self.tcp.clients);
+        let to = SocketAddr::new(pod_ip(at.0).into(), 8000 + port);
+        match self.member(module).connect_patiently(Some(client), to) {
+            Ok(connecting) => {
+                assert!(may);
+                let asked = Err(client);
+                self.tcp.waiting.push(Waiting { owner: module, at, asked, connecting });
+            }
+            Err(ConnectError::Open(_)) => assert!(!may || !self.strict()),
+            Err(error) => panic!("{error}"),
         }
     }
 
     /// Every connect that may be through is through, in order, and no other.
     pub(super) fn settle_waiting(&mut self) {
-        let mut still = Vec::new();
+        let (mut still, strict) = (Vec::new(), self.strict());
         for mut waiting in std::mem::take(&mut self.tcp.waiting) {
             let server = self.tcp.listeners.get(&waiting.at).map(|(owner, _)| *owner);
             let queue = self.tcp.queued.entry(waiting.at).or_default();
-            let room = queue.len() < BACKLOG;
-            match waiting.connecting.try_finish() {
-                Poll::Ready(Ok(stream)) => {
+            let room = server.is_some() && queue.len() < BACKLOG;
+            match (waiting.connecting.try_finish(), waiting.asked) {
+                (Poll::Ready(Ok(stream)), Ok(name)) => {
                     assert!(room, "the backlog holds");
-                    queue.push_back(self.tcp.pairs.len());
-                    let asked =
-                        Self::address(waiting.owner, waiting.at.0, waiting.at.1, waiting.name);
+                    queue.push_back(Caller::Connected(self.tcp.pairs.len()));
+                    let asked = Self::address(waiting.owner, waiting.at.0, waiting.at.1, name);
                     assert_eq!(stream.remote_address(), asked);
                     let mut pair = Pair::default();
                     pair[1] = End { owner: server.unwrap(), queued: true, ..End::default() };
@@ -254,9 +350,13 @@ impl World {
                     (pair[0].read, pair[0].write) = (Some(read), Some(write));
                     self.tcp.pairs.push(pair);
                 }
-                Poll::Ready(Err(ConnectError::Refused(_))) if !self.strict() => {}
-                Poll::Ready(Err(error)) => panic!("{error}"),
-                Poll::Pending => {
+                (Poll::Ready(Err(ConnectError::Refused(_))), _) if !strict => {}
+                (Poll::Ready(outcome), _) => panic!("{outcome:?}"),
+                (Poll::Pending, Err(_)) if waiting.connecting.is_queued() => {
+                    assert!(room, "the backlog holds");
+                    queue.push_back(Caller::Patient(waiting));
+                }
+                (Poll::Pending, _) => {
                     assert!(!room, "nobody waits beside room");
                     still.push(waiting);
                 }
@@ -267,27 +367,41 @@ impl World {
 
     fn accept(&mut self, at: At) {
         let Some((owner, _)) = self.tcp.listeners.get(&at) else { return };
-        let may = self.may_open(*owner);
-        let next = self.tcp.queued.get(&at).and_then(|queue| queue.front().copied());
+        let (owner, may) = (*owner, self.may_open(*owner));
+        let queue = self.tcp.queued.entry(at).or_default();
         let (_, listener) = self.tcp.listeners.get_mut(&at).unwrap();
-        match (listener.try_accept(), next) {
-            (Poll::Ready(Ok(stream)), Some(index)) => {
-                assert!(may);
-                self.tcp.queued.get_mut(&at).unwrap().pop_front();
-                let [client, server] = &mut self.tcp.pairs[index];
-                if stream.remote_address().ip() != std::net::Ipv4Addr::LOCALHOST {
-                    assert_eq!(stream.local_address().ip(), pod_ip(at.0));
-                    assert_eq!(stream.remote_address().ip(), pod_ip(client.owner % PODS));
-                }
-                let (read, write) = stream.into_split();
-                (server.read, server.write, server.queued) = (Some(read), Some(write), false);
-            }
-            (Poll::Ready(Err(AcceptError::Open(_))), Some(_)) => {
+        let stream = match (listener.try_accept(), queue.is_empty()) {
+            (Poll::Ready(Ok(stream)), false) => stream,
+            (Poll::Ready(Err(AcceptError::Open(_))), false) => {
                 assert!(!may || !self.strict());
+                return;
             }
-            (Poll::Pending, None) => {}
-            (got, expected) => panic!("accepted {got:?}, expected {expected:?}"),
+            (Poll::Pending, true) => return,
+            (got, empty) => panic!("accepted {got:?}, the queue is empty: {empty}"),
+        };
+        assert!(may);
+        let (index, client) = match queue.pop_front().unwrap() {
+            Caller::Connected(index) => (index, None),
+            Caller::Patient(mut waiting) => {
+                let near = ready(waiting.connecting.try_finish()).unwrap();
+                let (read, write) = near.into_split();
+                let client = End { owner: waiting.owner, ..End::default() };
+                let client = End { read: Some(read), write: Some(write), ..client };
+                self.tcp.pairs.push([client, End { owner, ..End::default() }]);
+                (self.tcp.pairs.len() - 1, Some(waiting.asked.unwrap_err()))
+            }
+        };
+        let [from, server] = &mut self.tcp.pairs[index];
+        match (client, stream.remote_address()) {
+            (Some(client), seen) => assert_eq!(seen, client),
+            (None, seen) if seen.ip() == std::net::Ipv4Addr::LOCALHOST => {}
+            (None, seen) => {
+                assert_eq!(stream.local_address().ip(), pod_ip(at.0));
+                assert_eq!(seen.ip(), pod_ip(from.owner % PODS));
+            }
         }
+        let (read, write) = stream.into_split();
+        (server.read, server.write, server.queued) = (Some(read), Some(write), false);
     }
 
     fn write(&mut self, which: usize, side: usize, size: usize) {
@@ -351,6 +465,11 @@ impl World {
 
     pub(super) fn kill_tcp(&mut self, module: usize) {
         self.tcp.waiting.retain(|waiting| waiting.owner != module);
+        for queue in self.tcp.queued.values_mut() {
+            let gone =
+                |it: &Caller| matches!(it, Caller::Patient(waiting) if waiting.owner == module);
+            queue.retain(|caller| !gone(caller));
+        }
         let own = |at: &At, owner: usize| (owner == module).then_some(*at);
         let listeners = self.tcp.listeners.iter();
         let lost: Vec<At> = listeners.filter_map(|(at, (owner, _))| own(at, *owner)).collect();
