@@ -330,7 +330,10 @@ impl MemberState {
             }
             registry.entries()
         };
-        for entry in entries {
+        // Listeners first: nobody is let in where others of this member give up their places.
+        let (listeners, others): (Vec<_>, Vec<_>) =
+            entries.into_iter().partition(|entry| matches!(entry, Entry::Listener(_)));
+        for entry in listeners.into_iter().chain(others) {
             entry.abort();
         }
     }

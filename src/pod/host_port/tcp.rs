@@ -161,6 +161,9 @@ async fn connect(
     let mut let_in = false;
     let mut patience = WAIT_FOR_MODULE;
     loop {
+        if let Poll::Ready(outcome) = connecting.try_finish() {
+            return outcome;
+        }
         if connecting.is_queued() {
             (place, let_in) = (None, true);
             if let Some(outcome) = news(&mut connecting, true).await {

@@ -10,8 +10,8 @@ use proptest::prelude::*;
 use super::{MODULES, Name, PODS, PORTS, World, name, pod_ip};
 use crate::net::tests::{after, pattern, ready};
 use crate::net::{
-    AcceptError, ConnectError, Connecting, ListenError, Listener, ReadError, ReadHalf, WriteError,
-    WriteHalf,
+    AcceptError, ConnectError, Connecting, Family, ListenError, Listener, ReadError, ReadHalf,
+    WriteError, WriteHalf,
 };
 
 const BACKLOG: usize = 2;
@@ -242,10 +242,17 @@ impl World {
     fn listen(&mut self, module: usize, port: u16) {
         let (at, may) = ((module % PODS, port), self.may_open(module));
         let taken = self.tcp.listeners.contains_key(&at);
-        match self.member(module).listen(([0, 0, 0, 0], 8000 + port).into()) {
-            Ok(mut listener) => {
+        // With its backlog from the first moment on: those who wait already are let in at once.
+        let listen = || {
+            let mut socket = self.member(module).tcp_socket(Family::V4)?;
+            socket.set_backlog(BACKLOG as u64).unwrap();
+            socket.bind(([0, 0, 0, 0], 8000 + port).into())?;
+            socket.listen()?;
+            Ok(socket.listener().unwrap())
+        };
+        match listen() {
+            Ok(listener) => {
                 assert!(may && !taken);
-                listener.set_backlog(BACKLOG);
                 self.tcp.listeners.insert(at, (module, listener));
             }
             Err(ListenError::Open(_)) => assert!(!may || !self.strict()),
