@@ -94,6 +94,16 @@ enum Slot {
     Over,
 }
 
+impl Slot {
+    /// Somebody waits, and is not just being ended with all that its member has.
+    fn is_wanted(&self) -> bool {
+        match self {
+            Slot::Waiting { seed, .. } => !seed.side.member.is_gone(),
+            Slot::Done(_) | Slot::Over => false,
+        }
+    }
+}
+
 impl Handshake {
     pub(crate) fn new(to: SocketAddr, seed: EndSeed) -> Self {
         Self {
@@ -132,7 +142,11 @@ impl Handshake {
     /// It is in the queue of those to be accepted. Returns whom to wake; `None` if nobody waits any
     /// more.
     pub(crate) fn admitted(&self) -> Option<Option<Waker>> {
-        match &mut *lock(&self.slot) {
+        let mut slot = lock(&self.slot);
+        if !slot.is_wanted() {
+            return None;
+        }
+        match &mut *slot {
             Slot::Waiting { queue: Some(queue), waker, .. } => {
                 queue.admitted = true;
                 Some(waker.take())
@@ -179,6 +193,9 @@ impl Handshake {
     /// wake; `None` if nobody waits here any more.
     pub(crate) fn complete(&self, pair: impl FnOnce(EndSeed) -> Arc<End>) -> Option<Option<Waker>> {
         let mut slot = lock(&self.slot);
+        if !slot.is_wanted() {
+            return None;
+        }
         match std::mem::replace(&mut *slot, Slot::Over) {
             Slot::Waiting { seed, waker, .. } => {
                 *slot = Slot::Done(Ok(pair(seed)));
