@@ -139,17 +139,20 @@ fn requests_on_one_connection_stay_in_step_however_they_are_sent() {
 fn a_client_that_asks_before_it_sends_its_body_is_told() {
     let (_node, sites) = both();
     for (name, port) in sites {
-        let mut stream = connect(port);
-        let head = "POST /echo HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: ";
-        write!(stream, "{head}5\r\n\r\n").unwrap();
-        let interim = read_until(&mut stream, "\r\n\r\n");
-        assert!(interim.starts_with("HTTP/1.1 100 Continue\r\n"), "{name}: {interim}");
-        stream.write_all(b"hello").unwrap();
-        assert_eq!(response(&mut stream), (200, "hello".to_owned()), "{name}");
-        // Nobody wants this one's body: the answer comes at once.
-        for (path, length, status) in [("/echo", 65 << 20, 413), ("/x", 5, 404)] {
+        let head = "POST /length HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: ";
+        // The other one has no page that reads to the end before it answers.
+        if name == "older" {
             let mut stream = connect(port);
-            let head = head.replace("/echo", path);
+            write!(stream, "{head}5\r\n\r\n").unwrap();
+            let interim = read_until(&mut stream, "\r\n\r\n");
+            assert!(interim.starts_with("HTTP/1.1 100 Continue\r\n"), "{interim}");
+            stream.write_all(b"hello").unwrap();
+            assert_eq!(response(&mut stream), (200, "5\n".to_owned()));
+        }
+        // Nobody wants this one's body: the answer comes at once.
+        for (path, length, status) in [("/length", 65 << 20, 413), ("/x", 5, 404)] {
+            let mut stream = connect(port);
+            let head = head.replace("/length", path);
             write!(stream, "{head}{length}\r\n\r\n").unwrap();
             assert_eq!(response(&mut stream).0, status, "{name}: {path}");
         }

@@ -426,8 +426,11 @@ impl UdpWay {
                 let member = &sender.member;
                 let Datagram { data, from } = datagram;
                 let ask = Ask { member: &member.name, protocol: Protocol::Udp, from, to };
-                member.net.egress.send(&ask, data, &UdpReply::new(sender))?;
-                Ok(true)
+                let sent = member.net.egress.send(&ask, data, &UdpReply::new(sender));
+                if let Err(SendError::Denied(_)) = sent {
+                    member.counters.denied.add(1);
+                }
+                sent.map(|()| true)
             }
         }
     }
