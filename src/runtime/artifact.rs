@@ -8,6 +8,7 @@
 use std::fmt;
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
+use std::path::Path;
 use std::sync::Arc;
 
 use wasmtime::component::Component;
@@ -18,6 +19,7 @@ use wasmtime_wasi_http::{p2 as http2, p3 as http3};
 
 use super::guest::Guest;
 use super::linkers::{Linkers, missing_core, offers};
+use super::origin::is_go;
 use super::{EngineSettings, PrepareError};
 use crate::wasi::p1::expects_listeners;
 
@@ -72,11 +74,11 @@ impl Artifact {
     #[must_use]
     pub fn kind(&self) -> ModuleKind {
         match &self.0.work {
-            Work::Command(Command::Core { .. }) => ModuleKind::CoreP1,
-            Work::Command(Command::P2(_)) => ModuleKind::ComponentP2,
-            Work::Command(Command::P3(_)) => ModuleKind::ComponentP3,
-            Work::Handler(ProxyPre::P2(_)) => ModuleKind::HandlerP2,
-            Work::Handler(ProxyPre::P3(_)) => ModuleKind::HandlerP3,
+            Work { handler: Some(ProxyPre::P2(_)), .. } => ModuleKind::HandlerP2,
+            Work { handler: Some(ProxyPre::P3(_)), .. } => ModuleKind::HandlerP3,
+            Work { command: Some(Command::P2(_)), .. } => ModuleKind::ComponentP2,
+            Work { command: Some(Command::P3(_)), .. } => ModuleKind::ComponentP3,
+            Work { command: Some(Command::Core { .. }) | None, .. } => ModuleKind::CoreP1,
         }
     }
 
@@ -114,11 +116,12 @@ impl From<PrepareError> for LoadError {
     }
 }
 
-/// Maps compiled code and resolves its imports.
+/// Maps compiled code and resolves its imports. `origin` is the module that it was made from.
 pub(crate) fn load(
     profile: &Arc<Profile>,
     sha256: [u8; 32],
     file: &File,
+    origin: &Path,
 ) -> Result<Artifact, LoadError> {
     let path = format!("/proc/self/fd/{}", file.as_raw_fd());
     let unusable = |error: wasmtime::Error| LoadError::Unusable(format!("{error:#}"));
@@ -129,7 +132,8 @@ pub(crate) fn load(
             // lies in a directory that only this user can write to, is opened by descriptor, and is never written in
             // place. wasmtime itself compares version and settings.
             let module = unsafe { Module::deserialize_file(&profile.engine, &path) };
-            Work::Command(core_command(profile, &module.map_err(unusable)?)?)
+            let command = core_command(profile, &module.map_err(unusable)?, origin)?;
+            Work { command: Some(command), handler: None }
         }
         Some(wasmtime::Precompiled::Component) => {
             #[allow(unsafe_code, reason = "mapping code that this program made")]
@@ -142,7 +146,11 @@ pub(crate) fn load(
     Ok(Artifact(Arc::new(Loaded { sha256, profile: Arc::clone(profile), work })))
 }
 
-fn core_command(profile: &Profile, module: &Module) -> Result<Command, PrepareError> {
+fn core_command(
+    profile: &Profile,
+    module: &Module,
+    origin: &Path,
+) -> Result<Command, PrepareError> {
     match module.get_export("_start") {
         Some(wasmtime::ExternType::Func(start))
             if start.params().len() == 0 && start.results().len() == 0 => {}
@@ -165,7 +173,8 @@ fn core_command(profile: &Profile, module: &Module) -> Result<Command, PrepareEr
         let store = Store::new(&profile.engine, Guest::blank());
         refusal(missing_core(&linker, module, store), &error)
     })?;
-    Ok(Command::Core { pre, listens: expects_listeners(module) })
+    let listens = expects_listeners(module).then(|| Listens { waits: !is_go(origin) });
+    Ok(Command::Core { pre, listens })
 }
 
 fn component_work(profile: &Profile, component: &Component) -> Result<Work, LoadError> {
@@ -173,57 +182,59 @@ fn component_work(profile: &Profile, component: &Component) -> Result<Work, Load
     let imports: Vec<_> = ty.imports(&profile.engine).map(|(name, _)| name.to_owned()).collect();
     let missing: Vec<_> = imports.iter().filter(|name| !offers(name)).cloned().collect();
     let exports: Vec<_> = ty.exports(&profile.engine).map(|(name, _)| name.to_owned()).collect();
-    let world = world(&exports)?;
+    let (run, handle) = worlds(&exports)?;
     if !missing.is_empty() {
         return Err(PrepareError::MissingImports { imports: missing }.into());
     }
     let new = |name: &String| name.contains("@0.3.");
-    if !profile.settings.tasks && (!matches!(world, World::Run2) || imports.iter().any(new)) {
+    let is_old = handle.is_none() && run == Some(Generation::Second);
+    if !profile.settings.tasks && (!is_old || imports.iter().any(new)) {
         return Err(LoadError::NeedsTasks);
     }
     let fits = |error: wasmtime::Error| refusal(Vec::new(), &error);
     let instance = profile.linkers.component.instantiate_pre(component).map_err(fits)?;
     let not_a_command =
         |error: wasmtime::Error| PrepareError::NotACommand { message: format!("{error:#}") };
-    match world {
-        World::Run2 => {
-            p2::bindings::CommandPre::new(instance).map(|pre| Work::Command(Command::P2(pre)))
+    let command = match run {
+        Some(Generation::Second) => {
+            p2::bindings::CommandPre::new(instance.clone()).map(|pre| Some(Command::P2(pre)))
         }
-        World::Run3 => {
-            p3::bindings::CommandPre::new(instance).map(|pre| Work::Command(Command::P3(pre)))
+        Some(Generation::Third) => {
+            p3::bindings::CommandPre::new(instance.clone()).map(|pre| Some(Command::P3(pre)))
         }
-        World::Handle2 => {
-            http2::bindings::ProxyPre::new(instance).map(|pre| Work::Handler(ProxyPre::P2(pre)))
+        None => Ok(None),
+    };
+    let handler = match handle {
+        Some(Generation::Second) => {
+            http2::bindings::ProxyPre::new(instance).map(|pre| Some(ProxyPre::P2(pre)))
         }
-        World::Handle3 => {
-            http3::bindings::ServicePre::new(instance).map(|pre| Work::Handler(ProxyPre::P3(pre)))
+        Some(Generation::Third) => {
+            http3::bindings::ServicePre::new(instance).map(|pre| Some(ProxyPre::P3(pre)))
         }
-    }
-    .map_err(|error| not_a_command(error).into())
+        None => Ok(None),
+    };
+    let (command, handler) = (command.map_err(not_a_command)?, handler.map_err(not_a_command)?);
+    Ok(Work { command, handler })
 }
 
-enum World {
-    Run2,
-    Run3,
-    Handle2,
-    Handle3,
+/// A version of WASI, as far as it makes a difference.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Generation {
+    Second,
+    Third,
 }
 
-/// What a component with these exports is for. One that is both a command and a handler is run as a command: it serves itself if it
-/// wants to.
-fn world(exports: &[String]) -> Result<World, PrepareError> {
-    let exported = |prefix: &str| exports.iter().find(|name| name.starts_with(prefix));
-    if exported("wasi:cli/run@0.2.").is_some() {
-        return Ok(World::Run2);
-    }
-    if exported("wasi:cli/run@0.3.").is_some() {
-        return Ok(World::Run3);
-    }
-    if exported("wasi:http/incoming-handler@0.2.").is_some() {
-        return Ok(World::Handle2);
-    }
-    if exported("wasi:http/handler@0.3.").is_some() {
-        return Ok(World::Handle3);
+/// What a component with these exports is for: as a command, and as a handler. The older interface is taken where it has both.
+fn worlds(exports: &[String]) -> Result<(Option<Generation>, Option<Generation>), PrepareError> {
+    let exported = |prefix: &str| exports.iter().any(|name| name.starts_with(prefix));
+    let newest = |second: &str, third: &str| {
+        let second = exported(second).then_some(Generation::Second);
+        second.or_else(|| exported(third).then_some(Generation::Third))
+    };
+    let run = newest("wasi:cli/run@0.2.", "wasi:cli/run@0.3.");
+    let handle = newest("wasi:http/incoming-handler@0.2.", "wasi:http/handler@0.3.");
+    if run.is_some() || handle.is_some() {
+        return Ok((run, handle));
     }
     let message = match exports.first() {
         None => {
@@ -246,18 +257,38 @@ fn refusal(missing: Vec<String>, error: &wasmtime::Error) -> PrepareError {
     PrepareError::MissingImports { imports: missing }
 }
 
-/// What a module is for, with its imports resolved.
-pub(crate) enum Work {
-    Command(Command),
-    Handler(ProxyPre<Guest>),
+/// What a module is for, with its imports resolved: at least one of the two.
+///
+/// A component may be both. Rust's usual way to write a handler (a `main` with an attribute of `wstd`) makes a command of it as well, which only says that
+/// it is none: so whoever has a port to be served on is served.
+pub(crate) struct Work {
+    pub(crate) command: Option<Command>,
+    pub(crate) handler: Option<ProxyPre<Guest>>,
+}
+
+impl Work {
+    /// How a core module is given listening sockets, if it is.
+    pub(crate) fn listens(&self) -> Option<Listens> {
+        match &self.command {
+            Some(Command::Core { listens, .. }) => *listens,
+            Some(Command::P2(_) | Command::P3(_)) | None => None,
+        }
+    }
+}
+
+/// How a core module accepts connections.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Listens {
+    /// `sock_accept` waits for a connection, until the module says otherwise.
+    pub(crate) waits: bool,
 }
 
 /// A module that runs from its start to its end.
 pub(crate) enum Command {
     Core {
         pre: wasmtime::InstancePre<Guest>,
-        /// It is given sockets that listen on the ports of its container.
-        listens: bool,
+        /// How it is given sockets that listen on the ports of its container, if it is.
+        listens: Option<Listens>,
     },
     P2(p2::bindings::CommandPre<Guest>),
     P3(p3::bindings::CommandPre<Guest>),

@@ -88,6 +88,12 @@ pub enum PrepareError {
     Timeout { limit: Duration },
     #[error("compiling needs more than {} MiB of memory", limit >> 20)]
     CompilerMemory { limit: u64 },
+    #[error(
+        "the compiler was killed (SIGKILL), as the kernel does when the machine has no memory left: the module has {} MiB, and \
+         compiling takes some thirty times that",
+        (module + (1 << 20) - 1) >> 20
+    )]
+    CompilerKilled { module: u64 },
     /// The compile child failed in another way; `message` is the end of what it said.
     #[error("the compiler failed ({status}): {message}")]
     ChildFailed { status: String, message: String },
@@ -124,6 +130,7 @@ impl PrepareError {
             | Self::NoCompiler { .. }
             | Self::Timeout { .. }
             | Self::CompilerMemory { .. }
+            | Self::CompilerKilled { .. }
             | Self::ChildFailed { .. }
             | Self::Spawn { .. }
             | Self::Cache(_)

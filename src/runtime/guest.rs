@@ -26,7 +26,7 @@ use crate::wasi::account::{Account, AccountView, Nobody};
 use crate::wasi::files::{FilesView, Walls};
 use crate::wasi::http::{Client, HttpCtx, Trust};
 use crate::wasi::lifecycle::{LifecycleView, StopListener};
-use crate::wasi::p1::{self, Preview1, Preview1View};
+use crate::wasi::p1::{self, Listeners, Preview1, Preview1View};
 use crate::wasi::sockets::{NetCtxView, NetView};
 
 /// Largest request for random bytes in one call. Programs ask for tens; the bytes lie on the host until they are copied.
@@ -65,6 +65,8 @@ pub(crate) struct GuestPlan {
     pub(crate) client: Client,
     /// Ports on which it is given a listening socket.
     pub(crate) listen_on: Vec<u16>,
+    /// … which waits for connections.
+    pub(crate) accept_waits: bool,
     /// Pays for what the host holds and does for it.
     pub(crate) account: Arc<dyn Account>,
 }
@@ -107,11 +109,12 @@ impl Guest {
         let limiter = Limiter::new(Arc::clone(&run.account.memory), plan.on_memory_limit);
         let (stop, member) = (run.stop_listener(), Arc::clone(&run.member));
         let http = HttpCtx::new(plan.client.clone());
-        let mut listeners = Vec::new();
+        let mut sockets = Vec::new();
         for &port in &plan.listen_on {
             let listener = p1::listen(&member, port);
-            listeners.push(listener.map_err(|source| StartError::Listen { port, source })?);
+            sockets.push(listener.map_err(|source| StartError::Listen { port, source })?);
         }
+        let listeners = Listeners { sockets, wait: plan.accept_waits };
         let rooms: Vec<_> = plan.mounts.iter().map(|mount| mount.room.clone()).collect();
         let walls = Walls::new(rooms.iter().flatten().cloned(), Arc::clone(&plan.account));
         let ctx = wasi.build_p1();
@@ -140,7 +143,7 @@ impl Guest {
             wasi: Preview1::new(
                 WasiCtxBuilder::new().build_p1(),
                 Arc::clone(&member),
-                Vec::new(),
+                Listeners::default(),
                 &[],
                 Walls::none(),
             ),

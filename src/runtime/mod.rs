@@ -27,6 +27,7 @@ mod limiter;
 mod linkers;
 mod machine;
 mod meter;
+mod origin;
 mod prepare;
 mod profiles;
 mod run;

@@ -196,7 +196,8 @@ impl Library {
         file: File,
     ) -> Result<Result<Artifact, LoadError>, PrepareError> {
         let (profile, sha256) = (self.profiles.get(needs)?, module.sha256);
-        let loaded = blocking(move || load(&profile, sha256, &file)).await?;
+        let origin = module.path.clone();
+        let loaded = blocking(move || load(&profile, sha256, &file, &origin)).await?;
         Ok(loaded.map(|artifact| lock(&self.shelf).put((sha256, needs.fuel), artifact)))
     }
 
@@ -261,6 +262,7 @@ fn again(error: &PrepareError) -> PrepareError {
         | E::NoCompiler { .. }
         | E::Timeout { .. }
         | E::CompilerMemory { .. }
+        | E::CompilerKilled { .. }
         | E::ChildFailed { .. }
         | E::Spawn { .. }
         | E::Cache(_)

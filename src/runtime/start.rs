@@ -18,7 +18,7 @@ use futures_util::FutureExt as _;
 use tokio::runtime::Builder;
 use tokio::sync::{oneshot, watch};
 
-use super::artifact::{Command, Work};
+use super::artifact::Command;
 use super::cache::Cache;
 use super::compile::Compiler;
 use super::guest::{Guest, GuestPlan, join};
@@ -168,6 +168,8 @@ impl Inner {
     /// Splits a [`Run`] into what both sides see and what only the guest's thread needs.
     fn task(&self, run: Run) -> (Arc<Shared>, RunTask) {
         let listen_on = listening_for(&run);
+        let http = served_on(&run).map(|port| (port, run.http));
+        let env = in_directory(&run);
         let account = match &run.charge_to {
             Some(other) => Arc::clone(&other.0.account),
             None => Arc::new(Account::new(&run.limits, run.artifact.counts_fuel(), &run.pod)),
@@ -187,7 +189,7 @@ impl Inner {
         let payer = Arc::new(Payer::Run(Arc::clone(&shared)));
         let plan = GuestPlan {
             argv: run.argv,
-            env: with_listeners(run.env, &listen_on),
+            env: with_listeners(env, &listen_on),
             working_dir: run.working_dir,
             mounts: run.mounts,
             on_memory_limit: run.limits.on_memory_limit,
@@ -196,17 +198,14 @@ impl Inner {
             // A single thread would let one module's disk work stop all others.
             may_block: self.report.guest_threads > 1,
             listen_on: listen_on.iter().map(|declared| declared.port).collect(),
+            accept_waits: run.artifact.0.work.listens().is_none_or(|listens| listens.waits),
             account: Arc::<Payer>::clone(&payer),
             client: Client::new(Arc::clone(&shared.member), payer, self.trust.clone()),
         };
         let fuel = Arc::new(Fuel::new(run.limits.fuel, run.limits.fuel_per_second));
-        let http = match (&run.artifact.0.work, run.tcp_ports.first()) {
-            (Work::Handler(_), Some(declared)) => {
-                shared.stop_listener().hear();
-                Some((declared.port, run.http))
-            }
-            (Work::Handler(_), None) | (Work::Command(_), _) => None,
-        };
+        if http.is_some() {
+            shared.stop_listener().hear();
+        }
         let plan = Arc::new(plan);
         (Arc::clone(&shared), RunTask { shared, plan, artifact: run.artifact, fuel, http })
     }
@@ -320,12 +319,12 @@ impl RunTask {
         };
         let _ = started.send(Ok(()));
         tracing::debug!(run = shared.name, "started");
-        let exit = match (&artifact.0.work, http) {
-            (Work::Handler(_), Some((port, limits))) => {
+        let exit = match (&artifact.0.work.command, http) {
+            (_, Some((port, limits))) => {
                 let what = serve::Served { artifact: artifact.clone(), plan, fuel, limits };
                 serve::run(what, guest, &shared, port).await
             }
-            (Work::Command(command), _) => {
+            (Some(command), None) => {
                 let engine = &artifact.0.profile.engine;
                 let instance = instance::run(engine, command, guest, &shared, &fuel);
                 match Metered::new(instance, Arc::clone(&shared)).await {
@@ -333,7 +332,7 @@ impl RunTask {
                     Outcome::Ended(end) => end.exit(),
                 }
             }
-            (Work::Handler(_), None) => Exit::Lost { message: "a handler without a port".into() },
+            (None, None) => Exit::Lost { message: "a handler without a port".into() },
         };
         tracing::debug!(run = shared.name, ?exit, "ended");
         Some(exit)
@@ -342,20 +341,27 @@ impl RunTask {
 
 /// Refuses what could never be of use.
 fn refuse(run: &Run) -> Result<(), StartError> {
-    match run.artifact.0.work {
-        Work::Handler(_) if run.charge_to.is_some() => Err(StartError::NotACommand),
-        Work::Handler(_) if run.tcp_ports.is_empty() => Err(StartError::NoPort),
-        Work::Handler(_) | Work::Command(_) => Ok(()),
+    let only_handles = run.artifact.0.work.command.is_none();
+    if only_handles && run.charge_to.is_some() {
+        return Err(StartError::NotACommand);
     }
+    if only_handles && run.tcp_ports.is_empty() {
+        return Err(StartError::NoPort);
+    }
+    Ok(())
+}
+
+/// The port on which a module that answers HTTP is served. An `exec` into it, and one without a port, is run as a command.
+fn served_on(run: &Run) -> Option<u16> {
+    run.artifact.0.work.handler.as_ref()?;
+    let declared = run.tcp_ports.first().filter(|_| run.charge_to.is_none())?;
+    Some(declared.port)
 }
 
 /// The ports on which a module is given listening sockets: one that accepts connections and opens no sockets of its own. An `exec` into
 /// it gets none; the ports are the module's.
 fn listening_for(run: &Run) -> Vec<TcpPort> {
-    let Work::Command(Command::Core { listens: true, .. }) = run.artifact.0.work else {
-        return Vec::new();
-    };
-    if run.charge_to.is_some() {
+    if run.artifact.0.work.listens().is_none() || run.charge_to.is_some() {
         return Vec::new();
     }
     let mut ports: Vec<TcpPort> = Vec::new();
@@ -365,6 +371,20 @@ fn listening_for(run: &Run) -> Vec<TcpPort> {
         }
     }
     ports
+}
+
+/// Tells a module of its working directory as container runtimes do. Components are told by WASI as well; to core modules this is the only word, and
+/// without it Go's `os` takes the first mount for it.
+fn in_directory(run: &Run) -> Vec<(String, String)> {
+    let is_core = matches!(run.artifact.0.work.command, Some(Command::Core { .. }));
+    let dir = run.working_dir.as_deref().or(is_core.then_some("/"));
+    let mut env = run.env.clone();
+    if let Some(dir) = dir
+        && env.iter().all(|(known, _)| known != "PWD")
+    {
+        env.push(("PWD".to_owned(), dir.to_owned()));
+    }
+    env
 }
 
 /// Tells a module of its listening sockets as systemd tells a service of its (`sd_listen_fds`); what the manifest says of these variables

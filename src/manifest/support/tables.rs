@@ -192,7 +192,10 @@ const CONTAINER: &[Row] = &[
     inert("tty", "modules have no terminal"),
     refused("volumeDevices", "modules have files, not block devices"),
     row("volumeMounts", In(MOUNT)),
-    yes("workingDir"),
+    row(
+        "workingDir",
+        Yes("to core modules (WASI 0.1) it is told as `PWD`, which C and Rust do not heed"),
+    ),
 ];
 
 const ENV: &[Row] = &[yes("name"), yes("value"), row("valueFrom", In(ENV_SOURCE))];

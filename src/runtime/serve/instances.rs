@@ -23,7 +23,6 @@ use wasmtime_wasi_http::handler::Proxy;
 
 use super::log::Lines;
 use super::{Served, Server};
-use crate::runtime::artifact::Work;
 use crate::runtime::guest::Guest;
 use crate::runtime::instance::{Bounded, Fuel, exit_of};
 use crate::runtime::{Artifact, LogSink};
@@ -170,7 +169,7 @@ impl Instances {
 
     async fn make(&self, server: &Server, guest: Guest) -> wasmtime::Result<Ready> {
         let loaded = &self.artifact.0;
-        let Work::Handler(pre) = &loaded.work else {
+        let Some(pre) = &loaded.work.handler else {
             return Err(wasmtime::Error::msg("the module is no handler"));
         };
         let engine = &loaded.profile.engine;

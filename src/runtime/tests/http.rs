@@ -15,8 +15,8 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::super::{HttpLimits, Network, RunHandle, RunLimits, StartError};
-use super::lab::{PATIENCE, Paper, RUNTIME, Trial, eventually, over};
+use super::super::{HttpLimits, ModuleKind, Network, RunHandle, RunLimits, StartError};
+use super::lab::{PATIENCE, Paper, RUNTIME, Trial, eventually, over, prepare_text};
 use crate::net::{ConnectError, Member, MemberLimits, NetConfig, NoLedger, PodNet, SocketState};
 use crate::spec::{Exit, OnMemoryLimit};
 use crate::wasi::http::io::NetIo;
@@ -559,6 +559,40 @@ async fn a_handler_without_a_port_is_refused_in_words() {
     let error = RUNTIME.start(exec.run).await.unwrap_err();
     assert!(matches!(error, StartError::NotACommand), "{error}");
     site.end().await;
+}
+
+/// A command that ends with 1, and a handler that traps.
+const BOTH: &str = r#"(component
+  (import "wasi:http/types@0.2.0" (instance $types
+    (export "incoming-request" (type (sub resource)))
+    (export "response-outparam" (type (sub resource)))))
+  (alias export $types "incoming-request" (type $request))
+  (alias export $types "response-outparam" (type $outparam))
+  (core module $m
+    (func (export "run") (result i32) i32.const 1)
+    (func (export "handle") (param i32 i32) unreachable))
+  (core instance $i (instantiate $m))
+  (func $run (result (result)) (canon lift (core func $i "run")))
+  (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))
+    (canon lift (core func $i "handle")))
+  (instance $runs (export "run" (func $run)))
+  (instance $handles (export "handle" (func $handle)))
+  (export "wasi:cli/run@0.2.0" (instance $runs))
+  (export "wasi:http/incoming-handler@0.2.0" (instance $handles)))"#;
+
+/// What Rust makes of a `main` with an attribute of `wstd` is such a component, and its `run` only panics.
+#[tokio::test]
+async fn a_handler_that_is_a_command_as_well_is_served_where_it_has_a_port() {
+    let artifact = prepare_text(BOTH, false).await.unwrap();
+    assert_eq!(artifact.kind(), ModuleKind::HandlerP2);
+    assert!(artifact.0.profile.settings.tasks, "compiled once: it looks like a handler");
+    let site = Site::of(Trial::new(artifact.clone(), &[]).http(PORT, HttpLimits::default())).await;
+    assert_eq!(site.get("/").await.0, StatusCode::INTERNAL_SERVER_ERROR);
+    let mut exec = Trial::new(artifact.clone(), &[]).http(PORT, HttpLimits::default());
+    exec.run.charge_to = Some(site.handle.control.clone());
+    assert_eq!(exec.finish().await.0, Exit::Code(1));
+    site.end().await;
+    assert_eq!(Trial::new(artifact, &[]).finish().await.0, Exit::Code(1));
 }
 
 #[tokio::test]

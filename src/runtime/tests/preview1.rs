@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use super::super::{Network, RunHandle, StartError, TcpPort};
+use super::super::{Network, RunHandle, StartError, Stdin, StdinPipe, TcpPort};
 use super::lab::{PATIENCE, Paper, RUNTIME, Trial, eventually, over, prepare_text};
 use crate::net::{Member, MemberLimits, NetConfig, NoLedger, PodNet, SocketState};
 use crate::spec::Exit;
@@ -208,4 +208,70 @@ async fn a_directory_can_be_listed_and_its_files_opened_under_the_lowest_numbers
     let (exit, paper) = trial.finish().await;
     assert_eq!(exit, Exit::Code(0), "{}{}", paper.stdout(), paper.stderr());
     assert!(paper.stdout().contains("one"), "{}", paper.stdout());
+}
+
+/// Accepts one connection on the socket that it is given, and ends with the errno.
+const ACCEPTS: &str = r#"(module
+  {}
+  (import "wasi_snapshot_preview1" "sock_accept" (func $accept (param i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (call $exit (call $accept (i32.const 3) (i32.const 0) (i32.const 64)))))"#;
+
+/// A Go program that waited in `sock_accept` would stop all its goroutines: the connections that it has accepted among them.
+#[tokio::test]
+async fn listening_sockets_wait_except_for_programs_made_by_go() {
+    const AGAIN: i32 = 6;
+    let net = pod_net();
+    let go = ACCEPTS.replace("{}", r#"(@custom "go:buildid" "a/b/c/d")"#);
+    let artifact = prepare_text(&go, false).await.unwrap();
+    let (handle, _) = start(&net, Trial::new(artifact, &[]), &[7011]).await;
+    assert_eq!(over(handle).await, Exit::Code(AGAIN));
+    let artifact = prepare_text(&ACCEPTS.replace("{}", ""), false).await.unwrap();
+    let (handle, _) = start(&net, Trial::new(artifact, &[]), &[7011]).await;
+    let _connection = connect(&peer(&net), 7011).await;
+    assert_eq!(over(handle).await, Exit::Code(0));
+}
+
+#[tokio::test]
+async fn standard_input_can_be_read_without_waiting() {
+    let artifact = prepare_text(include_str!("stdin.wat"), false).await.unwrap();
+    let pipe = StdinPipe::new();
+    let mut trial = Trial::new(artifact.clone(), &[]);
+    trial.run.stdin = Stdin::Pipe(pipe.clone());
+    let (handle, paper) = trial.start().await;
+    for (written, says) in [("one", "wonew"), (" and two", "wonew and twow")] {
+        paper.says("w").await;
+        pipe.write(written.as_bytes()).await.unwrap();
+        paper.says(says).await;
+    }
+    pipe.close();
+    assert_eq!(over(handle).await, Exit::Code(0), "{}", paper.stdout());
+    // There is none: its end is there at once.
+    let (exit, paper) = Trial::new(artifact, &[]).finish().await;
+    assert_eq!((exit, paper.stdout().as_str()), (Exit::Code(0), "[flushed]"));
+}
+
+/// It is the only word of it that a core module has.
+#[tokio::test]
+async fn the_working_directory_is_told_as_a_variable_unless_the_manifest_has_one() {
+    for (module, dir, given, says) in [
+        ("hello-p1", None, None, Some("PWD=/\n")),
+        ("hello-p1", Some("/data"), None, Some("PWD=/data\n")),
+        ("hello-p1", Some("/data"), Some("/else"), Some("PWD=/else\n")),
+        ("hello", Some("/data"), None, Some("PWD=/data\n")),
+        ("hello", None, None, None),
+    ] {
+        let mut trial = Trial::of(module, &[]).await;
+        trial.run.working_dir = dir.map(str::to_owned);
+        if let Some(given) = given {
+            trial = trial.env("PWD", given);
+        }
+        let (exit, paper) = trial.finish().await;
+        assert_eq!(exit, Exit::Code(0));
+        let said = paper.stdout();
+        assert_eq!(said.matches("PWD=").count(), usize::from(says.is_some()), "{said}");
+        assert!(said.contains(says.unwrap_or_default()), "{said}");
+    }
 }

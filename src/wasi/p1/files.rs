@@ -38,6 +38,7 @@ impl Preview1 {
         match entry {
             Entry::Host(host) => {
                 self.walled.closed(host);
+                self.standard.closed(host);
                 self.wasi.fd_close(mem, Fd::from(host)).await
             }
             Entry::Socket(socket) => {
@@ -136,6 +137,7 @@ fn socket_type(is_stream: bool) -> types::Filetype {
 
 impl WasiSnapshotPreview1 for Preview1 {
     fn set_hostcall_fuel(&mut self, fuel: usize) {
+        self.hostcall_fuel = fuel;
         self.wasi.set_hostcall_fuel(fuel);
     }
 
@@ -232,7 +234,9 @@ impl WasiSnapshotPreview1 for Preview1 {
     ) -> Result<types::Fdstat, Error> {
         let Some(socket) = self.fds.if_socket(fd.into()) else {
             let fd = self.file(fd, Errno::Badf)?;
-            return self.wasi.fd_fdstat_get(mem, fd).await;
+            let mut stat = self.wasi.fd_fdstat_get(mem, fd).await?;
+            stat.fs_flags |= self.standard.flags(fd.into());
+            return Ok(stat);
         };
         let mut flags = types::Fdflags::empty();
         if socket.nonblocking {
@@ -257,6 +261,9 @@ impl WasiSnapshotPreview1 for Preview1 {
             return Ok(());
         }
         let fd = self.file(fd, Errno::Badf)?;
+        if self.standard.set_flags(fd.into(), flags) {
+            return Ok(());
+        }
         self.wasi.fd_fdstat_set_flags(mem, fd, flags)?;
         self.walled.set_append(fd.into(), flags.contains(types::Fdflags::APPEND));
         Ok(())
@@ -305,6 +312,9 @@ impl WasiSnapshotPreview1 for Preview1 {
     ) -> Result<types::Size, Error> {
         if self.fds.if_socket(fd.into()).is_none() {
             let fd = self.file(fd, Errno::Badf)?;
+            if self.standard.must_not_wait(fd.into()) && !self.is_readable(fd.into()).await? {
+                return Err(Errno::Again.into());
+            }
             return self.wasi.fd_read(mem, fd, iovs).await;
         }
         let received = self.receive(mem, fd.into(), iovs.offset(), Manner::default()).await?;

@@ -5,7 +5,7 @@
 //!                                                 └─ a socket: here, over crate::net
 //!  files    delegation, with descriptors translated          poll     poll_oneoff over all of them, and clocks
 //!  socket   one socket: states, waiting, options             calls    sock_* and the names that WasmEdge has added
-//!  walls    room in the folders that files are in
+//!  standard flags of the standard streams                    walls    room in the folders that files are in
 //! ```
 //! Owns: the numbers that a module knows its descriptors by, sockets among them; `poll_oneoff`. Is not: files, clocks,
 //! randomness, arguments (all wasmtime-wasi's), nor the network (`net`).
@@ -27,6 +27,7 @@ mod memory;
 mod options;
 mod poll;
 mod socket;
+mod standard;
 mod walls;
 
 use std::net::{Ipv6Addr, SocketAddr};
@@ -39,6 +40,7 @@ use crate::net::{BindError, Family, ListenError, Member, OpenError, TcpSocket};
 use crate::wasi::files::{Room, Walls};
 use fds::Fds;
 use socket::Socket;
+use standard::Standard;
 use walls::Walled;
 
 pub use calls::add_variants;
@@ -54,12 +56,23 @@ pub trait Preview1View: Send {
     fn preview1(&mut self) -> &mut Preview1;
 }
 
+/// Sockets that are open from the start.
+#[derive(Debug, Default)]
+pub struct Listeners {
+    pub sockets: Vec<TcpSocket>,
+    /// `sock_accept` waits for a connection, as it does on Linux unless a program says otherwise.
+    pub wait: bool,
+}
+
 /// A module's descriptors, and everything else of WASI 0.1.
 pub struct Preview1 {
     wasi: WasiP1Ctx,
     fds: Fds,
     member: Arc<Member>,
     walled: Walled,
+    standard: Standard,
+    /// Bytes that the module may hand over in the call that it is in.
+    hostcall_fuel: usize,
 }
 
 impl Preview1 {
@@ -68,15 +81,21 @@ impl Preview1 {
     pub fn new(
         wasi: WasiP1Ctx,
         member: Arc<Member>,
-        listeners: Vec<TcpSocket>,
+        listeners: Listeners,
         directories: &[Option<Arc<dyn Room>>],
         walls: Walls,
     ) -> Self {
-        let listeners = listeners.into_iter().map(Socket::tcp);
+        let Listeners { sockets, wait } = listeners;
+        let listeners = sockets.into_iter().map(|socket| {
+            let mut socket = Socket::tcp(socket);
+            socket.nonblocking = !wait;
+            socket
+        });
         let rooms = (FIRST_OPEN..).zip(directories);
         let walled = rooms.filter_map(|(fd, room)| Some((fd, Arc::clone(room.as_ref()?))));
         let walled = Walled::new(walls, walled);
-        Self { wasi, fds: Fds::new(listeners, directories.len()), member, walled }
+        let fds = Fds::new(listeners, directories.len());
+        Self { wasi, fds, member, walled, standard: Standard::default(), hostcall_fuel: 0 }
     }
 
     /// The rest of WASI, as components see it.

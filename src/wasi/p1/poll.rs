@@ -125,7 +125,11 @@ impl Preview1 {
         wanted: &mut [Wanted],
     ) -> Result<Vec<Option<(Errno, u8)>>, Error> {
         let Self { wasi, fds, .. } = self;
-        let mut host = HostPoll::new(wanted);
+        let of_host = |(place, wanted): (usize, &Wanted)| match wanted.what {
+            What::Host(host, kind) => Some((place, host, kind)),
+            What::Clock(_) | What::Socket(..) | What::Never(..) => None,
+        };
+        let mut host = HostPoll::new(wanted.iter().enumerate().filter_map(of_host));
         let mut ask = pin!(async {
             match &mut host {
                 Some(host) => host.ask(wasi).await,
@@ -153,6 +157,26 @@ impl Preview1 {
             }
         }
         Ok(ready)
+    }
+}
+
+impl Preview1 {
+    /// Whether a read from one of wasmtime-wasi's descriptors would not wait.
+    pub(super) async fn is_readable(&mut self, host: u32) -> Result<bool, Error> {
+        let Some(mut poll) = HostPoll::new(std::iter::once((0, host, READ))) else {
+            return Ok(true);
+        };
+        let answer = {
+            let mut ask = pin!(poll.ask(&mut self.wasi));
+            // Asked once. What is registered by that wakes us for nothing at worst.
+            std::future::poll_fn(|cx| Poll::Ready(ask.as_mut().poll(cx))).await
+        };
+        // Asking has used up what the call may hand over.
+        self.wasi.set_hostcall_fuel(self.hostcall_fuel);
+        match answer {
+            Poll::Ready(answer) => Ok(!answer?.is_empty()),
+            Poll::Pending => Ok(false),
+        }
     }
 }
 
@@ -199,19 +223,17 @@ struct HostPoll {
 }
 
 impl HostPoll {
-    /// Asks for those of wasmtime-wasi's that are wanted; each has its place in the list as its userdata.
-    fn new(wanted: &[Wanted]) -> Option<Self> {
+    /// Asks for those of wasmtime-wasi's (number, and which way) that are wanted; each has its place in the list as its userdata.
+    fn new(wanted: impl Iterator<Item = (usize, u32, u8)>) -> Option<Self> {
         let mut memory = Vec::new();
         let mut count = 0;
-        for (place, wanted) in wanted.iter().enumerate() {
-            if let What::Host(host, kind) = &wanted.what {
-                let mut subscription = [0; SUBSCRIPTION as usize];
-                subscription[..8].copy_from_slice(&(place as u64).to_le_bytes());
-                subscription[8] = *kind;
-                subscription[16..20].copy_from_slice(&host.to_le_bytes());
-                memory.extend_from_slice(&subscription);
-                count += 1;
-            }
+        for (place, host, kind) in wanted {
+            let mut subscription = [0; SUBSCRIPTION as usize];
+            subscription[..8].copy_from_slice(&(place as u64).to_le_bytes());
+            subscription[8] = kind;
+            subscription[16..20].copy_from_slice(&host.to_le_bytes());
+            memory.extend_from_slice(&subscription);
+            count += 1;
         }
         memory.resize(((SUBSCRIPTION + EVENT) * count + 8) as usize, 0);
         (count > 0).then_some(Self { memory, count })
