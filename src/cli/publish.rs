@@ -464,7 +464,9 @@ impl<'a> Publishing<'a> {
         let outcome = async {
             publish::publish(session, orders, &mut |news| screen.tell(news)).await?;
             if let Some(index) = index {
-                session.publish(&index.message).await?;
+                if !index.is_unchanged() {
+                    session.publish(&index.message).await?;
+                }
                 screen.line(&index.published());
             }
             if !self.args.wait {

@@ -111,7 +111,12 @@ pub async fn ask<T: Transport>(
     session.listen(vec![topics.online(), topics.node_status(), answers]).await?;
     let node = question.node.clone();
     session
-        .settle_unless(|fleet| fleet.nodes.get(&node).is_some_and(|v| v.online.is_some()))
+        .settle_unless(|fleet| {
+            let view = fleet.nodes.get(&node);
+            let birth = view.and_then(|view| view.online.as_ref());
+            // Of one that is away, its last word says since when.
+            birth.is_some_and(|it| it.online || view.is_some_and(|view| view.status.is_some()))
+        })
         .await?;
     let asking = Asking { question, keys, within, until };
     let mut birth = asking.birth(session)?;

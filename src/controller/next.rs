@@ -84,7 +84,7 @@ pub struct Known<'a> {
 pub struct Choice {
     pub epoch: Option<u64>,
     pub generation: Option<u64>,
-    /// Publish over another controller's document.
+    /// Publish over another controller's document, and with a generation below what nodes claim: what they say is not signed.
     pub take_over: bool,
     /// A new incarnation: the pod's volumes begin anew.
     pub recreate: bool,
@@ -111,7 +111,8 @@ pub enum Conflict {
     )]
     Foreign { pod: PodKey, version: Version, signers: String, issued_at: String },
     #[error(
-        "pod {pod}: generation {asked} is not above {known}, which is {known_by}: leave out --generation, or give a higher one"
+        "pod {pod}: generation {asked} is not above {known}, which is {known_by}: leave out --generation, give a higher one, or say \
+         --force-conflicts if that is not true"
     )]
     NotAbove { pod: PodKey, asked: u64, known: Version, known_by: &'static str },
     #[error(
@@ -181,7 +182,7 @@ pub fn next(
     }
     let after = highest.map_or(0, |version| version.generation);
     let generation = match choice.generation {
-        Some(asked) if asked <= after => {
+        Some(asked) if asked <= after && !choice.take_over => {
             let known_by =
                 if mark >= retained { "what a node has accepted" } else { "what the broker holds" };
             let known = Version { epoch, generation: after };
@@ -383,6 +384,12 @@ mod test {
         let stale = plan(&draft, None, Some(&status(9, false)), &choose(9)).unwrap_err();
         assert!(stale.to_string().contains("what a node has accepted"), "{stale}");
         assert_eq!(new(plan(&draft, None, Some(&status(9, false)), &choose(40))).generation, 40);
+        // One node of a group that lies must not keep the others from their pods.
+        let lie = status(crate::mqtt::version::NUMBER_MAX, false);
+        let stuck = plan(&draft, None, Some(&lie), &Choice::default()).unwrap_err();
+        assert!(matches!(stuck, Conflict::UsedUp(_)), "{stuck}");
+        let over = Choice { take_over: true, ..choose(10) };
+        assert_eq!(new(plan(&draft, None, Some(&lie), &over)).generation, 10);
     }
 
     #[test]

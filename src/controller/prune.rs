@@ -130,6 +130,8 @@ pub struct Plan {
     pub pruned: BTreeSet<PodKey>,
     /// Chosen, and not listed by any index: left alone.
     pub left: BTreeSet<PodKey>,
+    /// The index that stands says the same, and is this one.
+    pub unchanged: bool,
 }
 
 /// Decides what is listed. `wanted`: what is published now; `is_chosen`: what may end, of the rest.
@@ -194,6 +196,10 @@ pub fn plan(
         generation,
         digest,
     });
+    let pods: Vec<Listed> = listed.collect();
+    if let Some(standing) = standing.filter(|s| s.is_ours && s.index.pods == pods) {
+        return Plan { index: standing.index.clone(), pruned, left, unchanged: true };
+    }
     let index = NodeIndex {
         api_version: API_VERSION.to_owned(),
         kind: "NodeIndex".to_owned(),
@@ -202,9 +208,9 @@ pub fn plan(
         epoch: known.epoch,
         revision,
         issued_at: issued_at.to_owned(),
-        pods: listed.collect(),
+        pods,
     };
-    Plan { index, pruned, left }
+    Plan { index, pruned, left, unchanged: false }
 }
 
 /// What a node says of an index.
@@ -393,7 +399,12 @@ mod test {
         assert_eq!((names(&all.left), all.index.revision), (vec!["by-hand"], 5));
         let some = plan(&known, revision, &wanted, &|key| &*key.name == "b", NOW);
         assert_eq!((listed(&some), names(&some.pruned)), (vec![("a", 9), ("c", 3)], vec!["b"]));
-        assert!(some.left.is_empty());
+        assert!(some.left.is_empty() && !some.unchanged);
+        // The same again is the index that stands.
+        let listed = |name: &str| world.documents[&kit::pod_key(name)].digest;
+        let same = [(kit::pod_key("a"), 1, listed("a")), (kit::pod_key("b"), 2, listed("b"))];
+        let same = plan(&known, revision, &same, &|_| false, NOW);
+        assert_eq!((same.unchanged, same.index.revision), (true, 4));
     }
 
     #[test]

@@ -182,7 +182,7 @@ impl<T: Transport> Session<T> {
         self.connected = false;
         self.offers.forget();
         self.outgoing.clear();
-        let (mut failures, mut why) = (0, vec![]);
+        let (mut failures, mut downgrades, mut why) = (0, 0, vec![]);
         while failures < self.brokers.max(1) {
             let ours = self.transport.connect(None);
             let outcome = loop {
@@ -198,8 +198,8 @@ impl<T: Transport> Session<T> {
                     self.pace.connected(self.now());
                     return Ok(limits);
                 }
-                // The same broker, in its own language.
-                Err(Closed::OnlyV311) => {}
+                // The same broker, in its own language: once for each of them, since the settings may forbid it.
+                Err(Closed::OnlyV311) if downgrades < self.brokers.max(1) => downgrades += 1,
                 Err(closed) => {
                     failures += 1;
                     if !why.contains(&closed) {

@@ -10,7 +10,7 @@ use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::clock::Clock;
-use crate::controller::session::{Session, Step};
+use crate::controller::session::{Session, SessionError, Step};
 use crate::mqtt::controller::{self as documents, Message, SecretKey};
 use crate::mqtt::envelope::{Envelope, PayloadType};
 use crate::mqtt::intent::{API_VERSION, time_text};
@@ -19,11 +19,21 @@ use crate::mqtt::trust::TrustDocument;
 
 use super::super::args::TrustArgs;
 use super::super::controller::{Controller, read_key};
-use super::super::{Out, complain, duration};
+use super::super::{Out, complain, duration, show_error};
+
+/// The broker cannot be reached: as `publish` and `fleet` say it.
+const NOT_CONNECTED: u8 = 4;
 
 pub(super) fn run(args: &TrustArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(publish(args, out))
+    match runtime.block_on(publish(args, out)) {
+        Err(error) if error.downcast_ref::<SessionError>().is_some() => {
+            out.flush()?;
+            show_error(&error);
+            Ok(ExitCode::from(NOT_CONNECTED))
+        }
+        other => other,
+    }
 }
 
 async fn publish(args: &TrustArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
@@ -55,8 +65,16 @@ async fn publish(args: &TrustArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
         if waiting.is_empty() || session.now() >= until {
             break;
         }
-        if session.step(until).await? == Step::Time {
-            break;
+        match session.step(until).await {
+            Ok(Step::Time) => break,
+            Ok(_) => {}
+            Err(lost) => {
+                complain(&format!("{}; trying again", crate::error::Chain(&lost)));
+                session.come_back(until, lost).await?;
+                if !session.documents.contains_key(&message.topic) {
+                    session.publish(&message).await?;
+                }
+            }
         }
     }
     session.leave().await;
@@ -88,12 +106,24 @@ fn signed(
     let fields = document.as_object_mut().with_context(|| format!("{shown} is no mapping"))?;
     let now = time_text(Clock::start().now().wall_ms());
     let next = known_version(session) + 1;
+    let epoch = standing(session).map_or(1, |document| document.epoch);
+    let said = said_epoch(session);
+    // What nodes say is not signed, and a root's word is for all of them.
+    ensure!(
+        said <= epoch || fields.contains_key("epoch"),
+        "a node says that it is in epoch {said}, and the trust document at the broker {}: write the epoch that is meant into {shown}",
+        if standing(session).is_some() {
+            format!("has epoch {epoch}")
+        } else {
+            "is missing".to_owned()
+        }
+    );
     let defaults: [(&str, Value); 7] = [
         ("apiVersion", API_VERSION.into()),
         ("kind", "TrustDocument".into()),
         ("tenant", session.tree().tenant().into()),
         ("version", next.into()),
-        ("epoch", known_epoch(session).into()),
+        ("epoch", epoch.into()),
         ("issuedAt", now.into()),
         ("threshold", 1.into()),
     ];
@@ -125,10 +155,10 @@ fn known_version(session: &Session<Link>) -> u64 {
     nodes.chain(standing(session).map(|document| document.version)).max().unwrap_or(0)
 }
 
-fn known_epoch(session: &Session<Link>) -> u64 {
+/// The highest epoch that a node claims to be in.
+fn said_epoch(session: &Session<Link>) -> u64 {
     let nodes = session.fleet.nodes.values().filter_map(|view| view.status.as_ref());
-    let nodes = nodes.map(|status| status.trust.epoch);
-    nodes.chain(standing(session).map(|document| document.epoch)).max().unwrap_or(1).max(1)
+    nodes.map(|status| status.trust.epoch).max().unwrap_or(1)
 }
 
 /// Nodes that are there and have not answered.

@@ -36,6 +36,13 @@ pub(super) struct Index {
     plan: Plan,
 }
 
+impl Index {
+    /// It stands at the broker already.
+    pub(super) fn is_unchanged(&self) -> bool {
+        self.plan.unchanged
+    }
+}
+
 impl Pruning {
     /// # Errors
     /// Another controller is at work, or the broker has lost what the node knows.
@@ -121,6 +128,13 @@ impl Pruning {
                 pod.name
             ));
         }
+        if let Some(standing) = self.standing.as_ref().filter(|_| plan.unchanged) {
+            let topic = Topics::new(of.controller.tree.root(), known.tenant, &self.node)?.index();
+            let payload = session.documents.get(&topic).map(|bytes| bytes.to_vec());
+            let payload = payload.unwrap_or_default();
+            let message = Message { topic, payload, retain: true, digest: standing.digest };
+            return Ok(Index { message, plan });
+        }
         let keys: Vec<&SecretKey> = of.key.iter().collect();
         let message = documents::index(&of.controller.tree, &plan.index, &keys)?;
         Ok(Index { message, plan })
@@ -140,8 +154,9 @@ fn labels(read: &Retained) -> BTreeMap<String, String> {
 impl Index {
     pub(super) fn published(&self) -> String {
         let Plan { index, pruned, .. } = &self.plan;
+        let how = if self.plan.unchanged { "unchanged" } else { "published" };
         format!(
-            "index {} published to {}: lists {}, prunes {}",
+            "index {} {how} to {}: lists {}, prunes {}",
             index.revision,
             index.node,
             index.pods.len(),

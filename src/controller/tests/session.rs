@@ -43,6 +43,15 @@ async fn each_broker_is_tried_once_and_each_reason_is_said_once() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_broker_whose_language_the_settings_forbid_is_not_tried_for_ever() {
+    let broker = Broker::new();
+    broker.state().greetings.extend(vec![Closed::OnlyV311; 1000]);
+    let error = broker.session(1).connect().await.unwrap_err().to_string();
+    assert!(error.contains("does not speak MQTT 5"), "{error}");
+    assert!(broker.state().greetings.len() >= 998);
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_the_access_list_forbids_is_named() {
     let broker = Broker::new();
     broker.state().forbidden = Some("/g/");
