@@ -18,9 +18,13 @@ pub const LOG_RING_BYTES_MAX: usize = 128 * 1024;
 pub const LOG_LINE_BYTES_MAX: usize = 16 * 1024;
 
 /// Log of one run, bytes a second, over time, and at once: what is more is dropped, and a line says how much. A module that prints without
-/// end would push everything worth reading out of its ring within milliseconds, and keep whoever follows it busy.
+/// end would push everything worth reading out of its ring within milliseconds, and keep whoever follows it busy. An annotation sets it
+/// (`log-rate`).
 pub const LOG_BYTES_PER_SECOND: u64 = 256 * 1024;
-pub const LOG_BURST_BYTES: u64 = 1024 * 1024;
+
+/// Log of one run at once: so many seconds' worth, and never less than some lines.
+pub const LOG_BURST_SECONDS: u64 = 4;
+pub const LOG_BURST_BYTES_MIN: u64 = 64 * 1024;
 
 /// Events of one pod waiting for its worker. Each instance, probe and timer has at most one in flight; 64 is several
 /// times a large pod's worth, and a sender that finds it full waits.

@@ -169,6 +169,20 @@ const FAMILIES: &[Family] = &[
         value: |c| Value::Level(u64::from(c.running)),
     },
     Family {
+        name: "podling_container_log_dropped_lines",
+        help: "Lines of its log dropped because it printed more than it may (log-rate)",
+        unit: None,
+        kind: MetricType::Counter,
+        value: |c| Value::Count(c.log_dropped_lines),
+    },
+    Family {
+        name: "podling_container_log_dropped",
+        help: "Bytes of those lines",
+        unit: Some(Unit::Bytes),
+        kind: MetricType::Counter,
+        value: |c| Value::Count(c.log_dropped_bytes),
+    },
+    Family {
         name: "podling_container_http_requests",
         help: "Requests that came to a module that answers HTTP",
         unit: None,

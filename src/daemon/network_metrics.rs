@@ -98,6 +98,14 @@ const OF_CONTAINERS: &[Metric<Of>] = &[
         .with("direction", "out"),
     counter("podling_net_datagrams", "Datagrams", |c: &Of| c.datagrams_received)
         .with("direction", "in"),
+    counter("podling_net_lookups", "Names looked up that are not the pod's own", |c: &Of| {
+        c.lookups
+    }),
+    counter(
+        "podling_net_lookups_refused",
+        "Of these, those refused at once because of a limit",
+        |c: &Of| c.lookups_refused,
+    ),
     counter("podling_net_memory_refused", "Writes that found no memory for their bytes", |c| {
         c.memory_refused
     }),

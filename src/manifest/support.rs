@@ -121,6 +121,13 @@ pub const ANNOTATIONS: &[AnnotationRow] = &[
                request finds what another left; more saves the making of an instance.",
     },
     AnnotationRow {
+        word: "log-rate",
+        scope: Scope::Container,
+        values: &["256Ki"],
+        note: "Log kept of the module, bytes a second over time, and four seconds' worth (64Ki at least) at once; 1Ki or more. What is more is dropped, \
+               counted (`podling_container_log_dropped_lines_total`, `…_bytes_total`), and a line in the log says how much. The module never waits.",
+    },
+    AnnotationRow {
         word: "egress-names",
         scope: Scope::PodOrPolicy,
         values: &["NAME[:PORT[-END]][/udp]", "*.NAME…"],

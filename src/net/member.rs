@@ -38,6 +38,9 @@ pub trait Ledger: Send + Sync + fmt::Debug {
     fn try_charge(&self, bytes: usize) -> bool;
     /// Gives back what an earlier charge took.
     fn release(&self, bytes: usize);
+    /// A call of the member's own fails for want of `bytes`, here or of another bound. Whoever keeps the account may end the member
+    /// for it.
+    fn missed(&self, _bytes: usize) {}
 }
 
 /// A ledger that always pays: for the daemon's own member, whose buffers no module asked for.
@@ -170,6 +173,7 @@ impl Member {
         let ledger = &self.0.ledger;
         if !ledger.try_charge(bytes) {
             self.0.counters.memory_refused.add(1);
+            ledger.missed(bytes);
             return None;
         }
         Some(Paid { ledger: Arc::clone(ledger), bytes })
@@ -213,6 +217,7 @@ impl MemberState {
 
     fn try_open(self: &Arc<Self>, protocol: Protocol) -> Result<Ticket, OpenError> {
         if !self.ledger.try_charge(SOCKET_COST) {
+            self.missed(SOCKET_COST);
             return Err(OpenError::NoMemory);
         }
         self.take_place(protocol).inspect_err(|_| self.ledger.release(SOCKET_COST))
@@ -260,11 +265,18 @@ impl MemberState {
     }
 
     fn lookup_elsewhere(self: &Arc<Self>, name: &str) -> Lookup {
+        self.counters.lookups.add(1);
         let Some(turn) = Turn::take(self) else {
+            self.counters.lookups_refused.add(1);
             return Lookup::Now(Err(ResolveError::Temporary));
         };
         match self.net.egress.lookup(&self.name, name) {
-            Lookup::Now(answer) => Lookup::Now(never_empty(answer)),
+            Lookup::Now(answer) => {
+                if answer == Err(ResolveError::Temporary) {
+                    self.counters.lookups_refused.add(1);
+                }
+                Lookup::Now(never_empty(answer))
+            }
             Lookup::Later(answer) => Lookup::Later(Box::pin(async move {
                 let _turn = turn;
                 never_empty(answer.await)
@@ -284,6 +296,11 @@ impl MemberState {
             self.counters.memory_refused.add(1);
         }
         ok
+    }
+
+    /// A call of its own fails for want of `bytes` of buffer.
+    pub(crate) fn missed(&self, bytes: usize) {
+        self.ledger.missed(bytes);
     }
 
     /// Pays for `bytes` until the answer is dropped.

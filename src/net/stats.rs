@@ -64,6 +64,10 @@ counters! {
     datagrams_received,
     /// Datagrams for this member that were dropped, because its queue or its memory was full.
     datagrams_dropped,
+    /// Names that are not the pod's own, looked up by this member.
+    lookups,
+    /// Of these, those that were answered "later" at once, because of a limit.
+    lookups_refused,
     /// Sockets refused because of a limit.
     sockets_refused,
     /// Writes refused because of the limit on buffered bytes or of the memory ledger.
@@ -112,6 +116,8 @@ impl CounterSnapshot {
         self.datagrams_sent += other.datagrams_sent;
         self.datagrams_received += other.datagrams_received;
         self.datagrams_dropped += other.datagrams_dropped;
+        self.lookups += other.lookups;
+        self.lookups_refused += other.lookups_refused;
         self.sockets_refused += other.sockets_refused;
         self.memory_refused += other.memory_refused;
         self.sockets_peak = self.sockets_peak.max(other.sockets_peak);

@@ -114,6 +114,7 @@ async fn wait(news: &mut watch::Receiver<u64>, done: &CancellationToken) {
 mod test {
     use super::*;
     use crate::clock::Clock;
+    use crate::limits::LOG_BYTES_PER_SECOND;
 
     #[test]
     fn a_start_that_is_tried_again_is_followed_and_none_is_followed_twice() {
@@ -121,7 +122,7 @@ mod test {
         let mut last = None;
         for attempt in [0, 0, 1] {
             assert!(next(&logs, &name, last.as_ref()).is_none());
-            let ring = logs.begin(&name, attempt, Clock::start());
+            let ring = logs.begin(&name, attempt, Clock::start(), LOG_BYTES_PER_SECOND);
             let found = next(&logs, &name, last.as_ref());
             assert!(found.as_ref().is_some_and(|found| Arc::ptr_eq(found, &ring)), "{attempt}");
             last = found;

@@ -191,7 +191,8 @@ impl Hands {
             }
             Report::Running(run, control) => {
                 let (usage, uid, now) = (&self.node.usage, &self.pod.uid, self.node.clock.now());
-                usage.run_began(uid, &run.container, control.clone(), now);
+                let dropped = self.logs.dropped(&run.container);
+                usage.run_began(uid, &run.container, control.clone(), dropped, now);
                 if let Some(active) = self.active(&run) {
                     active.control = Some(control);
                 }
@@ -316,7 +317,8 @@ impl Hands {
         let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
         let ingredients = Ingredients { node, pod, sandbox, image };
         let abort = CancellationToken::new();
-        let ring = self.logs.begin(&run.container, run.attempt, self.node.clock);
+        let rate = container.log_bytes_per_second;
+        let ring = self.logs.begin(&run.container, run.attempt, self.node.clock, rate);
         ring.pay_from(ingredients.sandbox.account());
         let active = ActiveRun {
             run: run.clone(),

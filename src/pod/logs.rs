@@ -9,6 +9,7 @@
 //! ```
 
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,7 +20,8 @@ use crate::board::logs::{LogChunk, LogCursor, LogLine, LogSource, LogStream};
 use crate::clock::{Clock, Timestamp};
 use crate::lifecycle::Attempt;
 use crate::limits::{
-    LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_LINE_BYTES_MAX, LOG_RING_BYTES_MAX,
+    LOG_BURST_BYTES_MIN, LOG_BURST_SECONDS, LOG_BYTES_PER_SECOND, LOG_LINE_BYTES_MAX,
+    LOG_RING_BYTES_MAX,
 };
 use crate::runtime::{self, LogSink, PodAccount};
 use crate::spec::ContainerName;
@@ -27,7 +29,28 @@ use crate::spec::ContainerName;
 /// What one line costs beside its bytes, so that a flood of empty lines is bounded too.
 const LINE_OVERHEAD_BYTES: usize = 48;
 
+/// What was dropped of a container's log because it was too much, over all its runs.
 #[derive(Debug, Default)]
+pub struct Dropped {
+    lines: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Dropped {
+    /// Lines.
+    #[must_use]
+    pub fn lines(&self) -> u64 {
+        self.lines.load(Ordering::Relaxed)
+    }
+
+    /// Bytes, without what ends the lines.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
 struct Lines {
     kept: VecDeque<LogLine>,
     /// Sequence number of the first kept line.
@@ -44,24 +67,32 @@ struct Lines {
 /// How much may be printed, and what was dropped because it was more.
 #[derive(Debug)]
 struct Pace {
+    /// Bytes a second.
+    rate: u64,
     left: u64,
     filled_at: Duration,
     lines: u64,
     bytes: u64,
-}
-
-impl Default for Pace {
-    fn default() -> Self {
-        Self { left: LOG_BURST_BYTES, filled_at: Duration::ZERO, lines: 0, bytes: 0 }
-    }
+    total: Arc<Dropped>,
 }
 
 impl Pace {
+    fn new(rate: u64, total: Arc<Dropped>) -> Self {
+        let (filled_at, lines, bytes) = (Duration::ZERO, 0, 0);
+        Self { rate, left: Self::burst(rate), filled_at, lines, bytes, total }
+    }
+
+    /// What may be printed at once.
+    fn burst(rate: u64) -> u64 {
+        rate.saturating_mul(LOG_BURST_SECONDS).max(LOG_BURST_BYTES_MIN)
+    }
+
     fn refill(&mut self, now: Duration) {
         let since = now.saturating_sub(self.filled_at).as_micros();
-        let earned = since * u128::from(LOG_BYTES_PER_SECOND) / 1_000_000;
-        if let Ok(earned @ 1..) = u64::try_from(earned) {
-            self.left = self.left.saturating_add(earned).min(LOG_BURST_BYTES);
+        let earned = since.saturating_mul(self.rate.into()) / 1_000_000;
+        let earned = u64::try_from(earned).unwrap_or(u64::MAX);
+        if earned > 0 {
+            self.left = self.left.saturating_add(earned).min(Self::burst(self.rate));
             self.filled_at = now;
         }
     }
@@ -75,6 +106,8 @@ impl Pace {
         } else {
             self.lines += 1;
             self.bytes += bytes as u64;
+            self.total.lines.fetch_add(1, Ordering::Relaxed);
+            self.total.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
         }
         allowed
     }
@@ -85,7 +118,7 @@ impl Pace {
         (lines > 0).then(|| {
             format!(
                 "podling: {lines} lines ({bytes} bytes) dropped: more than {} KiB of log a second",
-                LOG_BYTES_PER_SECOND >> 10
+                self.rate >> 10
             )
         })
     }
@@ -101,9 +134,26 @@ pub struct LogRing {
 }
 
 impl LogRing {
+    /// An empty one, with the usual bound on bytes a second.
     #[must_use]
     pub fn new(attempt: Attempt, clock: Clock) -> Arc<Self> {
-        Arc::new(Self { attempt, clock, lines: Mutex::default(), changed: watch::Sender::new(0) })
+        Self::paced(attempt, clock, LOG_BYTES_PER_SECOND, Arc::default())
+    }
+
+    /// An empty one; what is more than `rate` bytes a second is counted in `dropped`.
+    #[must_use]
+    pub fn paced(attempt: Attempt, clock: Clock, rate: u64, dropped: Arc<Dropped>) -> Arc<Self> {
+        let lines = Lines {
+            kept: VecDeque::new(),
+            first: 0,
+            bytes: 0,
+            open: Default::default(),
+            ended: false,
+            pace: Pace::new(rate, dropped),
+            account: None,
+        };
+        let (lines, changed) = (Mutex::new(lines), watch::Sender::new(0));
+        Arc::new(Self { attempt, clock, lines, changed })
     }
 
     /// What it holds is the pod's memory from now on. To be called before anything is written.
@@ -314,6 +364,7 @@ pub struct PodLogs {
 struct Rings {
     current: Arc<LogRing>,
     previous: Option<Arc<LogRing>>,
+    dropped: Arc<Dropped>,
 }
 
 impl PodLogs {
@@ -325,17 +376,26 @@ impl PodLogs {
     /// A new run begins; its predecessor's ring stays readable, the one before that goes. A run that is tried again under the
     /// same number (it did not start) replaces its own ring only.
     #[must_use]
-    pub fn begin(&self, container: &ContainerName, attempt: Attempt, clock: Clock) -> Arc<LogRing> {
-        let ring = LogRing::new(attempt, clock);
-        {
+    pub fn begin(
+        &self,
+        container: &ContainerName,
+        attempt: Attempt,
+        clock: Clock,
+        rate: u64,
+    ) -> Arc<LogRing> {
+        let ring = {
             let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-            let previous = rings.remove(container).and_then(|r| match r.current.attempt {
+            let before = rings.remove(container);
+            let dropped = before.as_ref().map(|r| Arc::clone(&r.dropped)).unwrap_or_default();
+            let previous = before.and_then(|r| match r.current.attempt {
                 again if again == attempt => r.previous,
                 _ => Some(r.current),
             });
-            let entry = Rings { current: Arc::clone(&ring), previous };
+            let ring = LogRing::paced(attempt, clock, rate, Arc::clone(&dropped));
+            let entry = Rings { current: Arc::clone(&ring), previous, dropped };
             rings.insert(container.clone(), entry);
-        }
+            ring
+        };
         self.changed.send_modify(|version| *version += 1);
         ring
     }
@@ -347,8 +407,16 @@ impl PodLogs {
         if entry.current.attempt != attempt {
             rings.insert(container.clone(), entry);
         } else if let Some(current) = entry.previous {
-            rings.insert(container.clone(), Rings { current, previous: None });
+            let (previous, dropped) = (None, entry.dropped);
+            rings.insert(container.clone(), Rings { current, previous, dropped });
         }
+    }
+
+    /// What was dropped of a container's log.
+    #[must_use]
+    pub fn dropped(&self, container: &ContainerName) -> Arc<Dropped> {
+        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
+        rings.get(container).map(|rings| Arc::clone(&rings.dropped)).unwrap_or_default()
     }
 
     #[must_use]
@@ -428,7 +496,7 @@ mod test {
     fn who_prints_too_fast_loses_lines_and_a_line_says_how_many() {
         let ring = ring();
         let line = [b'x'; 999];
-        let fit = LOG_BURST_BYTES / (999 + LINE_OVERHEAD_BYTES as u64);
+        let fit = Pace::burst(LOG_BYTES_PER_SECOND) / (999 + LINE_OVERHEAD_BYTES as u64);
         for _ in 0..fit + 500 {
             ring.write(LogStream::Stdout, &line);
             ring.write(LogStream::Stdout, b"\n");
@@ -449,11 +517,15 @@ mod test {
             format!("{} bytes) dropped: more than 256 KiB of log a second", lines * 999)
         );
         assert!(ring.lock().pace.note().is_none());
+        let dropped = Arc::clone(&ring.lock().pace.total);
+        // Some may have been told of before.
+        assert!(dropped.lines() >= lines, "for the metrics");
+        assert_eq!(dropped.bytes(), dropped.lines() * 999);
     }
 
     #[test]
     fn a_pace_is_a_burst_and_then_a_rate() {
-        let mut pace = Pace::default();
+        let mut pace = Pace::new(LOG_BYTES_PER_SECOND, Arc::default());
         let line = (LOG_BYTES_PER_SECOND / 256) as usize - LINE_OVERHEAD_BYTES;
         let mut kept = 0;
         for ms in 0..10_000 {
@@ -505,10 +577,10 @@ mod test {
     fn the_previous_run_stays_readable_and_no_more_than_that() {
         let (logs, name) = (PodLogs::new(), ContainerName::new("c"));
         for attempt in 0..3 {
-            let ring = logs.begin(&name, attempt, Clock::start());
+            let ring = logs.begin(&name, attempt, Clock::start(), LOG_BYTES_PER_SECOND);
             ring.write(LogStream::Stdout, format!("run {attempt}\n").as_bytes());
         }
-        let again = logs.begin(&name, 2, Clock::start());
+        let again = logs.begin(&name, 2, Clock::start(), LOG_BYTES_PER_SECOND);
         again.write(LogStream::Stdout, b"run 2\n");
         let run = |previous| logs.get(&name, previous).map(|r| r.last_text(80, 2048));
         assert_eq!(run(false).as_deref(), Some("run 2\n"));

@@ -7,9 +7,10 @@
 //! Limits: one entry for each container of each pod with a sandbox.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use super::logs::Dropped;
 use crate::clock::Timestamp;
 use crate::runtime::{HttpUsage, MemoryKinds, PodAccount, RunControl, Usage};
 use crate::spec::{ContainerName, PodKey, PodUid};
@@ -27,6 +28,9 @@ pub struct ContainerUsage {
     pub total: Usage,
     /// The same of its requests, if it is a module that answers HTTP.
     pub http: Option<HttpUsage>,
+    /// What was dropped of its log, because it was more than it may print.
+    pub log_dropped_lines: u64,
+    pub log_dropped_bytes: u64,
     /// Billionths of a core, over the window.
     pub cpu_nanocores: u64,
     /// What the rate was measured over.
@@ -66,6 +70,8 @@ struct ContainerEntry {
     /// Runs that are over.
     before: Usage,
     http_before: HttpUsage,
+    /// Over all its runs.
+    dropped: Arc<Dropped>,
     rate: Rate,
 }
 
@@ -96,6 +102,7 @@ impl UsageBook {
         uid: &PodUid,
         container: &ContainerName,
         run: RunControl,
+        dropped: Arc<Dropped>,
         now: Timestamp,
     ) {
         if let Some(pod) = self.lock().get_mut(uid) {
@@ -103,6 +110,7 @@ impl UsageBook {
             entry.settle();
             entry.rate.last = Some((now, entry.before.cpu_time));
             entry.now = Some(run);
+            entry.dropped = dropped;
         }
     }
 
@@ -165,6 +173,8 @@ impl ContainerEntry {
             running: self.now.is_some(),
             total,
             http: http.is_of_server().then_some(http),
+            log_dropped_lines: self.dropped.lines(),
+            log_dropped_bytes: self.dropped.bytes(),
             cpu_nanocores: self.rate.nanocores,
             window: self.rate.window,
         }

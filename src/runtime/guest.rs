@@ -7,7 +7,7 @@
 
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 
 use wasmtime::component::ResourceTable;
@@ -20,10 +20,10 @@ use super::run::Shared;
 use super::stdio::{LogStream, StdinPipe, Stream};
 use super::strand::Payer;
 use super::{GuestMount, LogSink, Network, StartError};
-use crate::net::{Member, MemberLimits, NetConfig, PodNet};
+use crate::net::{Member, MemberLimits, NetConfig, NoLedger, PodNet};
 use crate::spec::OnMemoryLimit;
 use crate::wasi::account::{Account, AccountView, Nobody};
-use crate::wasi::files::{FilesView, Walls};
+use crate::wasi::files::{FilesView, Walls, Work};
 use crate::wasi::http::{Client, HttpCtx, Trust};
 use crate::wasi::lifecycle::{LifecycleView, StopListener};
 use crate::wasi::p1::{self, Listeners, Preview1, Preview1View};
@@ -38,6 +38,9 @@ pub(crate) const RESOURCES_MAX: usize = 4096;
 
 /// What a resource takes on the host: its place in the table, itself, and what waits for it. What it buffers is counted beside.
 const RESOURCE_BYTES: u64 = 512;
+
+/// What a task of WASI 0.3, an end of a stream, a future or a set of them takes in wasmtime's own table, with what it leads to.
+const RECORD_BYTES: u64 = 1024;
 
 /// Data of one store.
 pub(crate) struct Guest {
@@ -56,6 +59,8 @@ pub(crate) struct GuestPlan {
     pub(crate) env: Vec<(String, String)>,
     pub(crate) working_dir: Option<String>,
     pub(crate) mounts: Vec<GuestMount>,
+    /// For each of these, whether its file system asks another machine.
+    pub(crate) ask_others: Vec<bool>,
     pub(crate) on_memory_limit: OnMemoryLimit,
     pub(crate) stdin: Option<StdinPipe>,
     pub(crate) logs: Arc<dyn LogSink>,
@@ -74,7 +79,7 @@ pub(crate) struct GuestPlan {
 impl GuestPlan {
     /// Whether [`Guest::new`] may be called on a guest's own thread.
     pub(crate) fn opens_at_once(&self) -> bool {
-        self.mounts.iter().all(|mount| self.may_block && is_local(mount.dir.as_fd()))
+        self.mounts.is_empty() || self.may_block && !self.ask_others.contains(&true)
     }
 }
 
@@ -100,8 +105,8 @@ impl Guest {
         if let Some(dir) = &plan.working_dir {
             wasi.initial_cwd(dir);
         }
-        for mount in &plan.mounts {
-            open(&mut wasi, mount, plan.may_block)
+        for (mount, asks) in plan.mounts.iter().zip(&plan.ask_others) {
+            open(&mut wasi, mount, plan.may_block && !asks)
                 .map_err(|source| StartError::Mount { guest: mount.guest.clone(), source })?;
         }
         // What a component opens later takes what is said last, whichever directory it lies in.
@@ -116,7 +121,9 @@ impl Guest {
         }
         let listeners = Listeners { sockets, wait: plan.accept_waits };
         let rooms: Vec<_> = plan.mounts.iter().map(|mount| mount.room.clone()).collect();
-        let walls = Walls::new(rooms.iter().flatten().cloned(), Arc::clone(&plan.account));
+        let work = if plan.opens_at_once() { Work::Here } else { Work::Elsewhere };
+        let account = Arc::clone(&plan.account);
+        let walls = Walls::new(rooms.iter().flatten().cloned(), account, work);
         let ctx = wasi.build_p1();
         let wasi = Preview1::new(ctx, Arc::clone(&member), listeners, &rooms, walls.clone());
         let account = Arc::clone(&plan.account);
@@ -125,19 +132,19 @@ impl Guest {
         Ok(guest)
     }
 
-    /// Counts the host's resources that the module holds now.
+    /// Counts the host's resources that the module holds now, and `records` of its tasks and streams.
     ///
     /// # Errors
     /// It has no memory for them.
-    pub(crate) fn count_resources(&mut self) -> Result<(), OutOfMemory> {
+    pub(crate) fn count_resources(&mut self, records: u64) -> Result<(), OutOfMemory> {
         let count = self.ctx().table.iter_mut().count() as u64;
-        self.limiter.hold_resources(count * RESOURCE_BYTES)
+        self.limiter.hold_resources(count * RESOURCE_BYTES + records * RECORD_BYTES)
     }
 
     /// A guest without anything, for a store that only asks the linker questions.
     pub(crate) fn blank() -> Self {
         let ledger = Arc::new(Ledger::new(Some(0), None));
-        let member = Arc::new(join(Network::None, &ledger));
+        let member = Arc::new(join(Network::None, Arc::new(NoLedger)));
         let client = Client::new(Arc::clone(&member), Arc::new(Payer::Nobody), Trust::default());
         Self {
             wasi: Preview1::new(
@@ -158,10 +165,10 @@ impl Guest {
 }
 
 /// Grants one directory. It is opened through our own descriptor of it, so that no path is resolved a second time.
-fn open(wasi: &mut WasiCtxBuilder, mount: &GuestMount, may_block: bool) -> io::Result<()> {
+fn open(wasi: &mut WasiCtxBuilder, mount: &GuestMount, here: bool) -> io::Result<()> {
     let fd = mount.dir.as_fd();
     // Captured by wasmtime-wasi for each directory.
-    work_here(wasi, may_block && is_local(fd));
+    work_here(wasi, here);
     let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
     wasi.preopened_dir(format!("/proc/self/fd/{}", fd.as_raw_fd()), &mount.guest, perms).map_err(
         |error| match error.downcast::<io::Error>() {
@@ -183,40 +190,13 @@ fn work_here(wasi: &mut WasiCtxBuilder, here: bool) {
     wasi.allow_blocking_current_thread(here);
 }
 
-/// Whether a file system answers by itself. What is unknown counts as local; what may ask somebody else is listed.
-fn is_local(dir: BorrowedFd<'_>) -> bool {
-    /// `statfs(2)`: 9p, AFS, Ceph, CIFS, Coda, FUSE, NCP, NFS, SMB, SMB2.
-    const REMOTE: [u32; 10] = [
-        0x0102_1997,
-        0x5346_414f,
-        0x00c3_6400,
-        0xff53_4d42,
-        0x7375_7245,
-        0x6573_5546,
-        0x564c,
-        0x6969,
-        0x517b,
-        0xfe53_4d42,
-    ];
-    rustix::fs::fstatfs(dir).is_ok_and(|fs| {
-        #[allow(
-            clippy::cast_possible_truncation,
-            clippy::cast_sign_loss,
-            reason = "magic numbers have 32 bits, whatever the field's width"
-        )]
-        let kind = fs.f_type as u32;
-        !REMOTE.contains(&kind)
-    })
-}
-
 /// Makes the run a member of its network; what is buffered for it is paid from `ledger`. A run without one is alone in a
 /// network of its own, so that sockets need no case for it.
-pub(crate) fn join(network: Network, ledger: &Arc<Ledger>) -> Member {
+pub(crate) fn join(network: Network, ledger: Arc<dyn crate::net::Ledger>) -> Member {
     let (net, name) = match network {
         Network::Pod { net, member } => (net, member),
         Network::None => (PodNet::new(NetConfig::new(Ipv4Addr::LOCALHOST)), "alone".to_owned()),
     };
-    let ledger = Arc::clone(ledger);
     net.join(&name, MemberLimits::default(), ledger)
 }
 

@@ -35,6 +35,16 @@ const STACK_BYTES: u64 = 64 << 10;
 /// many again of its own.
 const HANDLES_MAX: usize = 8192;
 
+/// A handle takes some 32 bytes on the host, which nobody can count but wasmtime. So a module with little memory may have fewer: one for
+/// each of so many bytes of its limit, which bounds them to a thirty-second of it.
+const LIMIT_BYTES_PER_HANDLE: usize = 1024;
+
+/// Handles that every module may have: the smallest programs have some ten.
+const HANDLES_MIN: usize = 256;
+
+/// wasmtime's records of tasks and streams: three for two handles of a stream. The bound on handles comes first.
+const RECORDS_MAX: usize = 4 * HANDLES_MAX;
+
 /// Instantiates and runs the module to its end.
 pub(crate) async fn run(
     engine: &Engine,
@@ -84,7 +94,11 @@ impl Bounded {
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.limiter);
         store.set_hostcall_fuel(limit.unwrap_or(usize::MAX).min(HOSTCALL_BYTES_MAX));
-        store.set_max_component_handles(HANDLES_MAX);
+        let handles = limit.unwrap_or(usize::MAX) / LIMIT_BYTES_PER_HANDLE;
+        store.set_max_component_handles(handles.clamp(HANDLES_MIN, HANDLES_MAX));
+        if let Some(table) = store.concurrent_resource_table() {
+            table.set_max_capacity(RECORDS_MAX);
+        }
         let gauge = engine.get_consume_fuel().then(|| FuelGauge::new(Arc::clone(fuel)));
         if let Some(gauge) = &gauge {
             store.set_fuel(gauge.left)?;
@@ -121,7 +135,8 @@ fn at_tick(
     if let Some(end) = run.ended() {
         return Err(wasmtime::Error::new(end));
     }
-    store.data_mut().count_resources()?;
+    let records = store.concurrent_resource_table().map_or(0, |table| table.iter_mut().count());
+    store.data_mut().count_resources(records as u64)?;
     let now = monotonic_ns();
     let cpu = &run.account.cpu;
     cpu.settle(now);

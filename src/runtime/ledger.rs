@@ -156,17 +156,6 @@ impl Ledger {
     }
 }
 
-/// Socket buffers are paid from the same account.
-impl crate::net::Ledger for Ledger {
-    fn try_charge(&self, bytes: usize) -> bool {
-        self.charge(bytes as u64).is_ok()
-    }
-
-    fn release(&self, bytes: usize) {
-        Self::release(self, bytes as u64);
-    }
-}
-
 impl std::fmt::Display for OverLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { asked, used, limit, of_pod, kinds } = self;

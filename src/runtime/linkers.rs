@@ -80,13 +80,52 @@ const WASI_0_2: &[(&str, Link)] = {
     ]
 };
 
-/// The packages of WASI 0.3 that we offer, whole; its sockets are ours, its files behind walls of ours.
-const WASI_0_3: &[(&str, Link)] = &[
-    ("wasi:cli/", p3::cli::add_to_linker),
-    ("wasi:clocks/", p3::clocks::add_to_linker),
-    ("wasi:filesystem/", files::p3::add_to_linker),
-    ("wasi:random/", p3::random::add_to_linker),
-];
+/// Each interface of WASI 0.3 that we offer beside sockets and HTTP.
+const WASI_0_3: &[(&str, Link)] = {
+    use p3::bindings::{cli, clocks, filesystem, random};
+    &[
+        ("wasi:cli/exit", |l| cli::exit::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+        ("wasi:cli/environment", |l| cli::environment::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+        ("wasi:cli/stdin", |l| cli::stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+        ("wasi:cli/stdout", |l| cli::stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+        ("wasi:cli/stderr", |l| cli::stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+        ("wasi:cli/terminal-input", |l| {
+            cli::terminal_input::add_to_linker::<_, WasiCli>(l, Guest::cli)
+        }),
+        ("wasi:cli/terminal-output", |l| {
+            cli::terminal_output::add_to_linker::<_, WasiCli>(l, Guest::cli)
+        }),
+        ("wasi:cli/terminal-stdin", |l| {
+            cli::terminal_stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)
+        }),
+        ("wasi:cli/terminal-stdout", |l| {
+            cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)
+        }),
+        ("wasi:cli/terminal-stderr", |l| {
+            cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)
+        }),
+        ("wasi:clocks/types", |l| clocks::types::add_to_linker::<_, WasiClocks>(l, Guest::clocks)),
+        ("wasi:clocks/monotonic-clock", |l| {
+            clocks::monotonic_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
+        }),
+        ("wasi:clocks/system-clock", |l| {
+            clocks::system_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
+        }),
+        ("wasi:filesystem/types", files::p3::add_to_linker),
+        ("wasi:filesystem/preopens", |l| {
+            filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem)
+        }),
+        ("wasi:random/random", |l| {
+            random::random::add_to_linker::<_, WasiRandom>(l, Guest::random)
+        }),
+        ("wasi:random/insecure", |l| {
+            random::insecure::add_to_linker::<_, WasiRandom>(l, Guest::random)
+        }),
+        ("wasi:random/insecure-seed", |l| {
+            random::insecure_seed::add_to_linker::<_, WasiRandom>(l, Guest::random)
+        }),
+    ]
+};
 
 /// Both linkers of one engine.
 pub(crate) struct Linkers {
@@ -165,7 +204,7 @@ pub(crate) fn offers(name: &str) -> bool {
             || http::WASI_0_2.contains(&interface);
     }
     version.starts_with("0.3.")
-        && (WASI_0_3.iter().any(|(package, _)| interface.starts_with(package))
+        && (WASI_0_3.iter().any(|(offered, _)| *offered == interface)
             || sockets::WASI_0_3.contains(&interface)
             || http::WASI_0_3.contains(&interface))
 }
@@ -197,10 +236,56 @@ mod test {
             "wasi:nn/graph@0.2.0",
             "wasi:sockets/types@0.4.0",
             "wasi:http/handler@0.3.0",
+            "wasi:clocks/timezone@0.3.0",
+            "wasi:filesystem/nothing@0.3.0",
             "env",
         ] {
             assert!(!offers(name), "{name}");
         }
+    }
+
+    /// Every interface that a module may import, as `docs/limits.md` names them.
+    fn everything() -> Vec<String> {
+        let of = |version: &'static str, names: Vec<&'static str>| {
+            names.into_iter().map(move |name| format!("{name}@{version}"))
+        };
+        let names = |list: &[(&'static str, Link)]| list.iter().map(|(name, _)| *name).collect();
+        let mut all: Vec<String> = of("0.2", names(WASI_0_2))
+            .chain(of("0.2", sockets::WASI_0_2.to_vec()))
+            .chain(of("0.2", http::WASI_0_2.to_vec()))
+            .chain(of("0.3", names(WASI_0_3)))
+            .chain(of("0.3", sockets::WASI_0_3.to_vec()))
+            .chain(of("0.3", http::WASI_0_3.to_vec()))
+            .collect();
+        all.extend([p1::PREVIEW1.to_owned(), lifecycle::INTERFACE.to_owned()]);
+        all
+    }
+
+    /// What each interface can make the host hold is in the table of `docs/limits.md`, with the attack that tries it; and that attack exists.
+    #[test]
+    fn no_interface_is_forgotten_where_limits_are_written_down() {
+        let manual = include_str!("../../docs/limits.md");
+        let attacks = include_str!("../../tests/ledger/attacks.rs");
+        let (_, table) = manual.split_once("## A guest for each interface").unwrap();
+        let (table, _) = table.split_once("\n## ").unwrap_or((table, ""));
+        let rows: Vec<Vec<&str>> = table
+            .lines()
+            .filter(|line| line.starts_with("| `"))
+            .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+            .collect();
+        let mut named = std::collections::BTreeSet::new();
+        for row in &rows {
+            let [interfaces, _what, _bound, tried] = row[..] else { panic!("{row:?}") };
+            named.extend(interfaces.split(", ").map(|name| name.trim_matches('`').to_owned()));
+            let tests: Vec<&str> =
+                tried.split('`').skip(1).step_by(2).filter(|name| !name.is_empty()).collect();
+            assert!(!tests.is_empty() || tried.starts_with('–'), "{interfaces}: nobody tries");
+            for test in tests {
+                assert!(attacks.contains(&format!("(\"{test}\", ")), "no attack {test}");
+            }
+        }
+        let offered: std::collections::BTreeSet<String> = everything().into_iter().collect();
+        assert_eq!(named, offered, "docs/limits.md names the left, modules may import the right");
     }
 
     #[test]

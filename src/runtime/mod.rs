@@ -20,6 +20,7 @@ mod compile_child;
 mod cputime;
 mod engine;
 mod error;
+mod file_threads;
 mod guest;
 mod instance;
 mod ledger;
@@ -27,6 +28,7 @@ mod limiter;
 mod linkers;
 mod machine;
 mod meter;
+mod network_memory;
 mod origin;
 mod prepare;
 mod profiles;
@@ -80,6 +82,8 @@ pub struct RuntimeConfig {
     pub backend: Backend,
     /// Certificate authorities (PEM) that modules trust beside the machine's own, in requests that they make.
     pub extra_authorities: Option<PathBuf>,
+    /// Kinds of file system that ask another machine, beside those that are known to (`/proc/self/mountinfo` has the names).
+    pub network_file_systems: Vec<String>,
 }
 
 impl RuntimeConfig {
@@ -95,6 +99,7 @@ impl RuntimeConfig {
             cache_bytes_max: CACHE_BYTES_MAX,
             backend: Backend::Auto,
             extra_authorities: None,
+            network_file_systems: Vec::new(),
         }
     }
 }

@@ -12,16 +12,19 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::RunLimits;
-use super::ledger::{Ledger, MemoryKinds};
+use super::file_threads::{FileThreads, PodFileThreads};
+use super::ledger::{Ledger, MemoryKinds, OverLimit};
+use super::limiter::OutOfMemory;
 use super::meter::{CpuAccount, PodCpu};
+use super::network_memory::NetworkMemory;
 use super::sched::Spawner;
 use super::serve::{HttpCounters, HttpUsage};
 use super::stdio::StdinPipe;
@@ -47,6 +50,7 @@ pub struct PodLimits {
 pub struct PodAccount {
     memory: Arc<Ledger>,
     cpu: Arc<PodCpu>,
+    pub(crate) files: Arc<PodFileThreads>,
 }
 
 impl PodAccount {
@@ -56,6 +60,7 @@ impl PodAccount {
         Self {
             memory: Arc::new(Ledger::new(limits.memory_bytes, None)),
             cpu: Arc::new(PodCpu::new(limits.cpu_millis, limits.cpu_request_millis)),
+            files: Arc::default(),
         }
     }
 
@@ -155,6 +160,8 @@ pub struct Usage {
 pub(crate) enum End {
     Terminated,
     Killed,
+    /// A call of its own found no memory, and it is not to go on then.
+    OutOfMemory(OverLimit),
     /// It has ended already; what still works beside it goes now.
     Over,
 }
@@ -164,6 +171,7 @@ impl End {
         match self {
             Self::Terminated => Exit::Terminated,
             Self::Killed => Exit::Killed,
+            Self::OutOfMemory(over) => Exit::OutOfMemory { message: OutOfMemory(over).to_string() },
             // Whoever said so has the exit, and nobody asks here.
             Self::Over => Exit::Lost { message: "the run was over already".to_owned() },
         }
@@ -175,6 +183,7 @@ impl fmt::Display for End {
         f.write_str(match self {
             Self::Terminated => "terminated",
             Self::Killed => "killed",
+            Self::OutOfMemory(_) => "out of memory",
             Self::Over => "over",
         })
     }
@@ -187,6 +196,7 @@ const RUNNING: u8 = 0;
 const TERMINATED: u8 = 1;
 const KILLED: u8 = 2;
 const OVER: u8 = 3;
+const OUT_OF_MEMORY: u8 = 4;
 
 /// What the control plane and the guest's thread share.
 pub(crate) struct Shared {
@@ -200,6 +210,12 @@ pub(crate) struct Shared {
     pub(crate) paced: bool,
     /// What happens at its memory limit.
     pub(crate) on_memory_limit: OnMemoryLimit,
+    /// Its own threads for file work, if one of its folders asks another machine.
+    pub(crate) files: Option<Arc<FileThreads>>,
+    /// What its sockets and requests are paid from.
+    pub(crate) network_memory: Arc<NetworkMemory>,
+    /// Set before `end` says so.
+    missed: OnceLock<OverLimit>,
     end: AtomicU8,
     over: AtomicBool,
     stop: StopListener,
@@ -219,7 +235,7 @@ impl Shared {
         guests: Spawner,
         stop_signal: StopSignal,
         stdin: Option<StdinPipe>,
-        member: Arc<Member>,
+        (member, network_memory): (Arc<Member>, Arc<NetworkMemory>),
     ) -> Self {
         Self {
             name,
@@ -228,6 +244,9 @@ impl Shared {
             guests,
             paced: false,
             on_memory_limit: OnMemoryLimit::Kill,
+            files: None,
+            network_memory,
+            missed: OnceLock::new(),
             end: AtomicU8::new(RUNNING),
             over: AtomicBool::new(false),
             stop: StopListener::new(),
@@ -247,6 +266,7 @@ impl Shared {
         match self.end.load(Ordering::Acquire) {
             TERMINATED => Some(End::Terminated),
             KILLED => Some(End::Killed),
+            OUT_OF_MEMORY => self.missed.get().copied().map(End::OutOfMemory),
             OVER => Some(End::Over),
             _ => None,
         }
@@ -257,6 +277,11 @@ impl Shared {
         let end = match end {
             End::Terminated => TERMINATED,
             End::Killed => KILLED,
+            End::OutOfMemory(over) => {
+                // The first reason stays here as well.
+                let _ = self.missed.set(over);
+                OUT_OF_MEMORY
+            }
             End::Over => OVER,
         };
         let _ = self.end.compare_exchange(RUNNING, end, Ordering::AcqRel, Ordering::Acquire);

@@ -9,6 +9,7 @@
 //! A panic in a run's task ends that run only ([`Exit::Lost`]): its state is private, so nothing else can be half-changed.
 
 use std::collections::HashMap;
+use std::os::fd::AsFd as _;
 use std::panic::AssertUnwindSafe;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -21,9 +22,11 @@ use tokio::sync::{oneshot, watch};
 use super::artifact::Command;
 use super::cache::Cache;
 use super::compile::Compiler;
+use super::file_threads::{FileThreads, ask_others, within};
 use super::guest::{Guest, GuestPlan, join};
 use super::instance::{self, Fuel};
 use super::meter::{Metered, Outcome};
+use super::network_memory::NetworkMemory;
 use super::prepare::Library;
 use super::profiles::Profiles;
 use super::run::{Account, End, RunControl, RunExit, RunHandle, Shared};
@@ -40,8 +43,8 @@ use crate::wasi::http::{Client, Trust};
 /// Runs at once. A thousand pods of four modules; each costs some 100 KiB and a few descriptors.
 const RUNS_MAX: usize = 4096;
 
-/// Threads for file work that may not be done on a guest's own thread (network mounts), and for opening directories. A
-/// server that hangs takes them all at worst, and nobody else's.
+/// Threads for opening folders on disks of this machine, and for measuring them. What asks another machine has threads of its own
+/// (`file_threads.rs`).
 const BLOCKING_THREADS_MAX: usize = 16;
 
 /// How long a blocking thread waits for more work.
@@ -61,6 +64,7 @@ pub(crate) struct Inner {
     next: AtomicU64,
     /// Whom modules' https requests trust.
     trust: Trust,
+    network_file_systems: Vec<String>,
     /// Taken when the last handle goes.
     machinery: Mutex<Option<Machinery>>,
 }
@@ -124,6 +128,7 @@ impl Inner {
             closed: AtomicBool::new(false),
             next: AtomicU64::new(0),
             trust: Trust::new(config.extra_authorities),
+            network_file_systems: config.network_file_systems,
             machinery: Mutex::new(Some(Machinery { scheduler, io })),
         })
     }
@@ -138,7 +143,7 @@ impl Inner {
 
     pub(crate) async fn start(&self, run: Run) -> Result<RunHandle, StartError> {
         refuse(&run)?;
-        let (shared, task) = self.task(run);
+        let (shared, task) = self.task(run)?;
         let alive = self.enlist(&shared, Arc::clone(&task.plan.logs))?;
         let (started, is_started) = oneshot::channel();
         let (ended, exit) = oneshot::channel();
@@ -146,7 +151,7 @@ impl Inner {
         let unless_started = KillUnlessStarted(Some(Arc::clone(&shared)));
         let theirs = Arc::clone(&shared);
         self.guests.spawn(share, async move {
-            let work = Box::pin(task.run(started));
+            let work = Box::pin(within(theirs.files.clone(), task.run(started)));
             let exit = AssertUnwindSafe(work).catch_unwind().await;
             theirs.end(End::Over);
             theirs.strands.gone().await;
@@ -166,7 +171,12 @@ impl Inner {
     }
 
     /// Splits a [`Run`] into what both sides see and what only the guest's thread needs.
-    fn task(&self, run: Run) -> (Arc<Shared>, RunTask) {
+    fn task(&self, run: Run) -> Result<(Arc<Shared>, RunTask), StartError> {
+        let ask = ask_others(
+            run.mounts.iter().map(|mount| mount.dir.as_fd()),
+            &self.network_file_systems,
+        );
+        let files = self.threads_for(&run, &ask)?;
         let listen_on = listening_for(&run);
         let http = served_on(&run).map(|port| (port, run.http));
         let env = in_directory(&run);
@@ -179,19 +189,24 @@ impl Inner {
             (Stdin::Closed, StopSignal::StdinEof) => Some(StdinPipe::new()),
             (Stdin::Closed, StopSignal::Lifecycle) => None,
         };
-        let member = Arc::new(join(run.network, &account.memory));
+        let memory = Arc::new(NetworkMemory::new(Arc::clone(&account.memory)));
+        let member = Arc::new(join(run.network, Arc::<NetworkMemory>::clone(&memory)));
         let guests = self.guests.clone();
+        let net = (member, memory);
         let mut shared =
-            Shared::new(run.name, account, guests, run.stop_signal, stdin.clone(), member);
+            Shared::new(run.name, account, guests, run.stop_signal, stdin.clone(), net);
+        shared.files = files;
         shared.paced = run.limits.fuel_per_second.is_some();
         shared.on_memory_limit = run.limits.on_memory_limit;
         let shared = Arc::new(shared);
+        shared.network_memory.belongs_to(&shared);
         let payer = Arc::new(Payer::Run(Arc::clone(&shared)));
         let plan = GuestPlan {
             argv: run.argv,
             env: with_listeners(env, &listen_on),
             working_dir: run.working_dir,
             mounts: run.mounts,
+            ask_others: ask,
             on_memory_limit: run.limits.on_memory_limit,
             stdin,
             logs: run.logs,
@@ -207,7 +222,24 @@ impl Inner {
             shared.stop_listener().hear();
         }
         let plan = Arc::new(plan);
-        (Arc::clone(&shared), RunTask { shared, plan, artifact: run.artifact, fuel, http })
+        let task =
+            RunTask { shared: Arc::clone(&shared), plan, artifact: run.artifact, fuel, http };
+        Ok((shared, task))
+    }
+
+    /// The threads for a module's file work, if it needs any. An `exec` into it shares its.
+    fn threads_for(&self, run: &Run, ask: &[bool]) -> Result<Option<Arc<FileThreads>>, StartError> {
+        if !ask.contains(&true) {
+            return Ok(None);
+        }
+        if let Some(other) = &run.charge_to
+            && let Some(threads) = &other.0.files
+        {
+            return Ok(Some(Arc::clone(threads)));
+        }
+        let none =
+            |error| StartError::Internal { message: format!("no threads for files: {error}") };
+        run.pod.files.of(&run.name).map(Some).map_err(none)
     }
 
     /// Puts a run on the list, unless the runtime is closed or full.

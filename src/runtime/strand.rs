@@ -21,6 +21,7 @@ use futures_util::task::AtomicWaker;
 use tokio_util::task::TaskTracker;
 
 use super::cputime::thread_ns;
+use super::file_threads::within;
 use super::limiter::OutOfMemory;
 use super::meter::Metered;
 use super::run::Shared;
@@ -115,7 +116,7 @@ impl http::Account for Payer {
 
     fn memory(&self) -> Arc<dyn Ledger> {
         match self {
-            Self::Run(run) => Arc::clone(&run.account.memory) as Arc<dyn Ledger>,
+            Self::Run(run) => Arc::clone(&run.network_memory) as Arc<dyn Ledger>,
             Self::Nobody => Arc::new(NoLedger),
         }
     }
@@ -148,7 +149,7 @@ impl Account for Payer {
 /// Runs `work` beside the module, on the guests' threads and on the run's account; it ends with the run at the latest. Called
 /// on a guest thread.
 pub(crate) fn spawn(run: &Arc<Shared>, work: impl Future<Output = ()> + Send + 'static) {
-    let metered = Metered::new(work, Arc::clone(run));
+    let metered = within(run.files.clone(), Metered::new(work, Arc::clone(run)));
     let work = run.strands.tasks.track_future(async move {
         // How it ended is of no interest: by itself, or with the run.
         let _ = metered.await;

@@ -38,6 +38,8 @@ pub struct Container {
     pub on_memory_limit: OnMemoryLimit,
     /// For a module that answers HTTP.
     pub http: HttpLimits,
+    /// Log that is kept of it, bytes a second, over time.
+    pub log_bytes_per_second: u64,
     /// `readOnlyRootFilesystem` and such have no meaning without a root file system; this one has.
     pub stdin: bool,
 }

@@ -66,6 +66,7 @@ pub fn container(name: &str, kind: ContainerKind) -> Container {
         termination_message_policy: TerminationMessagePolicy::File,
         stop_signal: StopSignal::Lifecycle,
         on_memory_limit: OnMemoryLimit::Kill,
+        log_bytes_per_second: crate::limits::LOG_BYTES_PER_SECOND,
         http: HttpLimits::default(),
         stdin: false,
     }

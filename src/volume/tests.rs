@@ -103,6 +103,7 @@ fn container(mounts: Vec<Mount>) -> Container {
         termination_message_policy: TerminationMessagePolicy::File,
         stop_signal: StopSignal::Lifecycle,
         on_memory_limit: OnMemoryLimit::Kill,
+        log_bytes_per_second: crate::limits::LOG_BYTES_PER_SECOND,
         http: HttpLimits::default(),
         stdin: false,
     }

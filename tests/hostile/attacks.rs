@@ -105,11 +105,7 @@ pub const WAVES: &[&[Attack]] = &[
     &[
         Attack { name: "sockets", module: Hostile(&["sockets"]), outcome: Held { says: "held:" } },
         Attack { name: "ports", module: Hostile(&["ports"]), outcome: Held { says: "held:" } },
-        Attack {
-            name: "open",
-            module: Hostile(&["open"]),
-            outcome: Ends { reason: "Trapped", code: 134, says: "resource table" },
-        },
+        Attack { name: "open", module: Hostile(&["open"]), outcome: Held { says: "files, then" } },
         Attack {
             name: "pollables",
             module: Hostile(&["pollables"]),

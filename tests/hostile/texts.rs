@@ -145,6 +145,99 @@ pub fn places() -> String {
     )
 }
 
+/// Gets something to wait for a stop by, again and again.
+pub fn subscriptions_to_stop() -> String {
+    command(
+        r#"(import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type (sub resource)))))
+           (alias export $poll "pollable" (type $pollable))
+           (import "podling:pod/lifecycle@0.1.0"
+             (instance $life (export "subscribe" (func (result (own $pollable))))))
+           (core func $subscribe (canon lower (func $life "subscribe")))
+           (core module $m (import "" "subscribe" (func $subscribe (result i32)))
+             (func (export "run") (result i32)
+               (loop $again (drop (call $subscribe)) (br $again)) unreachable))
+           (core instance $i (instantiate $m
+             (with "" (instance (export "subscribe" (func $subscribe))))))"#,
+        "",
+    )
+}
+
+/// Waits for as many things at once as there may be, all of them an hour away.
+pub fn waits() -> String {
+    small(
+        r#"(import "wasi_snapshot_preview1" "poll_oneoff"
+             (func $poll (param i32 i32 i32 i32) (result i32)))"#,
+        r"(local $n i32)
+          (loop $fill
+            (i64.store offset=88 (i32.mul (local.get $n) (i32.const 48)) (i64.const 3600000000000))
+            (br_if $fill (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 16000))))
+          (drop (memory.grow (i32.const 32)))
+          (drop (call $poll (i32.const 64) (i32.const 800000) (i32.const 16000) (i32.const 0)))",
+    )
+}
+
+/// Sends one datagram that is made of the whole memory, a thousand times over.
+pub fn datagram() -> String {
+    small(
+        r#"(import "wasi_snapshot_preview1" "sock_open"
+             (func $open (param i32 i32 i32) (result i32)))
+           (import "wasi_snapshot_preview1" "sock_send"
+             (func $send (param i32 i32 i32 i32 i32) (result i32)))"#,
+        r"(local $n i32)
+          (loop $fill
+            (i32.store offset=68 (i32.mul (local.get $n) (i32.const 8)) (i32.const 1900000))
+            (br_if $fill (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const 1000))))
+          (drop (call $open (i32.const 1) (i32.const 1) (i32.const 0)))
+          (loop $again
+            (drop (call $send (i32.load (i32.const 0)) (i32.const 64) (i32.const 1000) (i32.const 0) (i32.const 4)))
+            (br $again))",
+    )
+}
+
+/// Opens a path as long as the memory, again and again.
+pub fn long_path() -> String {
+    small(
+        r#"(import "wasi_snapshot_preview1" "path_open"
+             (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))"#,
+        r"(memory.fill (i32.const 64) (i32.const 97) (i32.const 1900000))
+          (loop $again
+            (drop (call $open (i32.const 3) (i32.const 0) (i32.const 64) (i32.const 1900000)
+              (i32.const 1) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 0)))
+            (br $again))",
+    )
+}
+
+/// As many random bytes as there are in one call, again and again.
+pub fn random() -> String {
+    small(
+        r#"(import "wasi_snapshot_preview1" "random_get" (func $get (param i32 i32) (result i32)))"#,
+        "(loop $again (drop (call $get (i32.const 64) (i32.const 1000000))) (br $again))",
+    )
+}
+
+/// Writes the same nothing from a quarter of a million places.
+pub fn places_small() -> String {
+    small(
+        r#"(import "wasi_snapshot_preview1" "fd_write"
+             (func $write (param i32 i32 i32 i32) (result i32)))"#,
+        "(loop $again (drop (call $write (i32.const 1) (i32.const 64) (i32.const 230000) (i32.const 0))) (br $again))",
+    )
+}
+
+/// Waits for sixteen thousand things that are there already.
+pub fn subscriptions_small() -> String {
+    small(
+        r#"(import "wasi_snapshot_preview1" "poll_oneoff"
+             (func $poll (param i32 i32 i32 i32) (result i32)))"#,
+        "(loop $again (drop (call $poll (i32.const 64) (i32.const 800000) (i32.const 16000) (i32.const 0))) (br $again))",
+    )
+}
+
+/// A core module with 2 MiB of memory.
+fn small(imports: &str, deeds: &str) -> String {
+    format!(r#"(module {imports} (memory (export "memory") 32) (func (export "_start") {deeds}))"#)
+}
+
 /// Waits for nine hundred thousand things that are there already, in one call after the other.
 pub fn subscriptions() -> String {
     preview1(

@@ -9,6 +9,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use super::super::support::{ANNOTATIONS, AnnotationRow, Scope};
 use super::check::Check;
 use super::{METADATA, Path, names};
+use crate::limits::LOG_BYTES_PER_SECOND;
 use crate::manifest::Quantity;
 use crate::spec::{HostPort, HttpLimits, NameRule, OnMemoryLimit, StopSignal};
 
@@ -18,6 +19,9 @@ const HTTP_CONCURRENCY_MAX: u64 = 1024;
 /// Longest time to a response; an hour is longer than any proxy waits.
 const HTTP_TIMEOUT_SECONDS_MAX: u64 = 3600;
 
+/// Less would not even let the daemon's own words about what was dropped through.
+const LOG_RATE_MIN: u64 = 1024;
+
 /// The settings of all containers, by name, and those of the pod.
 #[derive(Debug, Default)]
 pub(super) struct Annotations {
@@ -25,6 +29,7 @@ pub(super) struct Annotations {
     on_memory_limit: BTreeMap<String, OnMemoryLimit>,
     pub(super) host_loopback: Vec<HostPort>,
     http: BTreeMap<String, HttpLimits>,
+    log_rate: BTreeMap<String, u64>,
     pub(super) of_object: OfObject,
 }
 
@@ -96,6 +101,10 @@ impl Annotations {
         self.http.get(container).copied().unwrap_or_default()
     }
 
+    pub(super) fn log_bytes_per_second(&self, container: &str) -> u64 {
+        self.log_rate.get(container).copied().unwrap_or(LOG_BYTES_PER_SECOND)
+    }
+
     /// Reads ours among the pod's annotations; one of ours that does not exist is an error, for it
     /// would be ignored in silence otherwise.
     pub(super) fn read(pod: &corev1::Pod, check: &mut Check<'_>) -> Self {
@@ -163,6 +172,14 @@ impl Annotations {
                 Ok(_) => check.invalid(path, value, "must be greater than or equal to 0"),
                 Err(error) => check.invalid(path, value, error.to_string()),
             },
+            "log-rate" => {
+                let least = Quantity::parse(value).map(|bytes| bytes.units_u64());
+                match least {
+                    Ok(bytes @ LOG_RATE_MIN..) => drop(self.log_rate.insert(name, bytes)),
+                    Ok(_) => check.invalid(path, value, "must be 1Ki or more"),
+                    Err(error) => check.invalid(path, value, error.to_string()),
+                }
+            }
             _ => {
                 let known = [("kill", OnMemoryLimit::Kill), ("fail", OnMemoryLimit::Fail)];
                 if let Some(what) = check.choice(path, Some(value), &known) {

@@ -114,6 +114,7 @@ impl<'p> Lists<'p> {
             stop_signal: self.annotations.stop_signal(&wire.name),
             on_memory_limit: self.annotations.on_memory_limit(&wire.name),
             http: self.annotations.http(&wire.name),
+            log_bytes_per_second: self.annotations.log_bytes_per_second(&wire.name),
             stdin: wire.stdin.unwrap_or(false),
         }
     }

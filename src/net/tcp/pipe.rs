@@ -205,17 +205,29 @@ impl Pipe {
         if after > self.charged {
             let more = after.next_multiple_of(CHARGE_STEP) - self.charged;
             if !self.payer.charge(more) {
-                // With bytes under way, their being read will free memory, so waiting is right.
-                // With none, nothing would ever end the wait.
-                if self.buffered == 0 {
-                    return Err(WriteError::NoMemory);
-                }
-                self.full = true;
-                return Ok(0);
+                return self.admit_least(n);
             }
             self.charged += more;
         }
         Ok(n)
+    }
+
+    /// The same where there is no memory for all of it: a window is made as small as it can be.
+    fn admit_least(&mut self, wanted: usize) -> Result<usize, WriteError> {
+        // With bytes under way, their being read will free memory, so waiting is right.
+        if self.buffered > 0 {
+            self.full = true;
+            return Ok(0);
+        }
+        if self.charged == 0 {
+            if !self.payer.charge(CHARGE_STEP) {
+                // Nothing would ever end a wait.
+                self.payer.missed(CHARGE_STEP);
+                return Err(WriteError::NoMemory);
+            }
+            self.charged = CHARGE_STEP;
+        }
+        Ok(wanted.min(self.charged))
     }
 
     /// Takes as many bytes off the front of `data` as there is room for. 0 means wait.

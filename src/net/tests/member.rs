@@ -161,18 +161,19 @@ fn buffered_bytes_are_bounded_by_member_and_by_pod() {
         let net = PodNet::new(config);
         let limits = MemberLimits { max_sockets: 100, max_buffered: member_limit };
         let (server, client) = (join(&net, "s"), net.join("c", limits, Arc::new(NoLedger)));
-        let mut pairs: Vec<_> = (0..4).map(|_| connected(&server, &client)).collect();
+        let mut pairs: Vec<_> = (0..12).map(|_| connected(&server, &client)).collect();
         for (_, near, _) in &mut pairs {
             let _ = near.write.try_write_slice(&[0; 60_000]);
         }
         assert!(net.buffered_bytes() <= 100_000 && net.buffered_bytes() > 50_000);
         assert_eq!(
-            ready(pairs[3].1.write.try_write_slice(&[0; 60_000])),
+            ready(pairs[11].1.write.try_write_slice(&[0; 60_000])),
             Err(WriteError::NoMemory)
         );
+        assert_eq!(drain(&mut pairs[1].2).len(), 4096, "those between have a smaller window");
         assert!(client.counters().memory_refused > 0);
         assert_eq!(drain(&mut pairs[0].2).len(), 60_000);
-        assert_eq!(ready(pairs[3].1.write.try_write_slice(&[0; 60_000])), Ok(60_000));
+        assert_eq!(ready(pairs[11].1.write.try_write_slice(&[0; 50_000])), Ok(50_000));
         drop(pairs);
         assert_eq!((client.buffered_bytes(), net.buffered_bytes()), (0, 0));
     }

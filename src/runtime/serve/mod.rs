@@ -88,7 +88,7 @@ pub(crate) async fn run(served: Served, first: Guest, run: &Arc<Shared>, port: u
     let server = Arc::new(Server {
         instances: Arc::new(Instances::new(&served)),
         room: Arc::new(Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS))),
-        memory: Arc::clone(&run.account.memory) as Arc<dyn Ledger>,
+        memory: Arc::clone(&run.network_memory) as Arc<dyn Ledger>,
         draining: CancellationToken::new(),
         verdict: OnceLock::new(),
         run: Arc::clone(run),

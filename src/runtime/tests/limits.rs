@@ -144,6 +144,27 @@ async fn the_modules_of_a_pod_share_its_cpu() {
     }
 }
 
+/// The rule of `network_memory.rs`, for the call that WASI has an error for.
+#[tokio::test]
+async fn a_socket_that_finds_no_memory_ends_its_module_unless_it_is_to_go_on() {
+    for (on_limit, ends) in [(OnMemoryLimit::Kill, true), (OnMemoryLimit::Fail, false)] {
+        // A socket a KiB, of a thousand that it may have.
+        let mut limits = memory(2, on_limit);
+        limits.memory_bytes = limits.memory_bytes.map(|bytes| bytes - (300 << 10));
+        let trial = Trial::of("hostile", &["sockets", "1000"]).await.limits(limits);
+        let (handle, paper) = trial.start().await;
+        if ends {
+            let exit = over(handle).await;
+            assert!(matches!(exit, Exit::OutOfMemory { .. }), "{exit:?}: {}", paper.stdout());
+            assert!(!paper.stdout().contains("held:"));
+        } else {
+            paper.says("sockets, then error").await;
+            handle.control.kill();
+            assert_eq!(over(handle).await, Exit::Killed);
+        }
+    }
+}
+
 #[tokio::test]
 async fn an_exec_is_charged_to_the_module_it_goes_into() {
     let (target, paper) = {

@@ -1,10 +1,10 @@
 //! Folders with walls, as guests of either kind meet them.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Condvar, Mutex};
 
-use super::super::Room;
-use super::lab::{Paper, Trial};
+use super::super::{CompileMode, Grant, PodAccount, Room, Runtime, RuntimeConfig};
+use super::lab::{Paper, Trial, over};
 use crate::clock::Clock;
 use crate::spec::Exit;
 use crate::volume::space;
@@ -96,6 +96,143 @@ async fn every_way_to_take_space_ends_at_the_wall() {
             assert!(last.starts_with(outcome), "{image}: {operations}: {text}");
         }
     }
+}
+
+/// Something there is no use in opening, and what a module is told of it.
+#[tokio::test]
+async fn what_is_neither_a_file_nor_a_folder_is_not_opened_and_nobody_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    let (cwd, fifo) = (rustix::fs::CWD, dir.path().join("fifo"));
+    rustix::fs::mknodat(cwd, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let _socket = std::os::unix::net::UnixListener::bind(dir.path().join("socket")).unwrap();
+    std::os::unix::fs::symlink("fifo", dir.path().join("link")).unwrap();
+    let said = |image: &str, operation: &str| {
+        let words: Vec<&str> = operation.split_whitespace().collect();
+        let (image, words, path) = (image.to_owned(), words.join(" "), dir.path().to_owned());
+        async move {
+            let words: Vec<&str> = words.split(' ').collect();
+            let trial = Trial::of(&image, &words).await;
+            let trial = trial.mount(&path, "/a", false).mount(Path::new("/dev"), "/dev", true);
+            let (exit, paper) = trial.finish().await;
+            (exit, paper.stdout())
+        }
+    };
+    for image in IMAGES {
+        for operation in [
+            "read /a/fifo",
+            "append /a/fifo x",
+            "write /a/fifo x",
+            "read /a/link",
+            "read /a/socket",
+            "touch /a/fifo",
+            "touch /a/link",
+            "read /dev/null",
+        ] {
+            let (exit, text) = said(image, operation).await;
+            assert_eq!(exit, Exit::Code(1), "{image}: {operation}: {text}");
+            // `no-such-device` (ENXIO), for which the standard library has no word.
+            assert!(text.starts_with("error Uncategorized"), "{image}: {operation}: {text}");
+        }
+        let (_, text) = said(image, "stat /a/fifo then list /a").await;
+        assert!(text.starts_with("ok other 0\nok fifo link socket"), "{image}: {text}");
+    }
+    for operation in
+        ["open /a/fifo", "open /a/link", "open /a/socket", "touch /a/fifo", "open /dev/null"]
+    {
+        let (_, text) = said("files-p3", operation).await;
+        assert!(text.starts_with("error no-such-device"), "{operation}: {text}");
+    }
+    let (_, text) = said("files-p3", "list /a").await;
+    assert!(text.starts_with("fifo link socket\nok"), "{text}");
+}
+
+/// Its disk does not answer.
+#[derive(Debug)]
+struct Stuck {
+    place: std::path::PathBuf,
+    gate: Arc<(Mutex<bool>, Condvar)>,
+}
+
+impl Room for Stuck {
+    fn place(&self) -> &Path {
+        &self.place
+    }
+
+    fn take(&self, _: u64) -> Grant {
+        Grant::Unsure
+    }
+
+    fn take_measured(&self, _: u64) -> bool {
+        let open = self.gate.0.lock().unwrap();
+        *self.gate.1.wait_while(open, |open| !*open).unwrap()
+    }
+
+    fn freed(&self) {}
+
+    fn opened(&self, _: &Arc<std::fs::File>) {}
+
+    fn cost(&self, size: u64) -> u64 {
+        size
+    }
+}
+
+/// Twenty runs of a module wait for a server that does not answer: four threads hang, and all others start and work on.
+#[tokio::test]
+async fn a_module_whose_server_hangs_waits_alone() {
+    let cache = tempfile::tempdir().unwrap();
+    let mut config = RuntimeConfig::new(cache.path().join("cache"));
+    config.compile = CompileMode::InProcess;
+    config.guest_threads = Some(2);
+    // Whatever the temporary folder is on asks somebody else, for this runtime.
+    config.network_file_systems = vec![kind_of(cache.path())];
+    let runtime = Runtime::new(config).unwrap();
+    let file = super::lab::module(super::lab::guest_path("files"));
+    let artifact = runtime.prepare(file, false).await.unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let gate = Arc::new((Mutex::new(false), Condvar::new()));
+    let room = || {
+        let (place, gate) = (dir.path().to_owned(), Arc::clone(&gate));
+        Arc::new(Stuck { place, gate }) as Arc<dyn Room>
+    };
+    let pod = PodAccount::unlimited();
+    let mut stuck = Vec::new();
+    for n in 0..20 {
+        let trial = Trial::new(artifact.clone(), &["write", &format!("/a/{n}"), "x"]);
+        let mut trial = trial.mount(dir.path(), "/a", false);
+        trial.run.mounts[0].room = Some(room());
+        trial.run.pod = pod.clone();
+        let runtime = runtime.clone();
+        // The fifth waits for its folder to be opened: as a module does that is started again.
+        stuck
+            .push(tokio::spawn(async move { over(runtime.start(trial.run).await.unwrap()).await }));
+    }
+    // Another pod, on the same kind of file system; and one without any.
+    for mounted in [true, false] {
+        let other = tempfile::tempdir().unwrap();
+        let words: &[&str] = if mounted { &["write", "/a/f", "x"] } else { &["stat", "/"] };
+        let trial = Trial::new(artifact.clone(), words);
+        let trial = if mounted { trial.mount(other.path(), "/a", false) } else { trial };
+        let handle = runtime.start(trial.run).await.unwrap();
+        assert!(matches!(over(handle).await, Exit::Code(_)));
+        assert_eq!(other.path().join("f").exists(), mounted);
+    }
+    *gate.0.lock().unwrap() = true;
+    gate.1.notify_all();
+    for run in stuck {
+        assert_eq!(run.await.unwrap(), Exit::Code(0));
+    }
+}
+
+/// The kind of file system that a folder is on.
+fn kind_of(dir: &Path) -> String {
+    let open = std::fs::File::open(dir).unwrap();
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&open);
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{fd}")).unwrap();
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:")).unwrap().trim();
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let line = table.lines().find(|line| line.split(' ').next() == Some(id)).unwrap();
+    line.split(" - ").nth(1).unwrap().split(' ').next().unwrap().to_owned()
 }
 
 #[tokio::test]

@@ -12,16 +12,25 @@
 //! modules. A module none of whose folders has a wall pays one look at an empty list. Which folder a file is in is told by the kernel
 //! (`/proc/self/fd`), so that neither links nor renaming by another module move it out of its account.
 //!
-//! What these functions hold for a module (lists of folders, what a stream has read ahead or not yet written) is on its account; one
-//! measurement at a time for each module.
+//! What these functions hold for a module (lists of folders, what a stream has read ahead or not yet written, a path on its way) is on
+//! its account; one measurement at a time for each module.
+//!
+//! What is neither a file nor a folder is not opened: opening a FIFO waits for its other end, possibly for ever, on a
+//! thread that nobody could get back, and what a device does nobody knows.
 //!
 //! Errors as WASI has them: `insufficient-space` where there is no room, `cross-device` for a rename or hard link from one volume to
-//! another, which in Kubernetes are mounts of their own as well.
+//! another, which in Kubernetes are mounts of their own as well; `no-such-device` for a FIFO, a socket, a device (what Linux says of a
+//! socket, and of a FIFO that is not waited for); `insufficient-memory` beyond [`FILES_MAX`] open files (WASI has no `EMFILE` there);
+//! `name-too-long` beyond [`PATH_BYTES_MAX`].
+//!
+//! Limits: [`FILES_MAX`], [`PATH_BYTES_MAX`], [`CALL_BYTES`] for each call of 0.3 under way.
 
 mod listing;
 pub mod p2;
 pub mod p3;
+mod reader;
 mod stream;
+mod writer;
 
 use std::fmt;
 use std::fs::File;
@@ -29,12 +38,24 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::sync::Semaphore;
+use wasmtime::component::ResourceTable;
 use wasmtime_wasi::WasiView;
 
 use crate::limits::ENTRY_BYTES;
 use crate::wasi::account::{Account, Held, Nobody};
+
+/// Files and folders that a module has open at once: three quarters of the resources it may have, so that one which has opened all it
+/// gets can still wait, print, and close.
+pub(in crate::wasi) const FILES_MAX: usize = 3072;
+
+/// Longest path, bytes: Linux' own bound (`PATH_MAX`, with the zero at its end).
+const PATH_BYTES_MAX: usize = 4095;
+
+/// What the host holds for one call of WASI 0.3 that may wait, its path apart.
+const CALL_BYTES: u64 = 1024;
 
 /// The answer of a [`Room`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +99,15 @@ pub(in crate::wasi) fn link_bytes(room: &dyn Room, target: usize) -> u64 {
     room.cost(target as u64).saturating_add(ENTRY_BYTES)
 }
 
+/// Where a module's file work is done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Work {
+    /// On the guest's own thread: all its folders are on disks of this machine.
+    Here,
+    /// On threads for it, since one of the folders asks somebody else, who may never answer.
+    Elsewhere,
+}
+
 /// The walls of one run, and who pays for measuring. Clones are the same.
 #[derive(Clone, Debug)]
 pub struct Walls(Arc<Inner>);
@@ -88,31 +118,61 @@ struct Inner {
     account: Arc<dyn Account>,
     /// One measurement at a time: a module may not have all of the host's threads for file work.
     turn: Arc<Semaphore>,
+    work: Work,
+    /// Files and folders that a component has opened and not closed.
+    open: AtomicUsize,
 }
 
 impl Walls {
     /// Walls round the folders that these rooms are of; a room may be named several times.
     #[must_use]
-    pub fn new(rooms: impl IntoIterator<Item = Arc<dyn Room>>, account: Arc<dyn Account>) -> Self {
+    pub fn new(
+        rooms: impl IntoIterator<Item = Arc<dyn Room>>,
+        account: Arc<dyn Account>,
+        work: Work,
+    ) -> Self {
         let mut placed: Vec<(PathBuf, Arc<dyn Room>)> = Vec::new();
         for room in rooms {
             if placed.iter().all(|(place, _)| place != room.place()) {
                 placed.push((room.place().to_owned(), room));
             }
         }
-        Self(Arc::new(Inner { rooms: placed, account, turn: Arc::new(Semaphore::new(1)) }))
+        let (turn, open) = (Arc::new(Semaphore::new(1)), AtomicUsize::new(0));
+        Self(Arc::new(Inner { rooms: placed, account, turn, work, open }))
     }
 
     /// None at all.
     #[must_use]
     pub fn none() -> Self {
-        Self::new([], Arc::new(Nobody))
+        Self::new([], Arc::new(Nobody), Work::Here)
     }
 
     /// Who pays for what the files' functions hold.
     #[must_use]
     pub fn account(&self) -> &Arc<dyn Account> {
         &self.0.account
+    }
+
+    /// Where file work is done.
+    #[must_use]
+    pub(in crate::wasi) fn work(&self) -> Work {
+        self.0.work
+    }
+
+    /// Whether one more file may be opened, whose place would be in `table`.
+    fn has_room_for_one(&self, table: &mut ResourceTable) -> bool {
+        self.0.open.load(Ordering::Relaxed) < FILES_MAX && has_places(table, 1)
+    }
+
+    /// One was opened.
+    fn opened(&self) {
+        self.0.open.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One was closed, possibly one that was open from the start and never counted.
+    fn closed(&self) {
+        let less = |open: usize| open.checked_sub(1);
+        let _ = self.0.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
     }
 
     /// Whether there are any.
@@ -205,6 +265,22 @@ enum Short {
     Fails(io::Error),
     /// The module ends.
     Ends(wasmtime::Error),
+}
+
+/// Whether a table has so many places left.
+pub(in crate::wasi) fn has_places(table: &mut ResourceTable, count: usize) -> bool {
+    let mut probes = Vec::new();
+    let fits = (0..count).all(|_| table.push(()).map(|probe| probes.push(probe)).is_ok());
+    for probe in probes {
+        // It was pushed a moment ago.
+        let _ = table.delete(probe);
+    }
+    fits
+}
+
+/// A path that is longer is not worth a call.
+fn fits(path: &str) -> io::Result<()> {
+    if path.len() > PATH_BYTES_MAX { Err(rustix::io::Errno::NAMETOOLONG.into()) } else { Ok(()) }
 }
 
 /// Bytes in a file now.

@@ -1,8 +1,9 @@
 //! `wasi:filesystem/types` 0.2 with walls.
 //!
-//! Owns: asking before a file, folder or link comes into being or grows; lists of folders. Is not: anything else of the interface, which is
-//! handed on to wasmtime-wasi's as it comes.
+//! Owns: asking before a file, folder or link comes into being or grows, and before anything is opened; lists of folders. Is not: anything
+//! else of the interface, which is handed on to wasmtime-wasi's as it comes.
 
+use rustix::fs::FileType;
 use wasmtime::component::{HasData, Linker, Resource};
 use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemCtxView, WasiFilesystemView as _};
 use wasmtime_wasi::p2::bindings::filesystem::types::{
@@ -18,8 +19,8 @@ use std::sync::Arc;
 use super::listing::{LISTING_BYTES, Listing};
 use super::stream::{Input, Output};
 use super::{
-    FilesView, Made, Room, Short, Walls, are_apart, folder_bytes, growth, hold, link_bytes,
-    no_space, size_of,
+    FilesView, Made, Room, Short, Walls, are_apart, fits, folder_bytes, growth, has_places, hold,
+    link_bytes, no_space, size_of,
 };
 use crate::limits::ENTRY_BYTES;
 
@@ -81,6 +82,35 @@ impl Files<'_> {
         Ok(Some(Made::new(room)))
     }
 
+    /// A place for one more stream.
+    fn place(&mut self) -> FsResult<()> {
+        if has_places(self.fs.table, 1) {
+            Ok(())
+        } else {
+            Err(ErrorCode::InsufficientMemory.into())
+        }
+    }
+
+    /// Whether there is something at a path; an error if it is nothing that may be opened.
+    async fn look(&mut self, fd: &Fd, flags: PathFlags, path: &str) -> FsResult<bool> {
+        fits(path)?;
+        // What else is wrong with it is told by the call itself.
+        let Ok(found) = self.fs.stat_at(again(fd), flags, path.to_owned()).await else {
+            return Ok(false);
+        };
+        match found.type_ {
+            DescriptorType::RegularFile
+            | DescriptorType::Directory
+            | DescriptorType::SymbolicLink => Ok(true),
+            // wasmtime-wasi says `unknown` of FIFOs and sockets.
+            DescriptorType::Unknown
+            | DescriptorType::Fifo
+            | DescriptorType::Socket
+            | DescriptorType::CharacterDevice
+            | DescriptorType::BlockDevice => Err(ErrorCode::NoSuchDevice.into()),
+        }
+    }
+
     /// The stream that a file is written through, in a stream of ours.
     fn wrap(
         &mut self,
@@ -138,9 +168,6 @@ impl HostDescriptor for Files<'_> {
         fn sync(fd: Fd) -> FsResult<()>;
         fn stat(fd: Fd) -> FsResult<DescriptorStat>;
         fn stat_at(fd: Fd, flags: PathFlags, path: String) -> FsResult<DescriptorStat>;
-        fn set_times_at(
-            fd: Fd, flags: PathFlags, path: String, accessed: NewTimestamp, modified: NewTimestamp
-        ) -> FsResult<()>;
         fn readlink_at(fd: Fd, path: String) -> FsResult<String>;
         fn is_same_object(a: Fd, b: Fd) -> wasmtime::Result<bool>;
         fn metadata_hash(fd: Fd) -> FsResult<MetadataHashValue>;
@@ -150,10 +177,28 @@ impl HostDescriptor for Files<'_> {
     }
 
     fn drop(&mut self, fd: Fd) -> wasmtime::Result<()> {
-        HostDescriptor::drop(&mut self.fs, fd)
+        HostDescriptor::drop(&mut self.fs, fd)?;
+        self.walls.closed();
+        Ok(())
+    }
+
+    /// A link is followed by opening what it leads to.
+    async fn set_times_at(
+        &mut self,
+        fd: Fd,
+        flags: PathFlags,
+        path: String,
+        accessed: NewTimestamp,
+        modified: NewTimestamp,
+    ) -> FsResult<()> {
+        if flags.contains(PathFlags::SYMLINK_FOLLOW) {
+            self.look(&fd, flags, &path).await?;
+        }
+        self.fs.set_times_at(fd, flags, path, accessed, modified).await
     }
 
     fn read_via_stream(&mut self, fd: Fd, offset: u64) -> FsResult<Resource<DynInputStream>> {
+        self.place()?;
         let stream = self.fs.read_via_stream(fd, offset)?;
         let inner = self.fs.table.delete(stream)?;
         let stream: DynInputStream = Box::new(Input::new(inner, self.walls.clone()));
@@ -161,25 +206,29 @@ impl HostDescriptor for Files<'_> {
     }
 
     fn write_via_stream(&mut self, fd: Fd, offset: u64) -> FsResult<Resource<DynOutputStream>> {
+        self.place()?;
         let stream = self.fs.write_via_stream(again(&fd), offset)?;
         self.wrap(&fd, stream, Some(offset))
     }
 
     fn append_via_stream(&mut self, fd: Fd) -> FsResult<Resource<DynOutputStream>> {
+        self.place()?;
         let stream = self.fs.append_via_stream(again(&fd))?;
         self.wrap(&fd, stream, None)
     }
 
     async fn read_directory(&mut self, fd: Fd) -> FsResult<Resource<DirectoryEntryStream>> {
+        self.place()?;
         let Descriptor::Dir(dir) = self.fs.table.get(&fd)? else {
             return Err(ErrorCode::NotDirectory.into());
         };
+        let dir = Arc::clone(&dir.dir);
         let held = hold(self.walls.account(), LISTING_BYTES).map_err(|short| match short {
             Short::Fails(error) => FsError::from(error),
             Short::Ends(error) => FsError::trap(error),
         })?;
-        let listing = Listing::new(&dir.dir, held)?;
-        let listing = self.fs.table.push(listing)?;
+        let listing = Listing::of(dir, held, self.walls.work()).await?;
+        let listing = self.fs.table.push(Some(listing))?;
         Ok(Resource::new_own(listing.rep()))
     }
 
@@ -254,24 +303,27 @@ impl HostDescriptor for Files<'_> {
         how: OpenFlags,
         flags: DescriptorFlags,
     ) -> FsResult<Fd> {
-        let Some(room) = self.room(&fd) else {
-            return self.fs.open_at(fd, path_flags, path, how, flags).await;
-        };
-        let mut made = None;
-        if how.contains(OpenFlags::CREATE)
-            && self.fs.stat_at(again(&fd), path_flags, path.clone()).await.is_err()
-        {
-            self.grow(&room, ENTRY_BYTES).await?;
-            made = Some(Made::new(Arc::clone(&room)));
+        if !self.walls.has_room_for_one(self.fs.table) {
+            return Err(ErrorCode::InsufficientMemory.into());
         }
-        if how.contains(OpenFlags::TRUNCATE) {
-            room.freed();
+        let is_there = self.look(&fd, path_flags, &path).await?;
+        let room = self.room(&fd);
+        let mut made = None;
+        if let Some(room) = &room {
+            if how.contains(OpenFlags::CREATE) && !is_there {
+                self.grow(room, ENTRY_BYTES).await?;
+                made = Some(Made::new(Arc::clone(room)));
+            }
+            if how.contains(OpenFlags::TRUNCATE) {
+                room.freed();
+            }
         }
         let opened = self.fs.open_at(fd, path_flags, path, how, flags).await?;
+        self.walls.opened();
         if let Some(made) = made {
             made.done();
         }
-        if let Ok(Descriptor::File(file)) = self.fs.table.get(&opened) {
+        if let (Some(room), Ok(Descriptor::File(file))) = (room, self.fs.table.get(&opened)) {
             room.opened(&file.file);
         }
         Ok(opened)
@@ -314,12 +366,40 @@ impl types::HostDirectoryEntryStream for Files<'_> {
         &mut self,
         stream: Resource<DirectoryEntryStream>,
     ) -> FsResult<Option<DirectoryEntry>> {
-        let listing = Resource::<Listing>::new_borrow(stream.rep());
-        Ok(self.fs.table.get_mut(&listing)?.next()?)
+        let place = Resource::<Option<Listing>>::new_borrow(stream.rep());
+        let Some(mut listing) = self.fs.table.get_mut(&place)?.take() else {
+            // An earlier call failed.
+            return Ok(None);
+        };
+        let next = match listing.next_here() {
+            Some(next) => next,
+            None => {
+                let (back, next) = listing.next_elsewhere().await?;
+                listing = back;
+                next
+            }
+        };
+        *self.fs.table.get_mut(&place)? = Some(listing);
+        let Some((name, kind)) = next? else { return Ok(None) };
+        let name = name.into_string().map_err(|_| ErrorCode::IllegalByteSequence)?;
+        Ok(Some(DirectoryEntry { type_: type_of(kind), name }))
     }
 
     fn drop(&mut self, stream: Resource<DirectoryEntryStream>) -> wasmtime::Result<()> {
-        self.fs.table.delete(Resource::<Listing>::new_own(stream.rep()))?;
+        self.fs.table.delete(Resource::<Option<Listing>>::new_own(stream.rep()))?;
         Ok(())
+    }
+}
+
+fn type_of(kind: FileType) -> DescriptorType {
+    match kind {
+        FileType::RegularFile => DescriptorType::RegularFile,
+        FileType::Directory => DescriptorType::Directory,
+        FileType::Symlink => DescriptorType::SymbolicLink,
+        FileType::Fifo => DescriptorType::Fifo,
+        FileType::Socket => DescriptorType::Socket,
+        FileType::CharacterDevice => DescriptorType::CharacterDevice,
+        FileType::BlockDevice => DescriptorType::BlockDevice,
+        FileType::Unknown => DescriptorType::Unknown,
     }
 }

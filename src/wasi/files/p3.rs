@@ -1,29 +1,23 @@
 //! `wasi:filesystem/types` 0.3 with walls.
 //!
-//! Owns: asking before a file, folder or link comes into being or grows; writing a stream into a file behind a wall. Is not: anything
-//! else of the interface, which is handed on to wasmtime-wasi's as it comes.
+//! Owns: asking before a file, folder or link comes into being or grows, and before anything is opened; paying for what a call holds while
+//! it waits. Is not: streams of files and lists of folders (`writer`, `reader`), nor anything else of the interface, which is handed on to
+//! wasmtime-wasi's as it comes.
 //!
-//! Limits: [`CHUNK_MAX`] of a stream on their way to the disk at a time, on the module's account.
+//! Any number of these calls may wait at once, each with the path that it was given.
 
 use std::fs::File;
-use std::future::Future as _;
-use std::io;
-use std::os::unix::fs::FileExt as _;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 
 use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
+use wasmtime::AsContextMut as _;
 use wasmtime::component::{
-    Access, Accessor, FutureReader, HasData, Linker, Resource, Source, StreamConsumer,
-    StreamReader, StreamResult,
+    Access, Accessor, FutureReader, HasData, Linker, Resource, StreamReader,
 };
-use wasmtime::{AsContextMut as _, StoreContextMut};
 use wasmtime_wasi::filesystem::{
     Descriptor, FsPerms, WasiFilesystem, WasiFilesystemCtxView, WasiFilesystemView,
 };
-use wasmtime_wasi::p3::bindings::filesystem::{preopens, types};
+use wasmtime_wasi::p3::bindings::filesystem::types;
 use wasmtime_wasi::p3::filesystem::{FilesystemError, FilesystemResult};
 
 use types::{
@@ -31,18 +25,23 @@ use types::{
     HostDescriptor, HostDescriptorWithStore, MetadataHashValue, NewTimestamp, OpenFlags, PathFlags,
 };
 
+use super::listing::LISTING_BYTES;
+use super::reader::{Lister, Reader};
+use super::writer::Writer;
 use super::{
-    FilesView, Made, Room, Short, Walls, are_apart, folder_bytes, growth, hold, link_bytes,
-    no_space, size_of,
+    CALL_BYTES, FilesView, Made, Room, Short, Walls, Work, are_apart, fits, folder_bytes, growth,
+    hold, link_bytes, no_space, size_of,
 };
 use crate::limits::ENTRY_BYTES;
 use crate::wasi::account::Held;
 
-/// Bytes of a stream that are on their way to the disk; as many as wasmtime-wasi moves at a time.
-const CHUNK_MAX: usize = 64 << 10;
-
 type Fd = Resource<Descriptor>;
-type Verdict = oneshot::Sender<Result<(), ErrorCode>>;
+
+/// Told once, when a stream has ended.
+pub(super) type Verdict = oneshot::Sender<Result<(), ErrorCode>>;
+
+/// Ends a stream that never begins.
+type Refusal = Result<ErrorCode, wasmtime::Error>;
 
 /// Marks our functions in the linker.
 #[derive(Debug)]
@@ -50,19 +49,24 @@ pub struct WalledFiles;
 
 /// Everything that the interface's functions work on.
 #[allow(missing_debug_implementations, reason = "what it is made of has none")]
-pub struct Files<'a>(WasiFilesystemCtxView<'a>);
+pub struct Files<'a> {
+    files: WasiFilesystemCtxView<'a>,
+    walls: Walls,
+}
 
 impl HasData for WalledFiles {
     type Data<'a> = Files<'a>;
 }
 
-/// Links the interface, and the folders that are open from the start.
+/// Links the interface.
 ///
 /// # Errors
 /// wasmtime's, if it is linked already.
 pub fn add_to_linker<T: FilesView + 'static>(linker: &mut Linker<T>) -> wasmtime::Result<()> {
-    types::add_to_linker::<T, WalledFiles>(linker, |data: &mut T| Files(data.filesystem()))?;
-    preopens::add_to_linker::<T, WasiFilesystem>(linker, T::filesystem)
+    types::add_to_linker::<T, WalledFiles>(linker, |data: &mut T| {
+        let walls = data.walls().clone();
+        Files { files: data.filesystem(), walls }
+    })
 }
 
 /// A file or folder and the room that it is in.
@@ -109,6 +113,51 @@ async fn make<T: FilesView + 'static>(
     Ok(Some(Made::new(room)))
 }
 
+/// Pays for a call with these paths, as long as it lasts.
+fn under_way<T: FilesView + 'static>(
+    store: &Accessor<T, WalledFiles>,
+    paths: &[&str],
+) -> FilesystemResult<Held> {
+    for path in paths {
+        fits(path)?;
+    }
+    let bytes = paths.iter().map(|path| path.len() as u64).sum::<u64>() + CALL_BYTES;
+    let walls = store.with(|mut store| store.data_mut().walls().clone());
+    hold(walls.account(), bytes).map_err(|short| match short {
+        Short::Fails(error) => error.into(),
+        Short::Ends(error) => FilesystemError::trap(error),
+    })
+}
+
+/// Whether there is something at a path; an error if it is nothing that may be opened.
+async fn look<T: FilesView + 'static>(
+    store: &Accessor<T, WalledFiles>,
+    fd: &Fd,
+    flags: PathFlags,
+    path: &str,
+) -> FilesystemResult<bool> {
+    let (theirs, same) = (theirs(store), Resource::new_borrow(fd.rep()));
+    let found = <WasiFilesystem as HostDescriptorWithStore<T>>::stat_at(
+        &theirs,
+        same,
+        flags,
+        path.to_owned(),
+    );
+    // What else is wrong with it is told by the call itself.
+    let Ok(found) = found.await else { return Ok(false) };
+    match found.type_ {
+        DescriptorType::RegularFile | DescriptorType::Directory | DescriptorType::SymbolicLink => {
+            Ok(true)
+        }
+        // wasmtime-wasi says `other` of FIFOs and sockets.
+        DescriptorType::Other(_)
+        | DescriptorType::Fifo
+        | DescriptorType::Socket
+        | DescriptorType::CharacterDevice
+        | DescriptorType::BlockDevice => Err(ErrorCode::NoSuchDevice.into()),
+    }
+}
+
 /// wasmtime-wasi's view of the same store.
 fn theirs<T: FilesView + 'static>(store: &Accessor<T, WalledFiles>) -> Accessor<T, WasiFilesystem> {
     store.with_getter::<WasiFilesystem>(T::filesystem)
@@ -116,13 +165,15 @@ fn theirs<T: FilesView + 'static>(store: &Accessor<T, WalledFiles>) -> Accessor<
 
 impl types::Host for Files<'_> {
     fn convert_error_code(&mut self, error: FilesystemError) -> wasmtime::Result<ErrorCode> {
-        self.0.convert_error_code(error)
+        self.files.convert_error_code(error)
     }
 }
 
 impl HostDescriptor for Files<'_> {
     fn drop(&mut self, fd: Fd) -> wasmtime::Result<()> {
-        HostDescriptor::drop(&mut self.0, fd)
+        HostDescriptor::drop(&mut self.files, fd)?;
+        self.walls.closed();
+        Ok(())
     }
 }
 
@@ -130,6 +181,7 @@ impl HostDescriptor for Files<'_> {
 macro_rules! handed_on {
     ($(fn $name:ident($($argument:ident: $kind:ty),*) -> $outcome:ty;)*) => {
         $(async fn $name(store: &Accessor<T, Self>, $($argument: $kind),*) -> $outcome {
+            let _paid = under_way(store, &[])?;
             <WasiFilesystem as HostDescriptorWithStore<T>>::$name(&theirs(store), $($argument),*).await
         })*
     };
@@ -146,16 +198,63 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         ) -> FilesystemResult<()>;
         fn sync(fd: Fd) -> FilesystemResult<()>;
         fn stat(fd: Fd) -> FilesystemResult<DescriptorStat>;
-        fn stat_at(fd: Fd, flags: PathFlags, path: String) -> FilesystemResult<DescriptorStat>;
-        fn set_times_at(
-            fd: Fd, flags: PathFlags, path: String, accessed: NewTimestamp, modified: NewTimestamp
-        ) -> FilesystemResult<()>;
-        fn readlink_at(fd: Fd, path: String) -> FilesystemResult<String>;
-        fn is_same_object(a: Fd, b: Fd) -> wasmtime::Result<bool>;
         fn metadata_hash(fd: Fd) -> FilesystemResult<MetadataHashValue>;
-        fn metadata_hash_at(
-            fd: Fd, flags: PathFlags, path: String
-        ) -> FilesystemResult<MetadataHashValue>;
+    }
+
+    async fn is_same_object(store: &Accessor<T, Self>, a: Fd, b: Fd) -> wasmtime::Result<bool> {
+        <WasiFilesystem as HostDescriptorWithStore<T>>::is_same_object(&theirs(store), a, b).await
+    }
+
+    async fn stat_at(
+        store: &Accessor<T, Self>,
+        fd: Fd,
+        flags: PathFlags,
+        path: String,
+    ) -> FilesystemResult<DescriptorStat> {
+        let _paid = under_way(store, &[&path])?;
+        <WasiFilesystem as HostDescriptorWithStore<T>>::stat_at(&theirs(store), fd, flags, path)
+            .await
+    }
+
+    /// A link is followed by opening what it leads to.
+    async fn set_times_at(
+        store: &Accessor<T, Self>,
+        fd: Fd,
+        flags: PathFlags,
+        path: String,
+        accessed: NewTimestamp,
+        modified: NewTimestamp,
+    ) -> FilesystemResult<()> {
+        let _paid = under_way(store, &[&path])?;
+        if flags.contains(PathFlags::SYMLINK_FOLLOW) {
+            look(store, &fd, flags, &path).await?;
+        }
+        let theirs = theirs(store);
+        <WasiFilesystem as HostDescriptorWithStore<T>>::set_times_at(
+            &theirs, fd, flags, path, accessed, modified,
+        )
+        .await
+    }
+
+    async fn readlink_at(
+        store: &Accessor<T, Self>,
+        fd: Fd,
+        path: String,
+    ) -> FilesystemResult<String> {
+        let _paid = under_way(store, &[&path])?;
+        <WasiFilesystem as HostDescriptorWithStore<T>>::readlink_at(&theirs(store), fd, path).await
+    }
+
+    async fn metadata_hash_at(
+        store: &Accessor<T, Self>,
+        fd: Fd,
+        flags: PathFlags,
+        path: String,
+    ) -> FilesystemResult<MetadataHashValue> {
+        let _paid = under_way(store, &[&path])?;
+        let theirs = theirs(store);
+        <WasiFilesystem as HostDescriptorWithStore<T>>::metadata_hash_at(&theirs, fd, flags, path)
+            .await
     }
 
     fn read_via_stream(
@@ -163,6 +262,13 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         fd: Fd,
         offset: u64,
     ) -> wasmtime::Result<(StreamReader<u8>, FutureReader<Result<(), ErrorCode>>)> {
+        let walls = store.data_mut().walls().clone();
+        let elsewhere = walls.work() == Work::Elsewhere;
+        if let Some(file) = elsewhere.then(|| file_of(store.data_mut(), &fd)).flatten() {
+            let (told, verdict) = oneshot::channel();
+            let stream = StreamReader::new(&mut store, Reader::new(file, offset, told, walls))?;
+            return Ok((stream, FutureReader::new(&mut store, verdict)?));
+        }
         let store = Access::<T, WasiFilesystem>::new(store.as_context_mut(), T::filesystem);
         <WasiFilesystem as HostDescriptorWithStore<T>>::read_via_stream(store, fd, offset)
     }
@@ -171,8 +277,18 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         mut store: Access<'_, T, Self>,
         fd: Fd,
     ) -> wasmtime::Result<(StreamReader<DirectoryEntry>, FutureReader<Result<(), ErrorCode>>)> {
-        let store = Access::<T, WasiFilesystem>::new(store.as_context_mut(), T::filesystem);
-        <WasiFilesystem as HostDescriptorWithStore<T>>::read_directory(store, fd)
+        let (told, verdict) = oneshot::channel();
+        let stream = match lister(store.data_mut(), &fd) {
+            Ok((dir, held, work)) => {
+                StreamReader::new(&mut store, Lister::new(dir, held, work, told))?
+            }
+            Err(refusal) => {
+                // The receiver is right here.
+                let _ = told.send(Err(refusal?));
+                StreamReader::new(&mut store, std::iter::empty())?
+            }
+        };
+        Ok((stream, FutureReader::new(&mut store, verdict)?))
     }
 
     fn write_via_stream(
@@ -181,8 +297,8 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         data: StreamReader<u8>,
         offset: u64,
     ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {
-        if let Some(walled) = writable(store.data_mut(), &fd) {
-            return write_walled(store, walled, data, Some(offset));
+        if let Some(ours) = writable(store.data_mut(), &fd) {
+            return write_ours(store, ours, data, Some(offset));
         }
         let store = Access::<T, WasiFilesystem>::new(store.as_context_mut(), T::filesystem);
         <WasiFilesystem as HostDescriptorWithStore<T>>::write_via_stream(store, fd, data, offset)
@@ -193,14 +309,15 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         fd: Fd,
         data: StreamReader<u8>,
     ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {
-        if let Some(walled) = writable(store.data_mut(), &fd) {
-            return write_walled(store, walled, data, None);
+        if let Some(ours) = writable(store.data_mut(), &fd) {
+            return write_ours(store, ours, data, None);
         }
         let store = Access::<T, WasiFilesystem>::new(store.as_context_mut(), T::filesystem);
         <WasiFilesystem as HostDescriptorWithStore<T>>::append_via_stream(store, fd, data)
     }
 
     async fn set_size(store: &Accessor<T, Self>, fd: Fd, size: u64) -> FilesystemResult<()> {
+        let _paid = under_way(store, &[])?;
         let walled = walled(store, &fd);
         if let Some((file, room)) = &walled {
             grow(store, room, growth(&**room, size_of(file), size)).await?;
@@ -215,6 +332,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         fd: Fd,
         path: String,
     ) -> FilesystemResult<()> {
+        let _paid = under_way(store, &[&path])?;
         let made = make(store, &fd, folder_bytes).await?;
         let theirs = theirs(store);
         <WasiFilesystem as HostDescriptorWithStore<T>>::create_directory_at(&theirs, fd, path)
@@ -231,6 +349,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         target: String,
         path: String,
     ) -> FilesystemResult<()> {
+        let _paid = under_way(store, &[&target, &path])?;
         let made = make(store, &fd, |room| link_bytes(room, target.len())).await?;
         let theirs = theirs(store);
         <WasiFilesystem as HostDescriptorWithStore<T>>::symlink_at(&theirs, fd, target, path)
@@ -249,6 +368,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         new_fd: Fd,
         new_path: String,
     ) -> FilesystemResult<()> {
+        let _paid = under_way(store, &[&path, &new_path])?;
         if are_apart(room(store, &fd).as_ref(), room(store, &new_fd).as_ref()) {
             return Err(ErrorCode::CrossDevice.into());
         }
@@ -272,26 +392,24 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         how: OpenFlags,
         flags: DescriptorFlags,
     ) -> FilesystemResult<Fd> {
-        let theirs = theirs(store);
+        let _paid = under_way(store, &[&path])?;
+        let walls = store.with(|mut store| store.data_mut().walls().clone());
+        if !store.with(|mut store| walls.has_room_for_one(store.data_mut().ctx().table)) {
+            return Err(ErrorCode::InsufficientMemory.into());
+        }
+        let is_there = look(store, &fd, path_flags, &path).await?;
         let room = room(store, &fd);
         let mut made = None;
-        if let Some(room) = room.as_ref().filter(|_| how.contains(OpenFlags::CREATE)) {
-            let same = Resource::new_borrow(fd.rep());
-            let there = <WasiFilesystem as HostDescriptorWithStore<T>>::stat_at(
-                &theirs,
-                same,
-                path_flags,
-                path.clone(),
-            );
-            if there.await.is_err() {
-                grow(store, room, ENTRY_BYTES).await?;
-                made = Some(Made::new(Arc::clone(room)));
-            }
+        if let Some(room) = room.as_ref().filter(|_| how.contains(OpenFlags::CREATE) && !is_there) {
+            grow(store, room, ENTRY_BYTES).await?;
+            made = Some(Made::new(Arc::clone(room)));
         }
+        let theirs = theirs(store);
         let opened = <WasiFilesystem as HostDescriptorWithStore<T>>::open_at(
             &theirs, fd, path_flags, path, how, flags,
         )
         .await?;
+        walls.opened();
         if let Some(made) = made {
             made.done();
         }
@@ -313,6 +431,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         fd: Fd,
         path: String,
     ) -> FilesystemResult<()> {
+        let _paid = under_way(store, &[&path])?;
         let (room, theirs) = (room(store, &fd), theirs(store));
         <WasiFilesystem as HostDescriptorWithStore<T>>::remove_directory_at(&theirs, fd, path)
             .await?;
@@ -327,6 +446,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         new_fd: Fd,
         new_path: String,
     ) -> FilesystemResult<()> {
+        let _paid = under_way(store, &[&path, &new_path])?;
         let (from, theirs) = (room(store, &fd), theirs(store));
         if are_apart(from.as_ref(), room(store, &new_fd).as_ref()) {
             return Err(ErrorCode::CrossDevice.into());
@@ -345,6 +465,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         fd: Fd,
         path: String,
     ) -> FilesystemResult<()> {
+        let _paid = under_way(store, &[&path])?;
         let (room, theirs) = (room(store, &fd), theirs(store));
         <WasiFilesystem as HostDescriptorWithStore<T>>::unlink_file_at(&theirs, fd, path).await?;
         room.inspect(|room| room.freed());
@@ -352,116 +473,46 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
     }
 }
 
-/// A file behind a wall, that may be written; what may not is wasmtime-wasi's to refuse.
-fn writable<T: FilesView>(data: &mut T, fd: &Fd) -> Option<Walled> {
-    let walled = walled_in(data, fd)?;
+fn file_of<T: FilesView>(data: &mut T, fd: &Fd) -> Option<Arc<File>> {
     match data.ctx().table.get(fd) {
-        Ok(Descriptor::File(file)) if file.perms == FsPerms::ReadWrite => Some(walled),
-        _ => None,
+        Ok(Descriptor::File(file)) => Some(Arc::clone(&file.file)),
+        Ok(Descriptor::Dir(_)) | Err(_) => None,
     }
 }
 
-fn write_walled<T: FilesView + 'static>(
+/// A folder to be listed, and what pays for it.
+fn lister<T: FilesView>(data: &mut T, fd: &Fd) -> Result<(Arc<File>, Held, Work), Refusal> {
+    let walls = data.walls().clone();
+    let dir = match data.ctx().table.get(fd) {
+        Ok(Descriptor::Dir(dir)) => Arc::clone(&dir.dir),
+        Ok(Descriptor::File(_)) => return Err(Ok(ErrorCode::NotDirectory)),
+        Err(error) => return Err(Err(error.into())),
+    };
+    let held = hold(walls.account(), LISTING_BYTES).map_err(|short| match short {
+        Short::Fails(error) => Ok(error.into()),
+        Short::Ends(error) => Err(error),
+    })?;
+    Ok((dir, held, walls.work()))
+}
+
+/// A file that is written by us: behind a wall, or where it may take long. What may not be written is wasmtime-wasi's to refuse.
+fn writable<T: FilesView>(data: &mut T, fd: &Fd) -> Option<(Arc<File>, Option<Arc<dyn Room>>)> {
+    let file = match data.ctx().table.get(fd) {
+        Ok(Descriptor::File(file)) if file.perms == FsPerms::ReadWrite => Arc::clone(&file.file),
+        _ => return None,
+    };
+    let room = data.walls().around(&file);
+    (room.is_some() || data.walls().work() == Work::Elsewhere).then_some((file, room))
+}
+
+fn write_ours<T: FilesView + 'static>(
     mut store: Access<'_, T, WalledFiles>,
-    (file, room): Walled,
+    (file, room): (Arc<File>, Option<Arc<dyn Room>>),
     data: StreamReader<u8>,
     position: Option<u64>,
 ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {
     let (told, verdict) = oneshot::channel();
     let walls = store.data_mut().walls().clone();
-    let consumer = Writer { file, room, walls, position, verdict: Some(told), writing: None };
-    data.pipe(&mut store, consumer)?;
+    data.pipe(&mut store, Writer::new(file, room, walls, position, told))?;
     FutureReader::new(&mut store, verdict)
-}
-
-/// Writes what comes out of a stream, and asks before.
-struct Writer {
-    file: Arc<File>,
-    room: Arc<dyn Room>,
-    walls: Walls,
-    /// Where the next byte goes; `None`: at the end.
-    position: Option<u64>,
-    verdict: Option<Verdict>,
-    /// What is on its way to the disk, and the memory that it is in.
-    writing: Option<(JoinHandle<io::Result<usize>>, Held)>,
-}
-
-impl Writer {
-    fn end(&mut self, how: Result<(), ErrorCode>) {
-        if let Some(verdict) = self.verdict.take() {
-            // Nobody may be interested.
-            let _ = verdict.send(how);
-        }
-    }
-
-    fn write(&self, bytes: Vec<u8>) -> JoinHandle<io::Result<usize>> {
-        let (file, room, walls) =
-            (Arc::clone(&self.file), Arc::clone(&self.room), self.walls.clone());
-        let position = self.position;
-        tokio::spawn(async move {
-            let size = size_of(&file);
-            let at = position.unwrap_or(size);
-            let end = at.saturating_add(bytes.len() as u64);
-            if !walls.grow(&room, growth(&*room, size, end)).await {
-                return Err(no_space());
-            }
-            let written = tokio::task::spawn_blocking(move || file.write_at(&bytes, at)).await;
-            let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
-            if written.is_err() {
-                room.freed();
-            }
-            written
-        })
-    }
-}
-
-impl Drop for Writer {
-    fn drop(&mut self) {
-        self.end(Ok(()));
-    }
-}
-
-impl<T> StreamConsumer<T> for Writer {
-    type Item = u8;
-
-    fn poll_consume(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        store: StoreContextMut<'_, T>,
-        source: Source<'_, Self::Item>,
-        _finish: bool,
-    ) -> Poll<wasmtime::Result<StreamResult>> {
-        let mut source = source.as_direct(store);
-        let (mut writing, held) = match self.writing.take() {
-            Some(writing) => writing,
-            None => {
-                let there = source.remaining();
-                let count = there.len().min(CHUNK_MAX);
-                match hold(self.walls.account(), count as u64) {
-                    Ok(held) => (self.write(there[..count].to_vec()), held),
-                    Err(Short::Ends(error)) => return Poll::Ready(Err(error)),
-                    Err(Short::Fails(error)) => {
-                        self.end(Err(error.into()));
-                        return Poll::Ready(Ok(StreamResult::Dropped));
-                    }
-                }
-            }
-        };
-        // Not given up half-way: what was handed to the disk is written, whoever waits.
-        let Poll::Ready(written) = Pin::new(&mut writing).poll(cx) else {
-            self.writing = Some((writing, held));
-            return Poll::Pending;
-        };
-        match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
-            Ok(count) => {
-                source.mark_read(count);
-                self.position = self.position.map(|at| at.saturating_add(count as u64));
-                Poll::Ready(Ok(StreamResult::Completed))
-            }
-            Err(error) => {
-                self.end(Err(error.into()));
-                Poll::Ready(Ok(StreamResult::Dropped))
-            }
-        }
-    }
 }

@@ -85,7 +85,11 @@ impl Exchange {
         let place = Arc::clone(&client.room).try_acquire_owned();
         let place = place.map_err(|_| Error::ConnectionLimitReached)?;
         let bytes = if target.tls { TLS_BYTES } else { PLAIN_BYTES };
-        let charge = Charge::take(&client.account.memory(), bytes).ok_or_else(no_memory)?;
+        let memory = client.account.memory();
+        let charge = Charge::take(&memory, bytes).ok_or_else(|| {
+            memory.missed(bytes);
+            no_memory()
+        })?;
         // A server is asked for a path; a whole URI is how a proxy is asked (RFC 9112, 3.2).
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
         let path = if path.starts_with('?') { format!("/{path}") } else { path.to_owned() };

@@ -79,6 +79,11 @@ impl Fds {
         self.entries.len() < FDS_MAX || self.entries.iter().any(Option::is_none)
     }
 
+    /// How many of wasmtime-wasi's are open: files, folders, standard streams.
+    pub(super) fn files(&self) -> usize {
+        self.entries.iter().flatten().filter(|entry| matches!(entry, Entry::Host(_))).count()
+    }
+
     /// Frees the number.
     pub(super) fn remove(&mut self, fd: u32) -> Option<Entry> {
         self.entries.get_mut(fd as usize)?.take()

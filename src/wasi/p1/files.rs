@@ -1,11 +1,8 @@
 //! All of WASI 0.1 that is not about sockets: handed on to wasmtime-wasi under its own numbers, once there is room.
 //!
-//! Owns: translating descriptors, and what a socket answers to a call that is for files. `sock_*` are in `calls`, which
-//! puts its own in their place; those here are never reached.
+//! Owns: translating descriptors, and what a socket answers to a call that is for files. What takes a path is in `paths`. `sock_*` are in
+//! `calls`, which puts its own in their place; those here are never reached.
 
-use std::sync::Arc;
-
-use wasmtime_wasi::WasiView as _;
 use wasmtime_wasi::p1::types::{self, Errno, Error, Fd};
 use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1;
 use wiggle::{GuestMemory, GuestPtr};
@@ -14,15 +11,12 @@ use super::Preview1;
 use super::fds::Entry;
 use super::memory;
 use super::socket::Manner;
-use super::walls;
-use crate::limits::ENTRY_BYTES;
-use crate::wasi::files::{Made, folder_bytes, link_bytes};
 
 /// What a list of a folder takes for each byte of the folder's own size: an entry is 20 bytes there at least (tmpfs), and some 150 in the
 /// list.
 const LISTED_BYTES: u64 = 8;
 
-type Memory<'a> = GuestMemory<'a>;
+pub(super) type Memory<'a> = GuestMemory<'a>;
 
 impl Preview1 {
     /// wasmtime-wasi's number of a file; what a socket says is `otherwise`.
@@ -30,7 +24,7 @@ impl Preview1 {
         Ok(Fd::from(self.fds.host(fd.into(), otherwise)?))
     }
 
-    fn dir(&mut self, fd: Fd) -> Result<Fd, Error> {
+    pub(super) fn dir(&mut self, fd: Fd) -> Result<Fd, Error> {
         self.file(fd, Errno::Notdir)
     }
 
@@ -46,77 +40,6 @@ impl Preview1 {
                 Ok(())
             }
         }
-    }
-
-    /// Reads from a socket into the buffers of a vectored call: waits for the first, takes what there is for the others.
-    pub(super) async fn receive(
-        &mut self,
-        mem: &mut Memory<'_>,
-        fd: u32,
-        (at, count): (u32, u32),
-        manner: Manner,
-    ) -> Result<super::socket::Received, Errno> {
-        let socket = self.fds.socket(fd)?;
-        let mem = memory::bytes(mem)?;
-        let vectors = memory::vectors(mem, at, count)?;
-        let mut buffers = vectors.into_iter().filter(|buffer| !buffer.is_empty());
-        let Some(first) = buffers.next() else {
-            return socket.receive(&mut [], manner).await;
-        };
-        if !socket.is_stream() || manner.peek {
-            // One datagram, or one look: the first buffer has it.
-            return socket.receive(&mut mem[first], manner).await;
-        }
-        let mut full = first.len();
-        let mut received = socket.receive(&mut mem[first], manner).await?;
-        let nonblocking = std::mem::replace(&mut socket.nonblocking, !manner.all);
-        for buffer in buffers {
-            if received.count < full {
-                break;
-            }
-            full += buffer.len();
-            match socket.receive(&mut mem[buffer], manner).await {
-                Ok(more) => received.count += more.count,
-                Err(_) => break,
-            }
-        }
-        socket.nonblocking = nonblocking;
-        Ok(received)
-    }
-
-    /// Sends the buffers of a vectored call to a socket.
-    pub(super) async fn send(
-        &mut self,
-        mem: &mut Memory<'_>,
-        fd: u32,
-        (at, count): (u32, u32),
-        to: Option<std::net::SocketAddr>,
-    ) -> Result<usize, Errno> {
-        let socket = self.fds.socket(fd)?;
-        let mem = memory::bytes(mem)?;
-        let vectors = memory::vectors(mem, at, count)?;
-        if !socket.is_stream() {
-            let whole: Vec<u8> = match &vectors[..] {
-                [one] => return socket.send(&mem[one.clone()], to).await,
-                many => many.iter().flat_map(|part| mem[part.clone()].iter().copied()).collect(),
-            };
-            return socket.send(&whole, to).await;
-        }
-        let mut total = 0;
-        for part in vectors {
-            let len = part.len();
-            match socket.send(&mem[part], to).await {
-                Ok(count) => {
-                    total += count;
-                    if count < len {
-                        break;
-                    }
-                }
-                Err(_) if total > 0 => break,
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(total)
     }
 }
 
@@ -497,13 +420,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         dir: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
-        let dir = self.dir(dir)?;
-        let made = self.walled.make(dir.into(), folder_bytes).await?;
-        self.wasi.path_create_directory(mem, dir, path).await?;
-        if let Some(made) = made {
-            made.done();
-        }
-        Ok(())
+        self.make_directory(mem, dir, path).await
     }
 
     async fn path_filestat_get(
@@ -527,8 +444,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         mtim: types::Timestamp,
         which: types::Fstflags,
     ) -> Result<(), Error> {
-        let dir = self.dir(dir)?;
-        self.wasi.path_filestat_set_times(mem, dir, flags, path, atim, mtim, which).await
+        self.set_times_at(mem, dir, (flags, path), (atim, mtim, which)).await
     }
 
     async fn path_link(
@@ -540,16 +456,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         to: Fd,
         to_path: GuestPtr<str>,
     ) -> Result<(), Error> {
-        let (from, to) = (self.dir(from)?, self.dir(to)?);
-        if self.walled.are_apart(from.into(), to.into()) {
-            return Err(Errno::Xdev.into());
-        }
-        let made = self.walled.make(to.into(), |_| ENTRY_BYTES).await?;
-        self.wasi.path_link(mem, from, flags, from_path, to, to_path).await?;
-        if let Some(made) = made {
-            made.done();
-        }
-        Ok(())
+        self.link(mem, (from, flags, from_path), (to, to_path)).await
     }
 
     async fn path_open(
@@ -563,35 +470,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         inheriting: types::Rights,
         flags: types::Fdflags,
     ) -> Result<Fd, Error> {
-        let dir = self.dir(dir)?;
-        if !self.fds.has_room() {
-            return Err(Errno::Mfile.into());
-        }
-        let Some(room) = self.walled.room(dir.into()) else {
-            let opened =
-                self.wasi.path_open(mem, dir, lookup, path, how, base, inheriting, flags).await?;
-            return Ok(Fd::from(self.fds.insert(Entry::Host(opened.into()))?));
-        };
-        let mut made = None;
-        if how.contains(types::Oflags::CREAT)
-            && self.wasi.path_filestat_get(mem, dir, lookup, path).await.is_err()
-        {
-            self.walled.grow(&room, ENTRY_BYTES).await?;
-            made = Some(Made::new(Arc::clone(&room)));
-        }
-        let place = walls::next_place(self.wasi.ctx().table);
-        let opened =
-            self.wasi.path_open(mem, dir, lookup, path, how, base, inheriting, flags).await?;
-        if let Some(made) = made {
-            made.done();
-        }
-        if how.contains(types::Oflags::TRUNC) {
-            room.freed();
-        }
-        let file = place.and_then(|place| walls::file_at(self.wasi.ctx().table, place));
-        let append = flags.contains(types::Fdflags::APPEND);
-        self.walled.opened(opened.into(), room, file.as_ref(), append);
-        Ok(Fd::from(self.fds.insert(Entry::Host(opened.into()))?))
+        self.open_at(mem, dir, (lookup, path), how, (base, inheriting, flags)).await
     }
 
     async fn path_readlink(
@@ -612,10 +491,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         dir: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
-        let dir = self.dir(dir)?;
-        self.wasi.path_remove_directory(mem, dir, path).await?;
-        self.walled.room(dir.into()).inspect(|room| room.freed());
-        Ok(())
+        self.remove_directory(mem, dir, path).await
     }
 
     async fn path_rename(
@@ -626,14 +502,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         to: Fd,
         to_path: GuestPtr<str>,
     ) -> Result<(), Error> {
-        let (from, to) = (self.dir(from)?, self.dir(to)?);
-        if self.walled.are_apart(from.into(), to.into()) {
-            return Err(Errno::Xdev.into());
-        }
-        self.wasi.path_rename(mem, from, from_path, to, to_path).await?;
-        // What had the new name before may be gone.
-        self.walled.room(to.into()).inspect(|room| room.freed());
-        Ok(())
+        self.rename(mem, (from, from_path), (to, to_path)).await
     }
 
     async fn path_symlink(
@@ -643,14 +512,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         dir: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
-        let dir = self.dir(dir)?;
-        let len = target.len() as usize;
-        let made = self.walled.make(dir.into(), |room| link_bytes(room, len)).await?;
-        self.wasi.path_symlink(mem, target, dir, path).await?;
-        if let Some(made) = made {
-            made.done();
-        }
-        Ok(())
+        self.symlink(mem, target, dir, path).await
     }
 
     async fn path_unlink_file(
@@ -659,10 +521,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         dir: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
-        let dir = self.dir(dir)?;
-        self.wasi.path_unlink_file(mem, dir, path).await?;
-        self.walled.room(dir.into()).inspect(|room| room.freed());
-        Ok(())
+        self.unlink(mem, dir, path).await
     }
 
     // ---- in `calls`

@@ -4,6 +4,7 @@
 //!  module ─► Preview1 (one table of descriptors) ─┬─ a file, a standard stream: wasmtime-wasi's WasiP1Ctx, under its own number
 //!                                                 └─ a socket: here, over crate::net
 //!  files    delegation, with descriptors translated          poll     poll_oneoff over all of them, and clocks
+//!  paths    what takes a path                                vectors  sockets read and written with lists of buffers
 //!  socket   one socket: states, waiting, options             calls    sock_* and the names that WasmEdge has added
 //!  standard flags of the standard streams                    walls    room in the folders that files are in
 //! ```
@@ -25,9 +26,11 @@ mod files;
 mod lookup;
 mod memory;
 mod options;
+mod paths;
 mod poll;
 mod socket;
 mod standard;
+mod vectors;
 mod walls;
 
 use std::net::{Ipv6Addr, SocketAddr};

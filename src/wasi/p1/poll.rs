@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::time::{Sleep, sleep};
+use wasmtime_wasi::WasiView as _;
 use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::types::{Clockid, Errno, Error};
 use wasmtime_wasi::p1::wasi_snapshot_preview1::{self, WasiSnapshotPreview1 as _};
@@ -20,6 +21,7 @@ use wiggle::GuestMemory;
 use super::Preview1;
 use super::fds::Fds;
 use super::memory;
+use crate::wasi::files::has_places;
 use crate::wasi::io::WAIT_BYTES;
 
 /// Subscriptions in one call: one each way for all descriptors that a module may have.
@@ -130,6 +132,11 @@ impl Preview1 {
             What::Clock(_) | What::Socket(..) | What::Never(..) => None,
         };
         let mut host = HostPoll::new(wanted.iter().enumerate().filter_map(of_host));
+        // It keeps two things for each as long as it waits: the table of a module that waits for a thousand files may be full of them.
+        let places = host.as_ref().map_or(0, |host| 2 * host.count as usize);
+        if !has_places(wasi.ctx().table, places) {
+            return Err(Errno::Nomem.into());
+        }
         let mut ask = pin!(async {
             match &mut host {
                 Some(host) => host.ask(wasi).await,

@@ -1,14 +1,14 @@
 //! Does to files what it is told, through WASI 0.3: for tests of how much a module may write.
 //!
 //! args: one or more operations, separated by `then`; the first part of each path names the mounted folder:
-//!   fill /M/NAME BYTES · append /M/NAME BYTES · resize /M/NAME BYTES · hold /M/NAME BYTES · mkdir /M/NAME · symlink TARGET /M/NAME
+//!   fill /M/NAME BYTES · append /M/NAME BYTES · resize /M/NAME BYTES · hold /M/NAME BYTES · open /M/NAME · touch /M/NAME · mkdir /M/NAME · symlink TARGET /M/NAME
 //!   link /M/NAME /M/NAME · rename /M/NAME /M/NAME · delete /M/NAME · list /M
 //! `hold` fills, deletes, and keeps the file open. Prints one line an operation: `ok OPERATION` or `error CODE OPERATION`.
 //! exit codes: 0 all worked; 1 one failed, or made no sense.
 
 use guest_p3::wasip3::filesystem::preopens::get_directories;
 use guest_p3::wasip3::filesystem::types::{
-    Descriptor, DescriptorFlags, ErrorCode, OpenFlags, PathFlags,
+    Descriptor, DescriptorFlags, ErrorCode, NewTimestamp, OpenFlags, PathFlags,
 };
 use guest_p3::*;
 
@@ -66,6 +66,17 @@ async fn perform(
         ["resize", path, bytes] => {
             let file = open(folders, path, OpenFlags::CREATE).await?;
             file.set_size(number(bytes)? as u64).await
+        }
+        ["open", path] => {
+            let (folder, name) = place(path)?;
+            let flags = DescriptorFlags::READ;
+            folder.open_at(PathFlags::SYMLINK_FOLLOW, name, OpenFlags::empty(), flags).await?;
+            Ok(())
+        }
+        ["touch", path] => {
+            let (folder, name) = place(path)?;
+            let (now, flags) = (NewTimestamp::Now, PathFlags::SYMLINK_FOLLOW);
+            folder.set_times_at(flags, name, now, now).await
         }
         ["mkdir", path] => {
             let (folder, name) = place(path)?;
@@ -140,6 +151,8 @@ fn name(code: &ErrorCode) -> &'static str {
         ErrorCode::NoEntry => "no-entry",
         ErrorCode::Invalid => "invalid",
         ErrorCode::Io => "io",
+        ErrorCode::NoSuchDevice => "no-such-device",
+        ErrorCode::NameTooLong => "name-too-long",
         _ => "another",
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! args: one or more operations, separated by `then`:
 //!   write PATH TEXT · append PATH TEXT · read PATH · stat PATH · list DIR · mkdir DIR · rename FROM TO · delete PATH
-//!   rmdir DIR · symlink TARGET PATH · fill PATH BYTES · wait PATH SECONDS · escape DIR
+//!   rmdir DIR · symlink TARGET PATH · fill PATH BYTES · touch PATH · wait PATH SECONDS · escape DIR
 //! `escape` tries every way it knows to read or write outside of DIR, a mount, and reports each.
 //! Prints one line an operation: `ok …` or `error KIND …`.
 //! exit codes: 0 all worked (for `escape`: nothing got out); 1 one failed; 2 wrong arguments.
@@ -49,6 +49,7 @@ fn perform(operation: &[&str]) -> Option<io::Result<String>> {
         ["rmdir", path] => fs::remove_dir(path).map(|()| format!("removed {path}")),
         ["symlink", target, path] => symlink(target, path).map(|()| format!("linked {path}")),
         ["fill", path, bytes] => fill(path, bytes.parse().ok()?),
+        ["touch", path] => touch(path).map(|()| format!("touched {path}")),
         ["wait", path, seconds] => wait(path, seconds.parse().ok()?),
         ["escape", path] => escape::attempt_all(path),
         _ => return None,
@@ -85,6 +86,16 @@ fn symlink(target: &str, path: &str) -> io::Result<()> {
     let (target, path) = (CString::new(target)?, CString::new(path)?);
     // SAFETY: both are live C strings, and `symlink` keeps neither.
     match unsafe { libc::symlink(target.as_ptr(), path.as_ptr()) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Sets its times to now.
+fn touch(path: &str) -> io::Result<()> {
+    let path = CString::new(path)?;
+    // SAFETY: the path is a live C string that is not kept, and no times are given to be read.
+    match unsafe { libc::utimensat(libc::AT_FDCWD, path.as_ptr(), std::ptr::null(), 0) } {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
     }

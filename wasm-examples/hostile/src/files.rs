@@ -43,6 +43,18 @@ pub(crate) fn read() -> io::Result<()> {
     }
 }
 
+/// Paths of four mebibytes.
+pub(crate) fn paths() -> io::Result<()> {
+    let (folder, _) = get_directories().pop().ok_or(io::ErrorKind::NotFound)?;
+    let path = "x/".repeat(2 << 20);
+    begins();
+    loop {
+        let flags = DescriptorFlags::READ;
+        let opened = folder.open_at(PathFlags::empty(), &path, OpenFlags::CREATE, flags);
+        assert!(opened.is_err() && folder.symlink_at(&path, &path).is_err());
+    }
+}
+
 /// Many entries in one folder, and lists of them.
 pub(crate) fn directory(number: usize) -> io::Result<()> {
     begins();

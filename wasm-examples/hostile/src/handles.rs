@@ -1,6 +1,8 @@
 //! Things that the host keeps for a module.
 
+use wasi::cli::stdout::get_stdout;
 use wasi::clocks::monotonic_clock::subscribe_duration;
+use wasi::filesystem::preopens::get_directories;
 use wasi::http::types::Fields;
 use wasi::io::poll::poll;
 use wasi::sockets::instance_network::instance_network;
@@ -90,4 +92,18 @@ pub(crate) fn fields(number: usize) {
         }
         all.push(fields);
     }
+}
+
+/// The folders that are open from the start, opened again and again.
+pub(crate) fn folders(number: usize) {
+    begins();
+    let all: Vec<_> = (0..number).map(|_| get_directories()).collect();
+    held(all, &format!("{number} times all folders"));
+}
+
+/// Standard output, got again and again.
+pub(crate) fn printers(number: usize) {
+    begins();
+    let all: Vec<_> = (0..number).map(|_| get_stdout()).collect();
+    held(all, &format!("{number} streams"));
 }

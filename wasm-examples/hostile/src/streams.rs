@@ -4,6 +4,7 @@ use std::hint::black_box;
 use std::io::{self, Write};
 
 use wasi::cli::stdout::get_stdout;
+use wasi::random::insecure::get_insecure_random_bytes;
 use wasi::random::random::get_random_bytes;
 
 use crate::begins;
@@ -30,6 +31,11 @@ pub(crate) fn line() {
 pub(crate) fn random(bytes: u64) {
     begins();
     println!("got {} random bytes", get_random_bytes(bytes).len());
+}
+
+pub(crate) fn insecure(bytes: u64) {
+    begins();
+    println!("got {} bytes", get_insecure_random_bytes(bytes).len());
 }
 
 /// Random bytes without end, and all of them to standard output.

@@ -6,6 +6,10 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod attacks;
+#[path = "../hostile/texts.rs"]
+mod texts;
+
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,8 +20,10 @@ use podling::runtime::{
     CompileMode, GuestMount, LogSink, ModuleFile, Network, PodAccount, Run, RunHandle, RunLimits,
     Runtime, RuntimeConfig, Stdin, Stream,
 };
-use podling::spec::{Exit, HttpLimits, OnMemoryLimit, StopSignal};
+use podling::spec::{Exit, HttpLimits, StopSignal};
 use sha2::{Digest as _, Sha256};
+
+use attacks::{ATTACKS, Attack, Module, Outcome};
 
 const MIB: usize = 1 << 20;
 
@@ -78,55 +84,6 @@ impl Paper {
     }
 }
 
-/// How an attack is to end.
-#[derive(Clone, Copy, Debug)]
-enum Outcome {
-    /// `OOMKilled`, 137.
-    Killed,
-    /// A trap whose message says so.
-    Trapped(&'static str),
-    /// The socket that finds no memory is told so, and it holds what it has; unless the tick, which counts what it holds on the
-    /// host, finds the account full first and ends it.
-    HeldOrKilled,
-    /// It says `held: …` with these words.
-    Held(&'static str),
-    /// It goes on.
-    GoesOn,
-}
-
-use OnMemoryLimit::{Fail, Kill};
-use Outcome::{GoesOn, Held, HeldOrKilled, Killed, Trapped};
-
-const ATTACKS: &[(&str, &[&str], OnMemoryLimit, Outcome)] = &[
-    // wasi:random
-    ("hostile", &["random"], Kill, Trapped("exceeds limit")),
-    ("hostile", &["torrent"], Kill, GoesOn),
-    // wasi:io
-    ("hostile", &["list", "8000"], Kill, GoesOn),
-    ("hostile", &["list"], Kill, Killed),
-    ("hostile", &["write", "5000000"], Kill, GoesOn),
-    ("hostile", &["line"], Kill, GoesOn),
-    // wasi:clocks
-    ("hostile", &["timers"], Kill, GoesOn),
-    ("hostile", &["pollables"], Kill, Trapped("resource table")),
-    // wasi:filesystem
-    ("hostile", &["open"], Kill, Trapped("resource table")),
-    ("hostile", &["read"], Kill, GoesOn),
-    ("hostile", &["directory", "20000"], Kill, Held("20000 entries listed")),
-    ("hostile", &["listings", "20000"], Kill, Held("100 lists")),
-    ("files-p1", &["list", "/full"], Kill, GoesOn),
-    // wasi:sockets
-    ("hostile", &["sockets"], Kill, Held("1024 sockets")),
-    ("hostile", &["ports"], Kill, Held("1024 ports")),
-    ("hostile", &["datagrams"], Kill, GoesOn),
-    ("hostile", &["stream"], Kill, HeldOrKilled),
-    ("hostile", &["stream"], Fail, Held("")),
-    ("hostile", &["names"], Kill, GoesOn),
-    // The memory itself, and what is handed over.
-    ("hostile", &["memory"], Kill, Killed),
-    ("hostile", &["arguments"], Kill, GoesOn),
-];
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn no_guest_makes_the_host_hold_more_than_its_limit() {
     let cache = tempfile::tempdir().unwrap();
@@ -138,33 +95,48 @@ async fn no_guest_makes_the_host_hold_more_than_its_limit() {
     for entry in 0..20_000 {
         std::fs::write(full.path().join(entry.to_string()), "").unwrap();
     }
-    // Compiling is not what is measured.
-    for guest in ["hostile", "files-p1"] {
-        runtime.prepare(module(guest), false).await.unwrap();
-    }
+    // To look at one alone: PODLING_ATTACK=NAME.
+    let only = std::env::var("PODLING_ATTACK").ok();
     let mut wrong = Vec::new();
-    for attack in ATTACKS {
-        let (name, args, ..) = attack;
-        match run(&runtime, attack, full.path()).await {
-            Ok(seen) => eprintln!("{name} {args:?}: {seen}"),
-            Err(complaint) => wrong.push(format!("{name} {args:?}: {complaint}")),
+    for attack in ATTACKS.iter().filter(|a| only.as_deref().is_none_or(|only| only == a.name)) {
+        let name = attack.name;
+        match run(&runtime, attack, full.path(), cache.path()).await {
+            Ok(seen) => eprintln!("{name}: {seen}"),
+            Err(complaint) => wrong.push(format!("{name}: {complaint}")),
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
-fn module(guest: &str) -> ModuleFile {
-    let path: PathBuf =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("wasm-examples/built/{guest}.wasm"));
+/// Where an attack's module lies; a text is written down there first.
+fn module(attack: &Attack, texts: &Path) -> ModuleFile {
+    let path: PathBuf = match attack.module {
+        Module::Guest(guest, _) => {
+            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("wasm-examples/built/{guest}.wasm"))
+        }
+        Module::Text(text) => {
+            let path = texts.join(format!("{}.wasm", attack.name));
+            std::fs::write(&path, wat::parse_str(text()).unwrap()).unwrap();
+            path
+        }
+    };
     let sha256 = Sha256::digest(std::fs::read(&path).unwrap()).into();
     ModuleFile { path, sha256 }
 }
 
 async fn run(
     runtime: &Runtime,
-    (guest, args, on_memory_limit, outcome): &(&str, &[&str], OnMemoryLimit, Outcome),
+    attack: &Attack,
     full: &Path,
+    texts: &Path,
 ) -> Result<String, String> {
+    let Attack { module: source, on_memory_limit, outcome, .. } = attack;
+    let args: &[&str] = match source {
+        Module::Guest(_, args) => args,
+        Module::Text(_) => &[],
+    };
+    // Compiling is not what is measured.
+    let artifact = runtime.prepare(module(attack, texts), false).await.unwrap();
     let data = tempfile::tempdir().unwrap();
     let mount = |dir: &Path, guest: &str| GuestMount {
         dir: std::fs::File::open(dir).unwrap().into(),
@@ -176,7 +148,7 @@ async fn run(
     let argv = std::iter::once("guest").chain(args.iter().copied()).map(str::to_owned).collect();
     let run = Run {
         name: "test/pod/guest".to_owned(),
-        artifact: runtime.prepare(module(guest), false).await.unwrap(),
+        artifact,
         argv,
         env: Vec::new(),
         working_dir: None,
@@ -199,7 +171,8 @@ async fn run(
     PEAK.store(before, Ordering::Relaxed);
     let handle = runtime.start(run).await.unwrap();
     let control = handle.control.clone();
-    let exit = watched(handle, &paper, matches!(outcome, Held(_) | HeldOrKilled)).await;
+    let exit =
+        watched(handle, &paper, matches!(outcome, Outcome::Held(_) | Outcome::HeldOrKilled)).await;
     let grown = PEAK.load(Ordering::Relaxed).saturating_sub(before);
     let usage = control.usage();
     let seen = format!(
@@ -210,7 +183,11 @@ async fn run(
     let text = paper.text();
     let as_it_should = match (outcome, &exit) {
         (Outcome::Killed | Outcome::HeldOrKilled, Some(exit)) => exit.reason() == "OOMKilled",
-        (Outcome::Trapped(words), Some(Exit::Trapped { message })) => message.contains(words),
+        (
+            Outcome::Trapped(words) | Outcome::KilledOrTrapped(words),
+            Some(Exit::Trapped { message }),
+        ) => message.contains(words),
+        (Outcome::KilledOrTrapped(_), Some(exit)) => exit.reason() == "OOMKilled",
         (Outcome::Held(words), None) => text.contains("held:") && text.contains(words),
         (Outcome::HeldOrKilled, None) => text.contains("held:"),
         (Outcome::GoesOn, None | Some(Exit::Code(0))) => true,
