@@ -84,6 +84,8 @@ const WASI_0_2: &[(&str, Link)] = {
 const WASI_0_3: &[(&str, Link)] = {
     use p3::bindings::{cli, clocks, filesystem, random};
     &[
+        // Types alone: there is nothing to link.
+        ("wasi:cli/types", |_| Ok(())),
         ("wasi:cli/exit", |l| cli::exit::add_to_linker::<_, WasiCli>(l, Guest::cli)),
         ("wasi:cli/environment", |l| cli::environment::add_to_linker::<_, WasiCli>(l, Guest::cli)),
         ("wasi:cli/stdin", |l| cli::stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)),
@@ -220,6 +222,7 @@ mod test {
             "wasi:cli/environment@0.2.0",
             "wasi:cli/environment@0.2.12",
             "wasi:cli/stdout@0.3.0",
+            "wasi:cli/types@0.3.2",
             "wasi:io/poll@0.2.3",
             "wasi:sockets/tcp@0.2.0",
             "wasi:sockets/types@0.3.0",

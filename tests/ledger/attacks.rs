@@ -128,7 +128,7 @@ pub const ATTACKS: &[Attack] = &[
     p3("stream-3", &["stream"], HeldOrKilled),
     p3("names-3", &["names", "20000"], Held("calls")),
     // wasi:http
-    hostile("fields", &["fields"], Killed),
+    hostile("fields", &["fields", "20"], Killed),
     guest("requests", "hostile-http", &["requests"], Killed),
     guest("bodies", "hostile-http", &["bodies"], Killed),
     http3("fields-3", &["fields"], Killed),

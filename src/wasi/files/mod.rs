@@ -52,7 +52,7 @@ use crate::wasi::account::{Account, Held, Nobody};
 pub(in crate::wasi) const FILES_MAX: usize = 3072;
 
 /// Longest path, bytes: Linux' own bound (`PATH_MAX`, with the zero at its end).
-const PATH_BYTES_MAX: usize = 4095;
+pub(in crate::wasi) const PATH_BYTES_MAX: usize = 4095;
 
 /// What the host holds for one call of WASI 0.3 that may wait, its path apart.
 const CALL_BYTES: u64 = 1024;

@@ -167,13 +167,33 @@ impl HostDescriptor for Files<'_> {
         fn read(fd: Fd, len: u64, offset: u64) -> FsResult<(Vec<u8>, bool)>;
         fn sync(fd: Fd) -> FsResult<()>;
         fn stat(fd: Fd) -> FsResult<DescriptorStat>;
-        fn stat_at(fd: Fd, flags: PathFlags, path: String) -> FsResult<DescriptorStat>;
-        fn readlink_at(fd: Fd, path: String) -> FsResult<String>;
         fn is_same_object(a: Fd, b: Fd) -> wasmtime::Result<bool>;
         fn metadata_hash(fd: Fd) -> FsResult<MetadataHashValue>;
-        fn metadata_hash_at(
-            fd: Fd, flags: PathFlags, path: String
-        ) -> FsResult<MetadataHashValue>;
+    }
+
+    async fn stat_at(
+        &mut self,
+        fd: Fd,
+        flags: PathFlags,
+        path: String,
+    ) -> FsResult<DescriptorStat> {
+        fits(&path)?;
+        self.fs.stat_at(fd, flags, path).await
+    }
+
+    async fn readlink_at(&mut self, fd: Fd, path: String) -> FsResult<String> {
+        fits(&path)?;
+        self.fs.readlink_at(fd, path).await
+    }
+
+    async fn metadata_hash_at(
+        &mut self,
+        fd: Fd,
+        flags: PathFlags,
+        path: String,
+    ) -> FsResult<MetadataHashValue> {
+        fits(&path)?;
+        self.fs.metadata_hash_at(fd, flags, path).await
     }
 
     fn drop(&mut self, fd: Fd) -> wasmtime::Result<()> {
@@ -191,6 +211,7 @@ impl HostDescriptor for Files<'_> {
         accessed: NewTimestamp,
         modified: NewTimestamp,
     ) -> FsResult<()> {
+        fits(&path)?;
         if flags.contains(PathFlags::SYMLINK_FOLLOW) {
             self.look(&fd, flags, &path).await?;
         }
@@ -259,6 +280,7 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn create_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        fits(&path)?;
         let made = self.make(&fd, folder_bytes).await?;
         self.fs.create_directory_at(fd, path).await?;
         if let Some(made) = made {
@@ -268,6 +290,8 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn symlink_at(&mut self, fd: Fd, target: String, path: String) -> FsResult<()> {
+        fits(&target)?;
+        fits(&path)?;
         let made = self.make(&fd, |room| link_bytes(room, target.len())).await?;
         self.fs.symlink_at(fd, target, path).await?;
         if let Some(made) = made {
@@ -284,6 +308,8 @@ impl HostDescriptor for Files<'_> {
         new_fd: Fd,
         new_path: String,
     ) -> FsResult<()> {
+        fits(&path)?;
+        fits(&new_path)?;
         if are_apart(self.room(&fd).as_ref(), self.room(&new_fd).as_ref()) {
             return Err(ErrorCode::CrossDevice.into());
         }
@@ -330,6 +356,7 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn remove_directory_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        fits(&path)?;
         let room = self.room(&fd);
         self.fs.remove_directory_at(fd, path).await?;
         room.inspect(|room| room.freed());
@@ -343,6 +370,8 @@ impl HostDescriptor for Files<'_> {
         new_fd: Fd,
         new_path: String,
     ) -> FsResult<()> {
+        fits(&path)?;
+        fits(&new_path)?;
         let room = self.room(&fd);
         if are_apart(room.as_ref(), self.room(&new_fd).as_ref()) {
             return Err(ErrorCode::CrossDevice.into());
@@ -354,6 +383,7 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn unlink_file_at(&mut self, fd: Fd, path: String) -> FsResult<()> {
+        fits(&path)?;
         let room = self.room(&fd);
         self.fs.unlink_file_at(fd, path).await?;
         room.inspect(|room| room.freed());

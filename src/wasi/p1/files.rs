@@ -10,6 +10,7 @@ use wiggle::{GuestMemory, GuestPtr};
 use super::Preview1;
 use super::fds::Entry;
 use super::memory;
+use super::paths::fits;
 use super::socket::Manner;
 
 /// What a list of a folder takes for each byte of the folder's own size: an entry is 20 bytes there at least (tmpfs), and some 150 in the
@@ -430,6 +431,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         flags: types::Lookupflags,
         path: GuestPtr<str>,
     ) -> Result<types::Filestat, Error> {
+        fits(path)?;
         let dir = self.dir(dir)?;
         self.wasi.path_filestat_get(mem, dir, flags, path).await
     }
@@ -481,6 +483,7 @@ impl WasiSnapshotPreview1 for Preview1 {
         buf: GuestPtr<u8>,
         len: types::Size,
     ) -> Result<types::Size, Error> {
+        fits(path)?;
         let dir = self.dir(dir)?;
         self.wasi.path_readlink(mem, dir, path, buf, len).await
     }

@@ -18,11 +18,16 @@ use super::fds::Entry;
 use super::files::Memory;
 use super::walls;
 use crate::limits::ENTRY_BYTES;
-use crate::wasi::files::{FILES_MAX, Made, folder_bytes, has_places, link_bytes};
+use crate::wasi::files::{FILES_MAX, Made, PATH_BYTES_MAX, folder_bytes, has_places, link_bytes};
 
 /// Places that must be left when a file is opened: calls for files take two of them for as long as they last, and a module that
 /// could not even close anything would be lost.
 const SPARE_PLACES: usize = 8;
+
+/// A path that is longer is not worth a copy, of which a call makes several.
+pub(super) fn fits(path: GuestPtr<str>) -> Result<(), Errno> {
+    if path.len() as usize > PATH_BYTES_MAX { Err(Errno::Nametoolong) } else { Ok(()) }
+}
 
 /// A path, and whether a link at its end is followed.
 type Looked = (types::Lookupflags, GuestPtr<str>);
@@ -58,6 +63,7 @@ impl Preview1 {
         how: types::Oflags,
         (base, inheriting, flags): (types::Rights, types::Rights, types::Fdflags),
     ) -> Result<Fd, Error> {
+        fits(path)?;
         let dir = self.dir(dir)?;
         if !self.fds.has_room()
             || self.fds.files() >= FILES_MAX
@@ -99,6 +105,7 @@ impl Preview1 {
         (lookup, path): Looked,
         (atim, mtim, which): (types::Timestamp, types::Timestamp, types::Fstflags),
     ) -> Result<(), Error> {
+        fits(path)?;
         let dir = self.dir(dir)?;
         if lookup.contains(types::Lookupflags::SYMLINK_FOLLOW) {
             self.look(mem, dir, (lookup, path)).await?;
@@ -112,6 +119,7 @@ impl Preview1 {
         dir: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
+        fits(path)?;
         let dir = self.dir(dir)?;
         let made = self.walled.make(dir.into(), folder_bytes).await?;
         self.wasi.path_create_directory(mem, dir, path).await?;
@@ -127,6 +135,8 @@ impl Preview1 {
         (from, flags, from_path): (Fd, types::Lookupflags, GuestPtr<str>),
         (to, to_path): (Fd, GuestPtr<str>),
     ) -> Result<(), Error> {
+        fits(from_path)?;
+        fits(to_path)?;
         let (from, to) = (self.dir(from)?, self.dir(to)?);
         if self.walled.are_apart(from.into(), to.into()) {
             return Err(Errno::Xdev.into());
@@ -146,6 +156,8 @@ impl Preview1 {
         dir: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
+        fits(target)?;
+        fits(path)?;
         let dir = self.dir(dir)?;
         let len = target.len() as usize;
         let made = self.walled.make(dir.into(), |room| link_bytes(room, len)).await?;
@@ -162,6 +174,8 @@ impl Preview1 {
         (from, from_path): (Fd, GuestPtr<str>),
         (to, to_path): (Fd, GuestPtr<str>),
     ) -> Result<(), Error> {
+        fits(from_path)?;
+        fits(to_path)?;
         let (from, to) = (self.dir(from)?, self.dir(to)?);
         if self.walled.are_apart(from.into(), to.into()) {
             return Err(Errno::Xdev.into());
@@ -178,6 +192,7 @@ impl Preview1 {
         dir: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
+        fits(path)?;
         let dir = self.dir(dir)?;
         self.wasi.path_remove_directory(mem, dir, path).await?;
         self.walled.room(dir.into()).inspect(|room| room.freed());
@@ -190,6 +205,7 @@ impl Preview1 {
         dir: Fd,
         path: GuestPtr<str>,
     ) -> Result<(), Error> {
+        fits(path)?;
         let dir = self.dir(dir)?;
         self.wasi.path_unlink_file(mem, dir, path).await?;
         self.walled.room(dir.into()).inspect(|room| room.freed());
