@@ -12,7 +12,7 @@ use crate::server::patch::three_way;
 
 use super::args::{ApplyArgs, DryRun};
 use super::client::{Ask, Client, ClientError, PathBuilder};
-use super::manifests::{self, Wanted};
+use super::manifests::{self, Depth, Wanted};
 use super::{Out, kinds, show_error};
 
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -23,7 +23,7 @@ pub(super) async fn run(
     args: &ApplyArgs,
     out: &mut Out,
 ) -> anyhow::Result<ExitCode> {
-    let all = manifests::read(&args.files, args.target.namespace.as_deref())?;
+    let all = manifests::read(&args.files, args.target.namespace.as_deref(), Depth::Whole)?;
     let mut code = ExitCode::SUCCESS;
     for wanted in all {
         match apply(client, &wanted, args.dry_run).await {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 
 use crate::clock::Clock;
 use crate::controller::session::Session;
+use crate::daemon::config::in_words;
 use crate::mqtt::controller::SecretKey;
 use crate::mqtt::link::{Endpoint, Link, Password, Settings, Speak};
 use crate::mqtt::tls::{Identity, TlsSettings};
@@ -59,6 +60,17 @@ struct TlsFile {
     min_version: Option<String>,
 }
 
+/// Where settings come from if there is no file.
+const COMMAND_LINE: &str = "the command line";
+
+/// The file that a setting from `origin` is written in: where there is none yet, the user's own.
+fn file_of(origin: &str) -> String {
+    if origin != COMMAND_LINE {
+        return origin.to_owned();
+    }
+    places(|name| std::env::var_os(name).map(PathBuf::from))[0].display().to_string()
+}
+
 /// The settings in force.
 #[derive(Clone, Debug)]
 pub(super) struct Controller {
@@ -89,7 +101,7 @@ impl Controller {
         };
         let (file, origin) = match &found {
             Some(path) => (read(path)?, path.display().to_string()),
-            None => (ControllerFile::default(), "the command line".to_owned()),
+            None => (ControllerFile::default(), COMMAND_LINE.to_owned()),
         };
         overlaid(file, args).resolve(origin)
     }
@@ -109,7 +121,7 @@ impl Controller {
             format!(
                 "no signing key is known: name it with --signing-key, or as signingKey in {} (podling key generate FILE makes one; \
                  --unsigned publishes without, for nodes whose trust is off)",
-                self.origin
+                file_of(&self.origin)
             )
         })?;
         read_key(path)
@@ -121,7 +133,10 @@ pub(super) fn read_key(path: &Path) -> anyhow::Result<SecretKey> {
     let shown = path.display();
     let meta =
         std::fs::metadata(path).with_context(|| format!("cannot read signing key {shown}"))?;
-    ensure!(meta.mode() & 0o077 == 0, "signing key {shown} can be read by others: chmod 600");
+    ensure!(
+        meta.mode() & 0o077 == 0,
+        "signing key {shown} can be read by others: chmod 600 {shown}"
+    );
     let text = text(path).with_context(|| format!("cannot read signing key {shown}"))?;
     SecretKey::from_pem(&text).with_context(|| format!("signing key {shown}"))
 }
@@ -136,8 +151,8 @@ fn text(path: &Path) -> anyhow::Result<String> {
 fn read(path: &Path) -> anyhow::Result<ControllerFile> {
     let shown = path.display();
     let text = text(path).with_context(|| format!("cannot read {shown}"))?;
-    let file: ControllerFile =
-        serde_yaml::from_str(&text).with_context(|| format!("{shown} is not valid"))?;
+    let file: ControllerFile = serde_yaml::from_str(&text)
+        .map_err(|e| anyhow::anyhow!("{shown} is not valid: {}", in_words(&e)))?;
     let base = path.parent().unwrap_or_else(|| Path::new(""));
     let join = |named: Option<PathBuf>| named.map(|named| base.join(named));
     Ok(ControllerFile {
@@ -179,10 +194,13 @@ impl ControllerFile {
         ensure!(
             !self.urls.is_empty(),
             "no broker is known: name it with --broker mqtts://HOST, or as urls in {} (docs/publish.md)",
-            places(|name| std::env::var_os(name).map(PathBuf::from))[0].display()
+            file_of(&origin)
         );
         let tenant = self.tenant.as_deref().with_context(|| {
-            format!("no tenant is known: name it with --tenant, or as tenant in {origin}")
+            format!(
+                "no tenant is known: name it with --tenant, or as tenant in {}",
+                file_of(&origin)
+            )
         })?;
         let tree = Tree::new(self.root.as_deref().unwrap_or(DEFAULT_ROOT), tenant)?;
         let mut endpoints = vec![];

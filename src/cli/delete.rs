@@ -12,6 +12,7 @@ use crate::board::Kind;
 use super::args::{DeleteArgs, Select};
 use super::client::{Ask, Client, ClientError, Lines, PathBuilder};
 use super::get::{explain_selector, listing, nothing_found};
+use super::manifests::Depth;
 use super::{Out, complain, duration, kinds, manifests, show_error};
 
 /// One object to delete.
@@ -93,7 +94,7 @@ fn grace(args: &DeleteArgs) -> anyhow::Result<Option<i64>> {
 
 async fn doomed(client: &Client, args: &DeleteArgs) -> anyhow::Result<Vec<Doomed>> {
     let Some(word) = &args.kind else {
-        let wanted = manifests::read(&args.files, args.target.namespace.as_deref())?;
+        let wanted = manifests::read(&args.files, args.target.namespace.as_deref(), Depth::Names)?;
         let doomed =
             |w: manifests::Wanted| Doomed { kind: w.kind, namespace: w.namespace, name: w.name };
         return Ok(wanted.into_iter().map(doomed).collect());

@@ -27,6 +27,7 @@ use crate::server::network::NetworkReport;
 use super::args::DescribeArgs;
 use super::client::{Client, ClientError, PathBuilder};
 use super::get::{explain_selector, listing, nothing_found};
+use super::top::{self, Row};
 use super::{Out, complain, kinds, show_error};
 
 pub(super) use page::Page;
@@ -49,7 +50,9 @@ pub(super) async fn run(
             for pod in &pods {
                 let events = events_of(client, kind, &pod.metadata).await?;
                 let network = asked.network(&pod.metadata).await?;
-                pages.push(describe(pod, network.as_ref(), &events, asked.now_ms));
+                let usage = asked.usage(&pod.metadata).await?;
+                let seen = Seen { network: network.as_ref(), usage: &usage };
+                pages.push(describe(pod, &seen, &events, asked.now_ms));
             }
             finish(&pages, &errors, out)
         }
@@ -140,6 +143,15 @@ impl Asked<'_> {
         }
     }
 
+    /// What the pod's modules use now; nothing at a server without metrics.
+    async fn usage(&self, pod: &ObjectMeta) -> Result<Vec<Row>, ClientError> {
+        match top::pods(self.client, pod.namespace.as_deref()).await {
+            Ok(rows) => Ok(rows),
+            Err(ClientError::Refused { .. }) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// What stands behind a Service; a Service that is new may have nothing yet.
     async fn endpoints(&self, service: &ObjectMeta) -> Result<Option<Endpoints>, ClientError> {
         let (name, namespace) = (text(&service.name), text(&service.namespace));
@@ -170,38 +182,43 @@ async fn events_of(
     Ok(events)
 }
 
+/// What a pod's object does not say.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Seen<'a> {
+    pub(super) network: Option<&'a NetworkReport>,
+    pub(super) usage: &'a [Row],
+}
+
 /// The page.
-pub(super) fn describe(
-    pod: &Pod,
-    network: Option<&NetworkReport>,
-    events: &[Event],
-    now_ms: i64,
-) -> String {
+pub(super) fn describe(pod: &Pod, seen: &Seen<'_>, events: &[Event], now_ms: i64) -> String {
     let (spec, status) =
         (pod.spec.clone().unwrap_or_default(), pod.status.clone().unwrap_or_default());
     let mut page = Page::default();
     head(&mut page, pod, &spec, &status, now_ms);
     if let Some(init) = spec.init_containers.as_ref().filter(|init| !init.is_empty()) {
         let statuses = status.init_container_statuses.as_deref().unwrap_or_default();
-        container::describe(&mut page, "Init Containers", init, statuses, pod);
+        container::describe(&mut page, "Init Containers", init, statuses, pod, seen.usage);
     }
     let statuses = status.container_statuses.as_deref().unwrap_or_default();
-    container::describe(&mut page, "Containers", &spec.containers, statuses, pod);
+    container::describe(&mut page, "Containers", &spec.containers, statuses, pod, seen.usage);
     gates_and_conditions(&mut page, &spec, &status);
     volume::describe(&mut page, spec.volumes.as_deref().unwrap_or_default());
     page.line(0, &format!("QoS Class:\t{}", text(&status.qos_class)));
     labels(&mut page, "Node-Selectors", spec.node_selector.as_ref());
     tolerations(&mut page, spec.tolerations.as_deref().unwrap_or_default());
-    if let Some(report) = network {
+    if let Some(report) = seen.network {
         network::describe(&mut page, report);
     }
+    with_events(page, events, now_ms)
+}
+
+/// The page, and what happened below it: aligned by themselves.
+fn with_events(mut page: Page, events: &[Event], now_ms: i64) -> String {
     if events.is_empty() {
         page.line(0, "Events:\t<none>");
         return page.finish();
     }
-    let mut out = page.finish();
-    out.push_str(&list_events(events, now_ms));
-    out
+    page.finish() + &list_events(events, now_ms)
 }
 
 fn head(page: &mut Page, pod: &Pod, spec: &PodSpec, status: &PodStatus, now_ms: i64) {

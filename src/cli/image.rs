@@ -32,9 +32,11 @@ pub(super) fn run(command: ImageCommand, out: &mut Out) -> anyhow::Result<ExitCo
 pub(super) fn open(args: &NodeArgs) -> anyhow::Result<ImageStore> {
     let config = node::config(args, None, None)?;
     let dir = config.state_dir.join("images");
-    let opened = ImageStore::open(&dir);
-    let (store, damage) =
-        opened.with_context(|| format!("cannot open the image store {}", dir.display()))?;
+    let (store, damage) = ImageStore::open(&dir).map_err(|error| match error.cause.kind() {
+        std::io::ErrorKind::PermissionDenied => anyhow::Error::new(error)
+            .context("the image store belongs to the daemon's user: run this as it, or name another store with --state-dir"),
+        _ => error.into(),
+    })?;
     for words in damage {
         complain(&format!("Warning: {words}"));
     }

@@ -17,9 +17,17 @@ pub(super) fn kind(word: &str) -> anyhow::Result<Kind> {
         let is_it = names.contains(&lower) || kind.short_names().contains(&lower);
         is_it && group.is_none_or(|group| group == kind.group())
     };
+    let mut types = Kind::ALL.map(Kind::plural);
+    types.sort_unstable();
     match Kind::ALL.into_iter().find(named) {
         Some(kind) => Ok(kind),
-        None => bail!("the server doesn't have a resource type \"{word}\""),
+        None if word.contains(',') || word == "all" => {
+            bail!("one type at a time (kubectl takes several): {}", types.join(", "))
+        }
+        None => bail!(
+            "the server doesn't have a resource type \"{word}\": there are {}. A pod of that name is pod/{word}",
+            types.join(", ")
+        ),
     }
 }
 

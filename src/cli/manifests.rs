@@ -20,18 +20,36 @@ pub(super) struct Wanted {
     pub json: Value,
 }
 
+/// What has to be right.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Depth {
+    /// All of each object: nothing is sent of files with a mistake.
+    Whole,
+    /// What says which objects are meant.
+    Names,
+}
+
 /// Reads all objects of these files. Every mistake of a file is told.
-pub(super) fn read(files: &[PathBuf], namespace: Option<&str>) -> anyhow::Result<Vec<Wanted>> {
+pub(super) fn read(
+    files: &[PathBuf],
+    namespace: Option<&str>,
+    depth: Depth,
+) -> anyhow::Result<Vec<Wanted>> {
     let mut wanted = Vec::new();
     for file in files {
         if file.as_os_str() == "-" {
-            wanted.extend(parse("standard input", &bounded(std::io::stdin(), "-")?, namespace)?);
+            wanted.extend(parse(
+                "standard input",
+                &bounded(std::io::stdin(), "-")?,
+                namespace,
+                depth,
+            )?);
         } else {
             for path in expand(file)? {
                 let shown = path.display().to_string();
                 let opened =
                     std::fs::File::open(&path).with_context(|| format!("cannot open {shown}"))?;
-                wanted.extend(parse(&shown, &bounded(opened, &shown)?, namespace)?);
+                wanted.extend(parse(&shown, &bounded(opened, &shown)?, namespace, depth)?);
             }
         }
     }
@@ -75,17 +93,22 @@ fn bounded(from: impl Read, shown: &str) -> anyhow::Result<Vec<u8>> {
     Ok(text)
 }
 
-fn parse(shown: &str, text: &[u8], namespace: Option<&str>) -> anyhow::Result<Vec<Wanted>> {
+fn parse(
+    shown: &str,
+    text: &[u8],
+    namespace: Option<&str>,
+    depth: Depth,
+) -> anyhow::Result<Vec<Wanted>> {
     let parsed = manifest::parse(text, FieldValidation::Strict);
     for warning in &parsed.warnings {
         super::complain(&format!("Warning: {shown}: {warning}"));
     }
-    if !parsed.errors.is_empty() {
-        // What the server would say after these is told now: nobody wants to learn of one mistake at a time.
-        let mut report = Report::default();
+    // What the server would say is told now: nobody wants to learn of one mistake at a time, nor to have half of a file applied.
+    let mut report = Report::default();
+    if depth == Depth::Whole || !parsed.errors.is_empty() {
         check_text(Path::new(shown), text, &mut report);
-        bail!("{shown} is not applied\n{report}");
     }
+    ensure!(report.is_clean(), "{shown} is not applied\n{report}");
     parsed.documents.into_iter().map(|document| wanted(document.object, namespace)).collect()
 }
 

@@ -66,7 +66,8 @@ fn proposal(report: &AuditReport) -> anyhow::Result<String> {
         )
     } else {
         format!(
-            "# Pod {name} is not audited: only what was denied is known, so there is no policy to propose. To find it:\n\
+            "# Pod {name} is not audited: only what was denied is known, so there is no policy to propose. To find it, give the pod the\n\
+             # annotation podling.dev/network-audit: \"true\", in its manifest or by:\n\
              #   kubectl annotate pod {name} podling.dev/network-audit=true\n"
         )
     };

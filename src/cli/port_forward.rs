@@ -135,6 +135,7 @@ fn pod_port(pod: &Pod, wanted: &str) -> anyhow::Result<u16> {
     if let Ok(number) = wanted.parse() {
         return Ok(number);
     }
+    ensure!(!wanted.bytes().all(|b| b.is_ascii_digit()), "{wanted} is no port: 1 to 65535");
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let mut ports = containers.flat_map(|container| container.ports.iter().flatten());
     let found = ports.find(|port| port.name.as_deref() == Some(wanted));

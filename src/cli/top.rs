@@ -70,7 +70,11 @@ pub(super) async fn pods(
         Some(namespace) => format!("{METRICS}/namespaces/{namespace}/pods"),
         None => format!("{METRICS}/pods"),
     };
-    let list: Value = client.get(&path).await?;
+    Ok(rows_of(&client.get(&path).await?))
+}
+
+/// The rows of a `PodMetricsList`.
+pub(super) fn rows_of(list: &Value) -> Vec<Row> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let items = list["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     let mut rows = Vec::new();
@@ -92,7 +96,30 @@ pub(super) async fn pods(
             });
         }
     }
-    Ok(rows)
+    rows
+}
+
+impl Row {
+    pub(super) fn is_of(&self, pod: &str, container: &str) -> bool {
+        self.pod == pod && self.container == container
+    }
+
+    /// For a person who looks at one container: `10m CPU, 2Mi memory (most: 3Mi), throttled for 12.345s`.
+    pub(super) fn in_words(&self) -> String {
+        let (memory, peak) = (mebibytes(self.memory_bytes), mebibytes(self.memory_peak_bytes));
+        let mut words = format!("{}m CPU, {memory} memory (most: {peak})", self.cpu_millis);
+        if self.throttled_millis > 0 {
+            words.push_str(&format!(", throttled for {}", seconds(self.throttled_millis)));
+        }
+        if let Some(fuel) = self.fuel {
+            words.push_str(&format!(", {fuel} of fuel"));
+        }
+        words
+    }
+}
+
+fn seconds(millis: u64) -> String {
+    format!("{}.{:03}s", millis / 1000, millis % 1000)
 }
 
 fn amounts(usage: &Value) -> (u64, u64) {
@@ -153,7 +180,7 @@ pub(super) fn wide(rows: &[Row]) -> String {
             row.pod.clone(),
             row.container.clone(),
             format!("{}m", row.cpu_millis),
-            format!("{}.{:03}s", row.throttled_millis / 1000, row.throttled_millis % 1000),
+            seconds(row.throttled_millis),
             mebibytes(row.memory_bytes),
             mebibytes(row.memory_host_bytes),
             mebibytes(row.memory_peak_bytes),
@@ -197,7 +224,13 @@ async fn node(client: &Client, args: &TopArgs, out: &mut Out) -> anyhow::Result<
         let all = nodes["items"].as_array().map(Vec::as_slice).unwrap_or_default();
         let this = all.iter().find(|node| node["metadata"]["name"] == item["metadata"]["name"]);
         let (has_cpu, has_memory) = this.map_or((0, 0), |n| amounts(&n["status"]["allocatable"]));
+        if args.name.as_ref().is_some_and(|asked| asked != name) {
+            continue;
+        }
         report.push((name.to_owned(), cpu, has_cpu, memory, has_memory));
+    }
+    if let Some(asked) = args.name.as_ref().filter(|_| report.is_empty()) {
+        anyhow::bail!("node {asked} is not there: this daemon has one node (podling get nodes)");
     }
     let share = |used: u64, of: u64| used.saturating_mul(100).checked_div(of);
     match args.output {

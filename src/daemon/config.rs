@@ -14,6 +14,7 @@ use crate::daemon::mqtt::{MqttConfig, MqttError, MqttFile};
 use crate::daemon::network::{NetworkConfig, NetworkError, NetworkFile};
 use crate::limits::PODS_MAX;
 use crate::manifest::quantity::Quantity;
+use crate::manifest::rules::{dns_subdomain, label_value, qualified_name};
 
 /// The configuration file's form (YAML). Every field is optional.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -74,8 +75,14 @@ pub struct Amounts {
 pub enum ConfigError {
     #[error("cannot read configuration {path}")]
     Read { path: PathBuf, source: io::Error },
-    #[error("configuration {path} is not valid")]
-    Parse { path: PathBuf, source: serde_yaml::Error },
+    #[error("configuration {path} is not valid: {why}")]
+    Parse { path: PathBuf, why: String },
+    #[error(
+        "nodeName of the configuration must be a name as of a host (lower-case letters, digits, '-' and '.'), but is {0:?}"
+    )]
+    NodeName(String),
+    #[error("nodeLabels of the configuration has {key:?}: {why}")]
+    NodeLabel { key: String, why: String },
     #[error("{setting} of the configuration must be an absolute path, but is {path}")]
     NotAbsolute { setting: &'static str, path: PathBuf },
     #[error("guestThreads of the configuration must be 1 to 64, but is {0}")]
@@ -144,6 +151,19 @@ impl ResourcesFile {
     }
 }
 
+/// What is wrong with a file of settings, in an operator's words: serde names the types of our own program.
+#[must_use]
+pub fn in_words(error: &serde_yaml::Error) -> String {
+    let mut words = error.to_string();
+    for number in ["usize", "u64", "u32", "u16", "u8"] {
+        words = words.replace(&format!("expected {number}"), "expected a whole number, 0 or more");
+    }
+    words
+        .replace("unknown variant", "unknown word")
+        .replace("expected a sequence", "expected a list")
+        .replace("invalid type: sequence", "invalid type: list")
+}
+
 impl ConfigFile {
     /// Reads a configuration file.
     ///
@@ -154,7 +174,7 @@ impl ConfigFile {
             .map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         // An empty file, or one of comments only, is a configuration that sets nothing.
         let file: Option<Self> = serde_yaml::from_str(&text)
-            .map_err(|source| ConfigError::Parse { path: path.to_owned(), source })?;
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), why: in_words(&error) })?;
         Ok(file.unwrap_or_default())
     }
 
@@ -203,6 +223,9 @@ impl ConfigFile {
             set.or_else(|| default.clone()).ok_or(ConfigError::NoHome)
         };
         let node_name = self.node_name.unwrap_or_else(|| places.host_name.clone());
+        if !dns_subdomain(&node_name).is_empty() {
+            return Err(ConfigError::NodeName(node_name));
+        }
         let state_dir = or_default(self.state_dir, &places.state)?;
         let config = Config {
             mqtt: self.mqtt.map(|mqtt| mqtt.resolve(&node_name)).transpose()?,
@@ -235,6 +258,7 @@ impl Config {
         let paths = [
             ("stateDir", Some(&self.state_dir)),
             ("cacheDir", Some(&self.cache_dir)),
+            ("manifestDir", self.manifest_dir.as_ref()),
             ("socket", Some(&self.socket)),
             ("nodeKeyFile", Some(&self.node_key_file)),
             ("moduleCaFile", self.module_ca_file.as_ref()),
@@ -243,6 +267,12 @@ impl Config {
         for (setting, path) in paths.into_iter().chain(listed) {
             if let Some(path) = path.filter(|p| !p.is_absolute()) {
                 return Err(ConfigError::NotAbsolute { setting, path: path.clone() });
+            }
+        }
+        for (key, value) in &self.node_labels {
+            let faults = [qualified_name(key), label_value(value)].concat();
+            if let Some(why) = faults.into_iter().next() {
+                return Err(ConfigError::NodeLabel { key: key.clone(), why });
             }
         }
         self.artifacts.check()?;
@@ -286,7 +316,7 @@ impl Places {
     #[must_use]
     pub fn new(root: bool, host_name: &str, env: impl Fn(&str) -> Option<PathBuf>) -> Self {
         // A board that was never named is called "(none)" by its kernel; some are called what Kubernetes cannot say.
-        let usable = crate::manifest::rules::dns_subdomain(host_name).is_empty();
+        let usable = dns_subdomain(host_name).is_empty();
         let host_name = if usable { host_name } else { "localhost" }.to_owned();
         if root {
             return Self {
@@ -348,12 +378,16 @@ mod test {
     #[test]
     fn mistakes_are_named() {
         let rows = [
+            ("manifestDir: m", "manifestDir of the configuration must be an absolute path"),
+            ("nodeName: GW 17", "nodeName of the configuration must be a name as of a host"),
             ("stateDir: relative", "stateDir of the configuration must be an absolute path"),
             ("nodeKeyFile: k", "nodeKeyFile of the configuration must be an absolute path"),
             (
                 "artifacts: {maxBytes: 0}",
                 "artifacts.maxBytes of the configuration must be 1 to 268435456, but is 0",
             ),
+            ("nodeLabels: {a b: c}", "nodeLabels of the configuration has \"a b\": "),
+            ("nodeLabels: {a: b c}", "nodeLabels of the configuration has \"a\": "),
             ("guestThreads: 0", "guestThreads of the configuration must be 1 to 64"),
             ("maxPods: 0", "maxPods of the configuration must be 1 to 1024, but is 0"),
             ("reserved: {memory: lots}", "reserved.memory of the configuration is no quantity"),
@@ -371,5 +405,16 @@ mod test {
         }
         let error = serde_yaml::from_str::<ConfigFile>("nodename: x").unwrap_err().to_string();
         assert!(error.contains("unknown field `nodename`"), "{error}");
+        for (text, expected) in [
+            (
+                "guestThreads: -1",
+                "guestThreads: invalid type: integer `-1`, expected a whole number",
+            ),
+            ("hostPathAllowList: /srv", "expected a list"),
+            ("{mqtt: {trust: none}}", "mqtt.trust: unknown word `none`, expected one of `require`"),
+        ] {
+            let error = in_words(&serde_yaml::from_str::<ConfigFile>(text).unwrap_err());
+            assert!(error.contains(expected) && !error.contains("usize"), "{text}: {error}");
+        }
     }
 }

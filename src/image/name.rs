@@ -42,7 +42,7 @@ pub enum InvalidReference {
     #[error("invalid digest: only sha256 with 64 lower-case hexadecimal digits is supported")]
     Digest,
     #[error(
-        "file: references are only allowed in manifests that are files of this machine (a folder or `podling play`)"
+        "file: references are only allowed in manifests that are files of this machine (a folder or `podling play`); load the module (`podling image load FILE --name NAME:TAG`) and use its name"
     )]
     FileNotAllowed,
     #[error("file: must be followed by the path of a module file")]

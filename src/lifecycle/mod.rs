@@ -221,6 +221,21 @@ pub struct RestoredEnd {
     pub message: String,
 }
 
+impl RestoredEnd {
+    /// The node did not let the pod in (the kubelet's `rejectPod`): nothing of it was ever there.
+    #[must_use]
+    pub fn rejected(reason: &str, why: &str) -> Self {
+        let message = format!("{}{why}", texts::POD_WAS_REJECTED);
+        Self { failed: true, reason: reason.to_owned(), message }
+    }
+
+    /// Whether it is such an end. The words are part of the record, and what tells it from others also in Kubernetes.
+    #[must_use]
+    pub fn is_rejection(&self) -> bool {
+        self.message.starts_with(texts::POD_WAS_REJECTED)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RestoredContainer {
     pub name: ContainerName,

@@ -162,8 +162,12 @@ impl PodState {
     /// The status, derived.
     #[must_use]
     pub fn status(&self) -> PodStatus {
-        let members = self.members();
+        let mut members = self.members();
         let phase = self.phase(&members);
+        if self.ended.as_ref().is_some_and(RestoredEnd::is_rejection) {
+            // No container was made, so none has a status: `kubectl get pods` then shows the reason.
+            members.clear();
+        }
         let mut statuses = members.into_iter().map(|member| member.status);
         let init_containers = statuses.by_ref().take(self.pod.init_containers.len()).collect();
         let (reason, message) = match &self.ended {

@@ -29,6 +29,7 @@ pub const RESTARTING_ALL: &str = "RestartingAllContainers";
 pub const RESTARTING_ALL_MESSAGE: &str =
     "The container is removed because RestartAllContainers in place";
 pub const NOT_LOCATED: &str = "The container could not be located when the pod was terminated";
+pub const POD_WAS_REJECTED: &str = "Pod was rejected: ";
 pub const DEADLINE_EXCEEDED: &str = "DeadlineExceeded";
 pub const DEADLINE_MESSAGE: &str = "Pod was active on the node longer than the specified deadline";
 

@@ -28,7 +28,7 @@ pub fn pod_status(pod: &Pod, status: &PodStatus, host_ips: &[IpAddr]) -> corev1:
         reason: status.reason.as_ref().map(ToString::to_string),
         message: status.message.clone(),
         conditions: Some(status.conditions.iter().map(|c| condition(c, pod.generation)).collect()),
-        container_statuses: Some(regular),
+        container_statuses: Some(regular).filter(|list| !list.is_empty()),
         init_container_statuses: Some(init).filter(|list| !list.is_empty()),
         start_time: Some(time(status.start_time)),
         observed_generation: Some(pod.generation),

@@ -39,13 +39,30 @@ pub const SOCKETS_MAX: usize = 2048;
 /// Why a port could not be published. That pods do not want the same one is seen to before (`admission`); this is about other
 /// programs of the host, and pods that are just ending.
 #[derive(Debug, thiserror::Error)]
-#[error("cannot publish port {port} of container {container} on {address} ({protocol})")]
+#[error(
+    "cannot publish port {port} of container {container} on {address} ({protocol}){}",
+    hint(source)
+)]
 pub struct PublishError {
     port: u16,
     container: String,
     address: SocketAddr,
     protocol: &'static str,
     source: io::Error,
+}
+
+/// What may be done about it.
+fn hint(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => {
+            ", which another program of this machine has (ss -lntup shows it), or a pod that is just ending"
+        }
+        io::ErrorKind::AddrNotAvailable => ", an address that this machine does not have (hostIP)",
+        io::ErrorKind::PermissionDenied => {
+            ", for which the daemon lacks the right (ports below 1024: root or CAP_NET_BIND_SERVICE)"
+        }
+        _ => "",
+    }
 }
 
 #[derive(Debug)]

@@ -31,6 +31,9 @@ fn from_folder(source: &Source) -> bool {
     matches!(source, Source::Folder(_))
 }
 
+/// The reason of an event about a manifest that is not taken, as the kubelet has it.
+const FAILED_VALIDATION: &str = "FailedValidation";
+
 impl NodeTask {
     /// Takes in a snapshot of the folder. A file that is broken now keeps what it last said: a slip of the editor must not
     /// stop a running pod.
@@ -243,19 +246,22 @@ impl NodeTask {
         if self.reported.get(&file.path).is_some_and(|before| *before == said) {
             return;
         }
-        for text in &said {
-            self.say(text);
+        for text in &file.warnings {
+            self.say("ManifestWarning", text);
+        }
+        for text in &said[file.warnings.len()..] {
+            self.say(FAILED_VALIDATION, text);
         }
         self.reported.insert(file.path.clone(), said);
     }
 
     /// Says what is wrong with what a source offers.
     fn complain(&self, source: &str, problem: &str) {
-        self.say(&format!("{source}: {problem}"));
+        self.say(FAILED_VALIDATION, &format!("{source}: {problem}"));
     }
 
     /// A manifest has no object to hang an Event on, so its troubles are events of the node.
-    fn say(&self, text: &str) {
+    fn say(&self, reason: &str, text: &str) {
         warn!("{text}");
         let draft = EventDraft {
             involved: ObjectReference {
@@ -264,7 +270,7 @@ impl NodeTask {
                 ..ObjectReference::default()
             },
             warning: true,
-            reason: "FailedValidation".into(),
+            reason: reason.into(),
             message: text.to_owned(),
             component: "podling".into(),
             host: self.node.node.name.clone(),

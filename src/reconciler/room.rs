@@ -30,8 +30,7 @@ impl NodeTask {
         let refused = self.under_pressure(pod).or_else(|| fits.err()).or_else(|| ports.err());
         let Rejection { reason, message } = refused?;
         self.record(pod, reason, &message);
-        let message = format!("Pod was rejected: {message}");
-        let ended = RestoredEnd { failed: true, reason: reason.to_owned(), message };
+        let ended = RestoredEnd::rejected(reason, &message);
         let restored = Restored { containers: Vec::new(), ended: Some(ended) };
         self.node.keeper.keep(&pod.uid, &restored);
         Some(restored)

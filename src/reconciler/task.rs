@@ -48,6 +48,8 @@ const AFTER_GRACE: Duration = Duration::from_secs(5);
 struct Entry {
     handle: WorkerHandle,
     finished: bool,
+    /// The pod had come to its end before this worker began: it takes no room, also before its worker has said so.
+    over: bool,
 }
 
 /// See the header. Made once, consumed by [`NodeTask::run`].
@@ -282,10 +284,11 @@ impl NodeTask {
         let published = self.publish(&accepted);
         let uid = published.pod().uid.clone();
         let restored = self.recall(&accepted).or_else(|| self.let_in(&accepted.pod));
+        let over = restored.as_ref().is_some_and(|restored| restored.ended.is_some());
         let finished = self.finished.0.clone();
         let handle = Worker::spawn(&self.node, published, restored, finished);
         self.logs.insert(key.clone(), Arc::clone(&handle.logs));
-        self.workers.insert(uid, Entry { handle, finished: false });
+        self.workers.insert(uid, Entry { handle, finished: false, over });
     }
 
     fn publish(&self, accepted: &Accepted) -> Arc<PublishedPod> {
@@ -300,7 +303,7 @@ impl NodeTask {
 
     /// The workers of pods that have not ended.
     pub(super) fn live_workers(&self) -> impl Iterator<Item = &WorkerHandle> {
-        let live = self.workers.values().filter(|entry| !entry.finished);
+        let live = self.workers.values().filter(|entry| !entry.finished && !entry.over);
         live.map(|entry| &entry.handle).filter(|handle| !handle.published.has_ended())
     }
 

@@ -69,7 +69,7 @@ impl NodeTask {
         if manifest::update::pod(&shown, &pod).map_err(Refusal::Invalid)? {
             return Err(Refusal::NotSupported(
                 "this version changes only labels and annotations of a running pod: delete it and \
-                 create it anew"
+                 create it anew (`kubectl replace --force -f FILE` does both)"
                     .to_owned(),
             ));
         }

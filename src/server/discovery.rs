@@ -113,6 +113,22 @@ fn resources_of(version: &str) -> impl Iterator<Item = Resource> {
     })
 }
 
+/// Whether a verb on a resource (or on a part of it) is offered; `*` means any.
+pub(super) fn offers(group: &str, plural: &str, subresource: &str, verb: &str) -> bool {
+    let named = |asked: &str, ours: &str| asked == "*" || asked == ours;
+    let versions = versions().filter(|version| {
+        let ours = version.rsplit_once('/').map_or("", |(group, _)| group);
+        named(group, ours)
+    });
+    versions.flat_map(resources_of).filter(|r| named(plural, r.kind.plural())).any(|resource| {
+        let verbs = match subresource {
+            "" => Some(resource.verbs),
+            part => resource.subresources.iter().find(|(name, _)| *name == part).map(|(_, v)| *v),
+        };
+        verbs.is_some_and(|verbs| verbs.iter().any(|ours| named(verb, ours)))
+    })
+}
+
 fn words(words: &[&str]) -> Vec<String> {
     words.iter().map(|word| (*word).to_owned()).collect()
 }

@@ -10,8 +10,8 @@ use crate::board::Kind;
 use super::request::{Params, Route, Target, negotiate};
 use super::status::ApiError;
 use super::{
-    App, discovery, follow, logs, metrics, network, network_audit, openapi, portforward, read,
-    usage, wire, write,
+    App, access, discovery, follow, logs, metrics, network, network_audit, openapi, portforward,
+    read, usage, wire, write,
 };
 
 /// Answers a request. Never fails: a refusal is a response with a `Status`.
@@ -30,6 +30,9 @@ async fn answer(app: &Arc<App>, request: Request<Body>) -> Result<Response<Body>
     if route == Route::Unknown {
         return Err(ApiError::no_such_path());
     }
+    if route == Route::AccessReview && *request.method() == Method::POST {
+        return access::review(request).await;
+    }
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         return Err(ApiError::method_not_allowed());
     }
@@ -44,7 +47,7 @@ async fn answer(app: &Arc<App>, request: Request<Body>) -> Result<Response<Body>
             let selected = |namespace: &str, name: &str| {
                 listing.items.iter().any(|o| o.namespace() == namespace && o.name() == name)
             };
-            usage::response(app, &target, &selected).ok_or_else(ApiError::no_such_path)?
+            usage::response(app, &target, &selected).ok_or_else(|| target.not_found())?
         }
         Route::UsageGroup => discovery::usage_group(),
         Route::ApiVersions => discovery::api_versions(request.headers()),
@@ -53,6 +56,7 @@ async fn answer(app: &Arc<App>, request: Request<Body>) -> Result<Response<Body>
         Route::Resources(version) => discovery::resources(version),
         Route::OpenApi => openapi::index(),
         Route::OpenApiDocument(version) => openapi::document(version),
+        Route::AccessReview => return Err(ApiError::method_not_allowed()),
         Route::Objects(_) | Route::Unknown => return Err(ApiError::no_such_path()),
     })
 }
@@ -83,6 +87,9 @@ async fn objects(
         }
         (Kind::Pod, Some("log" | "status" | "portforward" | "network" | "networkaudit")) => {
             return Err(ApiError::method_not_allowed());
+        }
+        (Kind::Pod, Some(part)) => {
+            return Err(ApiError::not_offered(part).unwrap_or_else(ApiError::no_such_path));
         }
         (_, Some(_)) => return Err(ApiError::no_such_path()),
     }

@@ -36,6 +36,9 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Pause after `accept` failed for want of file descriptors, so that the failure does not spin.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// Longest path of a Unix socket: `sun_path` without the zero byte (unix(7)).
+const PATH_BYTES_MAX: usize = 107;
+
 /// The socket could not be made.
 #[derive(Debug, thiserror::Error)]
 pub enum BindError {
@@ -47,6 +50,12 @@ pub enum BindError {
     NotASocket { path: PathBuf },
     #[error("cannot remove the stale socket {}", path.display())]
     Stale { path: PathBuf, source: io::Error },
+    #[error(
+        "{} has {} bytes, and a Unix socket's path may have {PATH_BYTES_MAX}: choose a shorter one (--socket)",
+        path.display(),
+        path.as_os_str().len()
+    )]
+    TooLong { path: PathBuf },
     #[error("cannot listen on {}", path.display())]
     Listen { path: PathBuf, source: io::Error },
 }
@@ -71,6 +80,9 @@ impl Drop for Listener {
 /// [`BindError`]; in particular if another daemon answers there.
 pub fn bind(path: &Path) -> Result<Listener, BindError> {
     let own = || path.to_owned();
+    if path.as_os_str().len() > PATH_BYTES_MAX {
+        return Err(BindError::TooLong { path: own() });
+    }
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         let made = fs::DirBuilder::new().recursive(true).mode(0o750).create(folder);
         made.map_err(|source| BindError::Folder { path: folder.to_owned(), source })?;

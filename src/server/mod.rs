@@ -13,6 +13,7 @@
 //!
 //! Limits: [`BODY_BYTES_MAX`], [`STREAMS_MAX`], `listen::CONNECTIONS_MAX`; a stream holds one batch, never a queue.
 
+mod access;
 pub mod age;
 pub mod backend;
 mod decode;

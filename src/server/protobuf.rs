@@ -1,4 +1,4 @@
-//! ConfigMaps, Secrets and Services in Kubernetes' protobuf form, as JSON.
+//! ConfigMaps, Secrets, Services and access reviews in Kubernetes' protobuf form, as JSON.
 //!
 //! Since 1.32 `kubectl create configmap`, `create secret` and `create service` send nothing else. Field numbers from `k8s.io/api/core/v1/generated.proto`. A
 //! field that is not read here is refused, so that nothing is lost in silence; fields that only the server may set are skipped. Pure.
@@ -84,6 +84,7 @@ pub(super) fn object(body: &[u8]) -> Result<Value, ProtobufError> {
         Ok(())
     })?;
     let mut object = match kind {
+        "SelfSubjectAccessReview" if version == "authorization.k8s.io/v1" => access_review(raw)?,
         _ if version != "v1" => return Err(ProtobufError::Kind(format!("{kind} of {version}"))),
         _ if kind == Kind::ConfigMap.as_str() => config_map(raw)?,
         _ if kind == Kind::Secret.as_str() => secret(raw)?,
@@ -93,6 +94,32 @@ pub(super) fn object(body: &[u8]) -> Result<Value, ProtobufError> {
     object.insert("apiVersion".to_owned(), json!(version));
     object.insert("kind".to_owned(), json!(kind));
     Ok(Value::Object(object))
+}
+
+/// What `kubectl auth can-i` sends; of its status and metadata there is nothing in a question.
+fn access_review(raw: &[u8]) -> Result<Map<String, Value>, ProtobufError> {
+    const ATTRIBUTES: [&str; 7] =
+        ["namespace", "verb", "group", "version", "resource", "subresource", "name"];
+    let mut spec = Map::new();
+    let mut fields = |raw: &[u8], into: &'static str, names: &[&'static str]| {
+        let mut found = Map::new();
+        each(raw, |number, content| {
+            let name = usize::try_from(number).ok().and_then(|n| names.get(n.checked_sub(1)?));
+            let name = name.ok_or(ProtobufError::Field { message: into, number })?;
+            some_text(&mut found, name, content)
+        })?;
+        spec.insert(into.to_owned(), Value::Object(found));
+        Ok(())
+    };
+    each(raw, |number, content| match number {
+        2 => each(content.bytes()?, |number, content| match number {
+            1 => fields(content.bytes()?, "resourceAttributes", &ATTRIBUTES),
+            2 => fields(content.bytes()?, "nonResourceAttributes", &["path", "verb"]),
+            number => Err(ProtobufError::Field { message: "SelfSubjectAccessReviewSpec", number }),
+        }),
+        _ => Ok(()),
+    })?;
+    Ok(Map::from_iter([("spec".to_owned(), Value::Object(spec))]))
 }
 
 fn config_map(raw: &[u8]) -> Result<Map<String, Value>, ProtobufError> {

@@ -32,6 +32,8 @@ pub(super) enum Route {
     Group(&'static str),
     /// `/api/v1`, `/apis/GROUP/v1`
     Resources(&'static str),
+    /// `/apis/authorization.k8s.io/v1/selfsubjectaccessreviews`
+    AccessReview,
     /// `/openapi/v3`
     OpenApi,
     /// `/openapi/v3/api/v1`, `/openapi/v3/apis/GROUP/v1`
@@ -66,6 +68,9 @@ impl Route {
             ["api"] => Self::ApiVersions,
             ["apis"] => Self::Groups,
             ["api", "v1"] => Self::Resources(CORE),
+            ["apis", "authorization.k8s.io", "v1", "selfsubjectaccessreviews"] => {
+                Self::AccessReview
+            }
             ["apis", usage::GROUP] => Self::UsageGroup,
             ["apis", usage::GROUP, "v1beta1", rest @ ..] => {
                 UsageTarget::parse(rest).map_or(Self::Unknown, Self::Usage)

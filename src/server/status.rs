@@ -81,6 +81,30 @@ impl ApiError {
             .about("", "namespaces")
     }
 
+    /// 405 for a part of a pod that Kubernetes has and a module does not, with what to use instead; `None` for an unknown word.
+    #[must_use]
+    pub fn not_offered(subresource: &str) -> Option<Self> {
+        let why = match subresource {
+            "exec" | "attach" => {
+                "a module has no shell or terminal that one could enter, and kubectl cp needs one too. Its log (logs), \
+                 state (describe) and sockets (podling net POD) can be read; port-forward reaches its ports"
+            }
+            "ephemeralcontainers" => "a container cannot be added to a pod that runs",
+            "eviction" => "there is no other node to go to: delete the pod",
+            "resize" => {
+                "the resources of a pod that runs do not change: delete it and create it anew"
+            }
+            "binding" => "a pod of this node is bound to it",
+            "proxy" => "use port-forward",
+            _ => return None,
+        };
+        let message = format!("pods/{subresource} is not offered by podling: {why}");
+        Some(
+            Self::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message)
+                .about("", "pods"),
+        )
+    }
+
     #[must_use]
     pub fn not_acceptable() -> Self {
         let message = "only the following media types are accepted: application/json, \

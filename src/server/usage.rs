@@ -10,8 +10,9 @@ use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use serde_json::{Value, json};
 
+use super::status::ApiError;
 use super::{App, wire};
-use crate::board::wire_time;
+use crate::board::{Kind, wire_time};
 
 /// The group.
 pub(super) const GROUP: &str = "metrics.k8s.io";
@@ -101,6 +102,15 @@ impl UsageTarget {
             ["nodes", name] => Self::Nodes { name: own(name) },
             _ => return None,
         })
+    }
+
+    /// What is said if it is not there.
+    pub(super) fn not_found(&self) -> ApiError {
+        match self {
+            Self::Pods { name: Some(name), .. } => ApiError::not_found(Kind::Pod, name),
+            Self::Nodes { name: Some(name) } => ApiError::not_found(Kind::Node, name),
+            Self::Resources | Self::Pods { .. } | Self::Nodes { .. } => ApiError::no_such_path(),
+        }
     }
 }
 

@@ -212,7 +212,7 @@ pub async fn run(path: PathBuf, out: mpsc::Sender<Snapshot>, stop: CancellationT
             Err(error) => {
                 let text = Chain(&error).to_string();
                 if text != complaint {
-                    warn!(%error, cause = %text, "running pods go on; the folder is tried again");
+                    warn!("{text}: running pods go on; the folder is tried again");
                     complaint = text;
                 }
                 watcher = None;

@@ -1,6 +1,7 @@
 //! The API as its clients use it: our own command line, and the real kubectl.
 
-use super::support::{Node, container, program, text, wait_for};
+use super::kubectl::Kubectl;
+use super::support::{Node, container, text, wait_for};
 
 const HELLO: &str = "apiVersion: v1\nkind: Pod\nmetadata: {name: hello}\n\
      spec: {restartPolicy: Never, containers: [{name: c, image: 'hello:test', args: [one, two]}]}\n";
@@ -64,19 +65,12 @@ fn probes_reach_the_module_through_the_pods_network() {
 
 #[test]
 fn real_kubectl_talks_to_the_daemon() {
-    let Some(kubectl) = program("kubectl") else { return };
     let node = Node::start();
+    let Some(kubectl) = Kubectl::of(&node) else { return };
     node.load("hello");
     node.apply(HELLO);
     node.wait_pod("hello", "Succeeded", |pod| pod["status"]["phase"] == "Succeeded");
-    let proxy = proxy(node.path("podling.sock"));
-    let run = |args: &[&str]| {
-        let mut command = std::process::Command::new(&kubectl);
-        command.env("HOME", node.path("home")).arg(format!("--server=http://{proxy}")).args(args);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "kubectl {args:?}: {}", text(&output.stderr));
-        text(&output.stdout)
-    };
+    let run = |args: &[&str]| kubectl.ok(args);
     let table = run(&["get", "pods"]);
     assert!(table.contains("NAME    READY   STATUS      RESTARTS   AGE"), "{table}");
     assert!(table.contains("hello   0/1     Completed   0 "), "{table}");
@@ -89,28 +83,4 @@ fn real_kubectl_talks_to_the_daemon() {
     let path = path.to_str().unwrap();
     assert_eq!(run(&["create", "--validate=false", "-f", path]), "pod/other created\n");
     assert_eq!(run(&["delete", "pod", "other"]), "pod \"other\" deleted\n");
-}
-
-/// A loopback port in front of the socket, for clients that know no Unix sockets. Ends with the test's process.
-pub(super) fn proxy(socket: std::path::PathBuf) -> std::net::SocketAddr {
-    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = listener.local_addr().unwrap();
-    std::thread::spawn(move || {
-        for client in listener.incoming().flatten() {
-            let Ok(server) = std::os::unix::net::UnixStream::connect(&socket) else { return };
-            let (from_client, to_client) = (client.try_clone().unwrap(), client);
-            let (from_server, to_server) = (server.try_clone().unwrap(), server);
-            std::thread::spawn(move || {
-                let (mut from, mut to) = (from_client, &to_server);
-                let _ = std::io::copy(&mut from, &mut to);
-                let _ = to_server.shutdown(std::net::Shutdown::Write);
-            });
-            std::thread::spawn(move || {
-                let (mut from, mut to) = (from_server, &to_client);
-                let _ = std::io::copy(&mut from, &mut to);
-                let _ = to_client.shutdown(std::net::Shutdown::Write);
-            });
-        }
-    });
-    address
 }

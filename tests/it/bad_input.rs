@@ -95,3 +95,20 @@ fn a_connection_refused_says_what_to_do() {
     assert_eq!(output.status.code(), Some(1));
     assert!(text(&output.stderr).contains("podling daemon"), "{}", text(&output.stderr));
 }
+
+#[test]
+fn of_a_file_with_a_mistake_nothing_is_applied() {
+    let node = Node::start();
+    let file = node.path("two.yaml");
+    let good = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: good}\ndata: {a: b}\n---\n";
+    let bad =
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: bad}\nspec: {containers: [{name: C_c}]}\n";
+    std::fs::write(&file, format!("{good}{bad}")).unwrap();
+    let error = node.fails(&["apply", "-f", file.to_str().unwrap()]);
+    for expected in
+        ["two.yaml is not applied", "spec.containers[0].name", "spec.containers[0].image"]
+    {
+        assert!(error.contains(expected), "no {expected:?} in {error}");
+    }
+    assert!(node.fails(&["get", "configmap", "good"]).contains("NotFound"));
+}

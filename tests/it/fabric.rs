@@ -4,7 +4,8 @@ use std::net::TcpStream;
 
 use serde_json::Value;
 
-use super::support::{DEADLINE, Node, free_port, http_get, program, text, wait_for};
+use super::kubectl::Kubectl;
+use super::support::{DEADLINE, Node, free_port, http_get, text, wait_for};
 
 /// A pod that says its name at port 8080 to whoever asks.
 pub(super) fn server(name: &str, extra: &str) -> String {
@@ -284,16 +285,9 @@ fn node_port() -> u16 {
 
 #[test]
 fn kubectl_handles_services_and_policies() {
-    let Some(kubectl) = program("kubectl") else { return };
     let node = Node::start();
-    let proxy = super::api::proxy(node.path("podling.sock"));
-    let run = |args: &[&str]| {
-        let mut command = std::process::Command::new(&kubectl);
-        command.env("HOME", node.path("home")).arg(format!("--server=http://{proxy}")).args(args);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "kubectl {args:?}: {}", text(&output.stderr));
-        text(&output.stdout)
-    };
+    let Some(kubectl) = Kubectl::of(&node) else { return };
+    let run = |args: &[&str]| kubectl.ok(args);
     let file = node.path("both.yaml");
     std::fs::write(&file, format!("{SERVICE}---\n{DENY}")).unwrap();
     let file = file.to_str().unwrap();

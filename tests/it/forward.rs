@@ -2,14 +2,13 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::os::unix::net::UnixStream;
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::support::{Node, guest, http_get_socket, podling, program, wait_for};
+use super::kubectl::Kubectl;
+use super::support::{Node, guest, http_get_socket, podling, wait_for};
 
 /// A pod that echoes, on its port 7, published nowhere.
 fn echo(name: &str) -> String {
@@ -129,59 +128,23 @@ fn what_cannot_be_forwarded_is_said_at_once() {
     assert!(node.fails(&["port-forward", "nobody", "80"]).contains("pods \"nobody\" not found"));
     let error = node.fails(&["port-forward", "echo", "80:http"]);
     assert!(error.contains("pod echo does not have a port named http"), "{error}");
+    let error = node.fails(&["port-forward", "echo", "99999"]);
+    assert!(error.contains("99999 is no port: 1 to 65535"), "{error}");
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let port = taken.local_addr().unwrap().port().to_string();
     let error = node.fails(&["port-forward", "echo", &format!("{port}:7")]);
     assert!(error.contains(&format!("unable to listen on 127.0.0.1:{port}")), "{error}");
 }
 
-/// A TCP port in front of the node's socket, since kubectl knows no other.
-fn door(socket: &Path) -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let socket = socket.to_owned();
-    std::thread::spawn(move || {
-        for client in listener.incoming().map_while(Result::ok) {
-            let Ok(api) = UnixStream::connect(&socket) else { return };
-            let copy = |mut from: Box<dyn Read + Send>,
-                        mut to: Box<dyn Write + Send>,
-                        end: Box<dyn Fn() + Send>| {
-                std::thread::spawn(move || {
-                    let _ = std::io::copy(&mut from, &mut to);
-                    end();
-                });
-            };
-            let (there, back) = (client.try_clone().unwrap(), api.try_clone().unwrap());
-            let (end_api, end_client) = (api.try_clone().unwrap(), client.try_clone().unwrap());
-            let end = std::net::Shutdown::Write;
-            copy(Box::new(there), Box::new(api), Box::new(move || drop(end_api.shutdown(end))));
-            copy(
-                Box::new(back),
-                Box::new(client),
-                Box::new(move || drop(end_client.shutdown(end))),
-            );
-        }
-    });
-    port
-}
-
-fn kubectl(node: &Node, program: &Path, door: u16) -> Command {
-    let mut command = Command::new(program);
-    command.arg(format!("--server=http://127.0.0.1:{door}"));
-    command.env("HOME", node.path("kubectl-home")).env_remove("KUBECONFIG").stdin(Stdio::null());
-    command
-}
-
 #[test]
 fn kubectl_forwards_over_websocket_and_over_spdy() {
-    let Some(program) = program("kubectl") else { return };
     let node = Node::start();
+    let Some(kubectl) = Kubectl::of(&node) else { return };
     node.put_manifest("echo.yaml", &echo("echo"));
     node.wait_ready("echo");
     listening(&node, "echo");
-    let door = door(&node.socket());
     for websockets in ["true", "false"] {
-        let mut command = kubectl(&node, &program, door);
+        let mut command = kubectl.command();
         command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets);
         command.args(["port-forward", "pod/echo", ":7", "-v=4"]);
         let mut forwarding = Forwarding::start(&mut command);

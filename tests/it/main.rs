@@ -25,6 +25,7 @@ mod http_wire;
 mod images;
 mod key_trust;
 mod kill9;
+mod kubectl;
 mod mqtt;
 mod old_broker;
 mod play;

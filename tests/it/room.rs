@@ -1,7 +1,7 @@
 //! Room on the node: who is let in, who has to go, and what is seen of what everyone uses.
 
-use super::api::proxy;
-use super::support::{Node, http_get_socket, is_ready, podling, program, text, wait_for};
+use super::kubectl::Kubectl;
+use super::support::{Node, http_get_socket, is_ready, podling, text, wait_for};
 
 fn pod(name: &str, image: &str, args: &str, resources: &str) -> String {
     format!(
@@ -25,6 +25,10 @@ fn a_pod_that_asks_for_more_than_there_is_fails_with_the_kubelets_words() {
     assert_eq!(second["status"]["reason"], "OutOfcpu");
     let why = "Node didn't have enough resource: cpu, requested: 600, used: 600, capacity: 1000";
     assert_eq!(second["status"]["message"], format!("Pod was rejected: {why}"));
+    assert!(second["status"]["containerStatuses"].is_null(), "{second:#}");
+    let table = node.ok(&["get", "pod", "second"]);
+    let row: Vec<&str> = table.lines().nth(1).unwrap().split_whitespace().collect();
+    assert_eq!(row[1..3], ["0/1", "OutOfcpu"], "{table}");
     let events = node.ok(&["get", "events"]);
     assert!(events.contains("OutOfcpu") && events.contains(why), "{events}");
     node.apply(&sleeper("third", "{requests: {memory: 16777217}}"));
@@ -62,6 +66,25 @@ fn the_number_of_pods_is_a_limit_too() {
     node.apply(&sleeper("more", "{}"));
     let more = node.wait_pod("more", "Failed", |pod| pod["status"]["phase"] == "Failed");
     assert_eq!(more["status"]["reason"], "OutOfpods");
+}
+
+/// All at once, as from a folder: whoever was not let in has taken no room from those who come next.
+#[test]
+fn a_pod_that_is_not_let_in_keeps_nobody_else_out() {
+    let node = Node::start_with("capacity: {cpu: '1', memory: 64Mi}\n");
+    node.load("sleep");
+    let mut all = sleeper("a-much", "{requests: {cpu: '64'}}");
+    all += &format!("---\n{}", sleeper("b-little", "{requests: {cpu: 10m}}"));
+    all += &format!("---\n{}", sleeper("c-much", "{requests: {memory: 1Gi}}"));
+    all += &format!("---\n{}", sleeper("d-little", "{requests: {memory: 1Mi}}"));
+    node.put_manifest("all.yaml", &all);
+    for name in ["b-little", "d-little"] {
+        node.wait_ready(name);
+    }
+    for (name, reason) in [("a-much", "OutOfcpu"), ("c-much", "OutOfmemory")] {
+        let pod = node.wait_pod(name, "Failed", |pod| pod["status"]["phase"] == "Failed");
+        assert_eq!(pod["status"]["reason"], reason);
+    }
 }
 
 const PLENTY: &str = "MemTotal: 1000000 kB\nMemAvailable: 900000 kB\n";
@@ -136,14 +159,13 @@ fn top_tells_what_pods_and_the_node_use_and_so_does_kubectls() {
     assert!(containers.contains("busy") && containers.contains(" c "), "{containers}");
     let row = node.ok(&["top", "node"]);
     assert!(row.lines().nth(1).unwrap().starts_with("gw-test"), "{row}");
-    let Some(kubectl) = program("kubectl") else { return };
-    let proxy = proxy(node.path("podling.sock"));
+    let error = node.fails(&["top", "node", "elsewhere"]);
+    assert!(error.contains("node elsewhere is not there"), "{error}");
+    let page = node.ok(&["describe", "pod", "busy"]);
+    assert!(page.contains("    Usage: ") && page.contains("m CPU, "), "{page}");
+    let Some(kubectl) = Kubectl::of(&node) else { return };
     for args in [&["top", "pods"][..], &["top", "pods", "--containers"], &["top", "nodes"]] {
-        let mut command = std::process::Command::new(&kubectl);
-        command.env("HOME", node.path("home")).arg(format!("--server=http://{proxy}")).args(args);
-        let output = command.output().unwrap();
-        assert!(output.status.success(), "kubectl {args:?}: {}", text(&output.stderr));
-        let shown = text(&output.stdout);
+        let shown = kubectl.ok(args);
         assert!(shown.contains("CPU(cores)") && shown.lines().count() == 2, "{shown}");
     }
 }

@@ -3,10 +3,11 @@
 #![allow(unreachable_pub, reason = "shared by the files of this binary")]
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -38,9 +39,16 @@ pub fn manifest(name: &str) -> String {
     text.replace("file:../wasm-examples/built", &format!("file:{}", built.display()))
 }
 
-/// A port that nobody has now.
+/// A port that nobody has now, and that nobody is given by chance before the test uses it: below those that the kernel hands
+/// out (32768), and never the same twice in this process.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: LazyLock<AtomicU32> = LazyLock::new(|| AtomicU32::new(std::process::id() * 61));
+    let offered = || 10_000 + u16::try_from(NEXT.fetch_add(1, Ordering::Relaxed) % 19_000).unwrap();
+    let free = |port: &u16| {
+        let here = (Ipv4Addr::UNSPECIFIED, *port);
+        TcpListener::bind(here).is_ok() && UdpSocket::bind(here).is_ok()
+    };
+    std::iter::repeat_with(offered).take(1000).find(free).unwrap()
 }
 
 /// Waits until `condition` gives something.

@@ -13,6 +13,7 @@ use crate::manifest::quantity;
 
 use super::page::{Page, text};
 use super::rfc1123;
+use crate::cli::top::Row;
 
 pub(super) fn describe(
     page: &mut Page,
@@ -20,6 +21,7 @@ pub(super) fn describe(
     containers: &[Container],
     statuses: &[ContainerStatus],
     pod: &Pod,
+    usage: &[Row],
 ) {
     let none = if containers.is_empty() { " <none>" } else { "" };
     page.line(0, &format!("{title}:{none}"));
@@ -31,6 +33,9 @@ pub(super) fn describe(
         if let Some(status) = status {
             run_state(page, status);
         }
+        let pod_name = text(&pod.metadata.name);
+        let used = usage.iter().find(|row| row.is_of(&pod_name, &container.name));
+        page.some(2, "Usage", used.map(Row::in_words).as_ref());
         let resources = container.resources.as_ref();
         quantities(page, "Limits", resources.and_then(|r| r.limits.as_ref()));
         quantities(page, "Requests", resources.and_then(|r| r.requests.as_ref()));
@@ -109,6 +114,8 @@ fn state(page: &mut Page, title: &str, state: Option<&ContainerState>) {
         page.line(2, &format!("{title}:\tWaiting"));
         let waiting = state.waiting.as_ref();
         page.some(3, "Reason", waiting.and_then(|waiting| waiting.reason.as_ref()));
+        // kubectl leaves it to the events, which may have gone when somebody looks.
+        page.some(3, "Message", waiting.and_then(|waiting| waiting.message.as_ref()));
     }
 }
 

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
 
 use super::page::{Page, text};
-use super::{annotations, labels, list_events};
+use super::{annotations, labels, with_events};
 
 /// Addresses that are shown of one port before "N more".
 const SHOWN_MAX: usize = 3;
@@ -40,13 +40,7 @@ pub(super) fn describe(
     page.line(0, &format!("Session Affinity:\t{}", text(&spec.session_affinity)));
     page.some(0, "External Traffic Policy", spec.external_traffic_policy.as_ref());
     page.some(0, "Internal Traffic Policy", spec.internal_traffic_policy.as_ref());
-    if events.is_empty() {
-        page.line(0, "Events:\t<none>");
-        return page.finish();
-    }
-    let mut out = page.finish();
-    out.push_str(&list_events(events, now_ms));
-    out
+    with_events(page, events, now_ms)
 }
 
 fn port(page: &mut Page, port: &ServicePort, endpoints: Option<&Endpoints>) {

@@ -156,7 +156,14 @@ async fn mistakes_are_said_in_kubectls_words() {
     let daemon = Daemon::start();
     daemon.apply(WEB).await;
     let cases = [
-        ("get deploy", "the server doesn't have a resource type \"deploy\""),
+        (
+            "describe web",
+            "the server doesn't have a resource type \"web\": there are configmaps, endpoints, endpointslices, events, namespaces, networkpolicies, nodes, pods, secrets, services. A pod of that name is pod/web",
+        ),
+        (
+            "get po,svc",
+            "one type at a time (kubectl takes several): configmaps, endpoints, endpointslices, events, namespaces, networkpolicies, nodes, pods, secrets, services",
+        ),
         ("get pods web -A", "a resource cannot be retrieved by name across all namespaces"),
         ("get pods web -l a=b", "name cannot be provided when a selector is specified"),
         (

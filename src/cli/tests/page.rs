@@ -1,6 +1,7 @@
 use serde_json::json;
 
-use crate::cli::describe::describe;
+use crate::cli::describe::{Seen, describe};
+use crate::cli::top::rows_of;
 
 /// 2024-01-01T01:00:00Z
 const NOW: i64 = 1_704_070_800_000;
@@ -74,9 +75,15 @@ fn a_described_pod_reads_as_from_kubectl() {
         }))
         .unwrap()
     };
+    let usage = rows_of(&json!({"items": [{
+        "metadata": {"name": "web", "namespace": "default"},
+        "containers": [{"name": "main", "usage": {
+            "cpu": "10m", "memory": "2Mi", "podling.dev/cpu-throttled": "1500m", "podling.dev/memory-peak": "3Mi",
+        }}],
+    }]}));
     insta::assert_snapshot!(describe(
         &pod,
-        None,
+        &Seen { network: None, usage: &usage },
         &[event("Pulled", 1, 0), event("BackOff", 12, 58)],
         NOW
     ));
@@ -92,5 +99,5 @@ fn a_bare_pod_that_ends_is_described_without_a_gap() {
         "spec": {"containers": [{"name": "a", "image": "i"}]},
     }))
     .unwrap();
-    insta::assert_snapshot!(describe(&pod, None, &[], NOW));
+    insta::assert_snapshot!(describe(&pod, &Seen::default(), &[], NOW));
 }

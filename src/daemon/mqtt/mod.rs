@@ -34,7 +34,7 @@ use crate::image::Digest;
 use crate::mqtt::link::{Link, LinkStats};
 use crate::mqtt::protocol::{self, Input, Instance, Output, Protocol};
 use crate::mqtt::status::Capabilities;
-use crate::mqtt::trust::{ANCHOR_BYTES_MAX, AnchorFile, Mode, Trust};
+use crate::mqtt::trust::{ANCHOR_BYTES_MAX, AnchorFile, Mode, Trust, TrustError};
 use crate::pod::NodeContext;
 use crate::reconciler::{NodeHandle, NodeTask};
 use crate::source::mqtt::{LinkState, MqttSource, Parts, restored, write};
@@ -231,8 +231,12 @@ impl Running {
 
 /// Whom to trust; and why the source must not connect, if it must not.
 fn trust(mqtt: &MqttConfig) -> (Trust, Option<String>) {
-    let made = read_anchors(&mqtt.anchors)
-        .and_then(|anchors| Trust::new(mqtt.trust, &anchors).map_err(|e| chain(&e)));
+    let made = read_anchors(&mqtt.anchors).and_then(|anchors| {
+        Trust::new(mqtt.trust, &anchors).map_err(|error| match error {
+            TrustError::NoKey => format!("{error}. Looked for one in: {}", places(&mqtt.anchors)),
+            TrustError::Anchor(_) => chain(&error),
+        })
+    });
     match made {
         Ok(trust) => {
             if mqtt.trust == Mode::Off {
@@ -246,6 +250,15 @@ fn trust(mqtt: &MqttConfig) -> (Trust, Option<String>) {
             Some(why),
         ),
     }
+}
+
+/// Where anchors were looked for, for people.
+fn places(paths: &[PathBuf]) -> String {
+    let shown = paths.iter().map(|path| {
+        let what = if path.exists() { "" } else { " (not there)" };
+        format!("{}{what}", path.display())
+    });
+    shown.collect::<Vec<_>>().join(", ")
 }
 
 /// Reads all trust anchors.

@@ -133,7 +133,12 @@ impl MqttFile {
             ProtocolFile::V5 => Speak::Only(Version::V5),
             ProtocolFile::V311 => Speak::Only(Version::V311),
         };
+        let says_tls = self.tls != TlsFile::default();
         link.tls = self.tls.resolve()?;
+        if says_tls && !link.endpoints.is_empty() && !link.endpoints.iter().any(|e| e.tls) {
+            let why = "is set, but no URL begins with mqtts://, so that nothing would be encrypted";
+            return Err(wrong("tls", why));
+        }
         link.check().map_err(|e| wrong("", format!("is wrong: {e}")))?;
         let anchors = self.trust_anchors.unwrap_or_else(|| vec![ANCHORS.into()]);
         for path in anchors.iter().chain(&self.password_file) {
@@ -255,6 +260,7 @@ mod test {
             ("{urls: ['mqtt://b'], tenant: a, keepAliveSeconds: 4}", "5 to 1200 seconds"),
             ("{urls: ['mqtt://b'], tenant: a, tls: {certificate: /c}}", "mqtt.tls.key"),
             ("{urls: ['mqtt://b'], tenant: a, tls: {ca: c}}", "absolute path"),
+            ("{urls: ['mqtt://b'], tenant: a, tls: {ca: /c}}", "nothing would be encrypted"),
             ("{urls: ['mqtt://b'], tenant: a, userName: u}", "mqtt.passwordFile"),
             ("{urls: ['mqtt://b'], tenant: a, trust: maybe}", "unknown variant `maybe`"),
             ("{url: 'mqtt://b'}", "unknown field `url`"),

@@ -2,6 +2,7 @@
 
 //! The API, asked as a client asks it.
 
+mod access;
 pub(crate) mod fake;
 mod kubectl;
 mod logs;

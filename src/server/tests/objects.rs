@@ -27,7 +27,7 @@ async fn every_refusal_is_a_status_with_code_reason_and_sentence() {
         ("GET", "/api/v1/replicationcontrollers", 404, "NotFound", missing),
         ("GET", "/api/v1/pods/web", 404, "NotFound", missing),
         ("GET", "/api/v1/namespaces/default/nodes", 404, "NotFound", missing),
-        ("GET", "/api/v1/namespaces/default/pods/web/exec", 404, "NotFound", missing),
+        ("GET", "/api/v1/namespaces/default/pods/web/nothing", 404, "NotFound", missing),
         ("GET", "/api/v1/namespaces/default/pods/%ff", 404, "NotFound", missing),
         ("GET", "/api/v1/namespaces/default/pods/x", 404, "NotFound", "pods \"x\" not found"),
         ("GET", "/api/v1/nodes/x", 404, "NotFound", "nodes \"x\" not found"),

@@ -451,7 +451,8 @@ async fn it_ends_in_time_although_nobody_acknowledges_or_is_there() {
     lab.dialled(1).await;
     let start = Instant::now();
     lab.end().await;
-    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    // Less than it would wait for an acknowledgement (`LEAVE`), and more than a busy machine takes.
+    assert!(start.elapsed() < Duration::from_millis(1900), "{:?}", start.elapsed());
 }
 
 #[tokio::test]
