@@ -13,6 +13,7 @@
 //! UDP  send ─► lost │ post ─► receiver       reordered: behind the next one to the same receiver
 //! ```
 //! The same seed and the same calls in the same order give the same faults.
+//! Locks: a lane before the state, never the other way round.
 //! Limits: [`POST_MAX`] datagrams and connects on their way, beyond which datagrams are lost and
 //! connects refused; what is on its way in a connection is bounded by its pipes, in at most
 //! [`LANE_MAX`] parts.
@@ -196,12 +197,15 @@ impl Faults {
             state.now = state.now.max(now);
         }
         self.deliver();
-        let state = lock(&self.0.state);
-        let links = state.links.iter().filter_map(Weak::upgrade);
-        let in_lanes = links.filter(|link| !state.parted.contains(&link.pair));
-        let in_lanes = in_lanes.filter_map(|link| link.next_due());
-        let parcels = state.post.iter().filter(|parcel| !state.parted.contains(&parcel.pair));
-        in_lanes.chain(parcels.map(|parcel| parcel.due)).min()
+        let (links, posted) = {
+            let mut state = lock(&self.0.state);
+            let mut links = state.live_links();
+            links.retain(|link| !state.parted.contains(&link.pair));
+            let parcels = state.post.iter().filter(|parcel| !state.parted.contains(&parcel.pair));
+            (links, parcels.map(|parcel| parcel.due).min())
+        };
+        // With the state free: whoever writes has a lane, and waits for the state.
+        links.iter().filter_map(|link| link.next_due()).chain(posted).min()
     }
 
     /// What has happened so far.
@@ -538,6 +542,45 @@ impl Dice {
         match u64::try_from(most.as_nanos()).unwrap_or(u64::MAX) {
             0 => Duration::ZERO,
             most => Duration::from_nanos(self.roll() % most),
+        }
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::net::Ipv4Addr;
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Time is told by one thread while others write: neither may hold what the other waits for.
+    #[test]
+    fn time_and_writes_never_wait_for_each_other() {
+        const ROUNDS: u32 = 20_000;
+        let faults = Faults::new(1);
+        let (a, b) =
+            (IpAddr::from(Ipv4Addr::new(10, 88, 0, 1)), Ipv4Addr::new(10, 88, 0, 2).into());
+        let fault = Fault { delay: Duration::from_secs(3600), ..Fault::default() };
+        faults.between(a, b, fault);
+        let link = faults.link(Pair::new(a, b));
+        lock(&faults.0.state).links.push(Arc::downgrade(&link));
+        let (done, over) = mpsc::sync_channel(2);
+        let (told, clock) = (done.clone(), faults.clone());
+        std::thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                clock.advance(Timestamp::simulated(Duration::ZERO));
+            }
+            told.send(()).unwrap();
+        });
+        std::thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                assert!(link.way(Side::Client).carry(1, &mut false));
+            }
+            done.send(()).unwrap();
+        });
+        for _ in 0..2 {
+            over.recv_timeout(Duration::from_secs(60)).unwrap();
         }
     }
 }
