@@ -24,7 +24,7 @@ pub(super) fn page(answer: &[u8], now_ms: i64) -> anyhow::Result<String> {
     let Described { object, events } = serde_json::from_slice(answer).context(wrong)?;
     if object.get("spec").is_some_and(|spec| spec.get("containers").is_some()) {
         let pod: Pod = serde_json::from_value(object).context(wrong)?;
-        return Ok(describe::describe(&pod, None, &events, now_ms));
+        return Ok(describe::describe(&pod, &describe::Seen::default(), &events, now_ms));
     }
     let node: Node = serde_json::from_value(object).context(wrong)?;
     Ok(of_node(&node, &events, now_ms))
