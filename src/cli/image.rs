@@ -32,10 +32,15 @@ pub(super) fn run(command: ImageCommand, out: &mut Out) -> anyhow::Result<ExitCo
 pub(super) fn open(args: &NodeArgs) -> anyhow::Result<ImageStore> {
     let config = node::config(args, None, None)?;
     let dir = config.state_dir.join("images");
-    let (store, damage) = ImageStore::open(&dir).map_err(|error| match error.cause.kind() {
-        std::io::ErrorKind::PermissionDenied => anyhow::Error::new(error)
-            .context("the image store belongs to the daemon's user: run this as it, or name another store with --state-dir"),
-        _ => error.into(),
+    let (store, damage) = ImageStore::open(&dir).map_err(|error| {
+        let denied = error.cause.kind() == std::io::ErrorKind::PermissionDenied;
+        let error = anyhow::Error::new(error);
+        if denied {
+            return error.context(
+                "the image store belongs to the daemon's user: run this as it, or name another store with --state-dir",
+            );
+        }
+        error
     })?;
     for words in damage {
         complain(&format!("Warning: {words}"));

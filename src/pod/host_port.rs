@@ -53,16 +53,18 @@ pub struct PublishError {
 
 /// What may be done about it.
 fn hint(source: &io::Error) -> &'static str {
-    match source.kind() {
-        io::ErrorKind::AddrInUse => {
-            ", which another program of this machine has (ss -lntup shows it), or a pod that is just ending"
-        }
-        io::ErrorKind::AddrNotAvailable => ", an address that this machine does not have (hostIP)",
-        io::ErrorKind::PermissionDenied => {
-            ", for which the daemon lacks the right (ports below 1024: root or CAP_NET_BIND_SERVICE)"
-        }
-        _ => "",
-    }
+    let hints = [
+        (
+            io::ErrorKind::AddrInUse,
+            ", which another program of this machine has (ss -lntup shows it), or a pod that is just ending",
+        ),
+        (io::ErrorKind::AddrNotAvailable, ", an address that this machine does not have (hostIP)"),
+        (
+            io::ErrorKind::PermissionDenied,
+            ", for which the daemon lacks the right (ports below 1024: root or CAP_NET_BIND_SERVICE)",
+        ),
+    ];
+    hints.into_iter().find(|(kind, _)| *kind == source.kind()).map_or("", |(_, hint)| hint)
 }
 
 #[derive(Debug)]
