@@ -2,12 +2,14 @@
 //!
 //! Cost: `bench-cpu` (a mix like an embedded database's) and tight loops under podling's meter and ticking epochs, against the same modules compiled
 //! without epochs in a plain embedding; between them the compiled-in checks alone. Rate: what spinning modules with a limit get of
-//! a core, alone and as a pod, in CPU time and in fuel. Fair: what ten of them without a limit get by their weights. Kill: from the order to the end of a spinning
-//! run. Neighbour: how late a module's 10 ms timer is while others spin.
+//! a core, alone and as a pod, in CPU time and in fuel. Fair: what ten of them without a limit get by their weights. Kill: from the order to the end of a run, whatever it
+//! does. Neighbour: how late a module's 10 ms timer is while others spin.
 //! Goals: DESIGN.md, "Figures to reach".
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
+#[path = "../../src/runtime/tests/busy.rs"]
+mod busy;
 #[path = "../common/mod.rs"]
 mod common;
 mod cost;

@@ -16,8 +16,9 @@
 //! A turn is cut at a tick: it may go into debt by that much (or by one long memory instruction), and pays it back by waiting. So the
 //! rate is exact over time, and only its grain is coarse.
 //!
-//! What counts: everything on a guest's own thread, host functions and file work included. Work that the host does elsewhere for a pod
-//! is on the pod's account ([`PodCpu::charge`]), whose modules then wait for it. Compiling never counts.
+//! What counts: everything on a guest's own thread, host functions, file work and the end of its store included. Work that the host does elsewhere is on the
+//! module's account where it is known whose it is ([`CpuAccount::work`]), else on the pod's ([`PodCpu::charge`]), whose modules then wait for it;
+//! and whoever brings such work from outside is made to wait too ([`PodCpu::owes`]). Compiling never counts.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -58,13 +59,15 @@ pub(crate) struct Bucket {
 struct Level {
     /// CPU time in hand, nanoseconds; negative: owed.
     ns: i64,
+    /// Earned beside, thousandths of a nanosecond.
+    rest: u64,
     filled_at: u64,
 }
 
 impl Bucket {
     pub(crate) fn new(millis: u64, now: u64) -> Self {
         let cores = i64::try_from(millis.div_ceil(1000).max(1)).unwrap_or(i64::MAX);
-        let state = Mutex::new(Level { ns: FIRST_NS, filled_at: now });
+        let state = Mutex::new(Level { ns: FIRST_NS, rest: 0, filled_at: now });
         Self { millis: millis.max(1), burst: BURST_NS.saturating_mul(cores), state }
     }
 
@@ -72,11 +75,11 @@ impl Bucket {
     pub(crate) fn wait_ns(&self, now: u64) -> u64 {
         let mut level = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let since = now.saturating_sub(level.filled_at);
-        let earned = since.saturating_mul(self.millis) / 1000;
-        if earned > 0 {
-            level.filled_at = now;
-            level.ns = level.ns.saturating_add_unsigned(earned).min(self.burst);
-        }
+        level.filled_at = level.filled_at.max(now);
+        // In thousandths of a nanosecond: many who ask often must not lose a part each time.
+        let earned = since.saturating_mul(self.millis).saturating_add(level.rest);
+        level.rest = earned % 1000;
+        level.ns = level.ns.saturating_add_unsigned(earned / 1000).min(self.burst);
         if level.ns > 0 {
             return 0;
         }
@@ -109,6 +112,11 @@ impl PodCpu {
 
     pub(crate) fn used(&self) -> Duration {
         Duration::from_nanos(self.used_ns.load(Ordering::Relaxed))
+    }
+
+    /// For how long the pod as a whole has nothing left; zero: it has, or needs none.
+    pub(crate) fn owes(&self, now: u64) -> Duration {
+        Duration::from_nanos(self.bucket.as_ref().map_or(0, |bucket| bucket.wait_ns(now)))
     }
 
     /// Counts CPU time used for the pod, by one of its modules or by the host.
@@ -161,6 +169,14 @@ impl CpuAccount {
             bucket.charge(ns);
         }
         self.pod.charge(ns);
+    }
+
+    /// Does something for the module on this thread, which is none of the guests', and counts what it takes.
+    pub(crate) fn work<R>(&self, work: impl FnOnce() -> R) -> R {
+        let before = thread_ns();
+        let result = work();
+        self.charge(thread_ns().saturating_sub(before));
+        result
     }
 
     /// Counts what the turn in progress on this thread has used since it began, or since the last call.
@@ -264,13 +280,17 @@ impl<F: Future> Future for Metered<F> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.get_mut();
         this.strand.waker.register(cx.waker());
+        let now = turn_began();
         if let Some(end) = this.strand.run().ended() {
-            // Peers see a reset and not an end of file: first the network, then the store.
-            this.strand.run().leave_network();
+            let run = this.strand.run();
+            // Peers see a reset and not an end of file: first the network, then the store. Letting go of gigabytes takes its time, which is the
+            // module's too.
+            start(now);
+            run.leave_network();
             this.guest = None;
+            run.account.cpu.settle(monotonic_ns());
             return Poll::Ready(Outcome::Ended(end));
         }
-        let now = turn_began();
         if !this.may_run(now, cx) {
             return Poll::Pending;
         }
@@ -278,7 +298,7 @@ impl<F: Future> Future for Metered<F> {
             return Poll::Pending;
         };
         let run = this.strand.run();
-        if run.paced {
+        if run.paced && run.looked.is_due(now) {
             // It has given the thread back after a few instructions (`FuelGauge::grain`), so that they are known now; at its
             // next look it pays for them.
             run.guests.look_up();
@@ -332,6 +352,41 @@ mod test {
         // Ten milliseconds are owed, which a tenth of a core earns in a hundred.
         let wait = bucket.wait_ns(3_600_000 * MS);
         assert!((100 * MS..101 * MS).contains(&wait), "{wait}");
+    }
+
+    #[test]
+    fn asking_often_costs_nothing() {
+        for (millis, every) in [(1, 1_900), (7, 150), (333, 7), (1500, 1), (10, 99)] {
+            let (often, once) = (Bucket::new(millis, 0), Bucket::new(millis, 0));
+            for bucket in [&often, &once] {
+                bucket.charge(2_000 * MS);
+            }
+            let mut now = 0;
+            for _ in 0..10_000 {
+                now += every;
+                often.wait_ns(now);
+            }
+            let (often, once) = (often.wait_ns(now), once.wait_ns(now));
+            // A nanosecond of CPU time, by the limit.
+            assert!(often.abs_diff(once) <= 1_000 / millis + 1, "{millis}m: {often} or {once}");
+        }
+    }
+
+    #[test]
+    fn a_clock_that_leaps_fills_one_burst_and_one_that_stands_none() {
+        for millis in [1, 10, 1000, 64_000] {
+            let bucket = Bucket::new(millis, 1_000);
+            bucket.charge(50_000 * MS);
+            let wait = bucket.wait_ns(1_000);
+            assert_eq!(bucket.wait_ns(1_000), wait);
+            // Back before it began: nothing is earned, and nothing lost.
+            assert_eq!(bucket.wait_ns(0), wait);
+            for leap in [u64::MAX / 2, u64::MAX] {
+                assert_eq!(bucket.wait_ns(leap), 0, "{millis}m");
+                bucket.charge(bucket.burst.unsigned_abs());
+                assert!(bucket.wait_ns(leap) > 0, "{millis}m saved up more than a burst");
+            }
+        }
     }
 
     #[test]

@@ -20,12 +20,13 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::RunLimits;
+use super::cputime::monotonic_ns;
 use super::file_threads::{FileThreads, PodFileThreads};
 use super::ledger::{Ledger, MemoryKinds, OverLimit};
 use super::limiter::OutOfMemory;
 use super::meter::{CpuAccount, PodCpu};
 use super::network_memory::NetworkMemory;
-use super::sched::Spawner;
+use super::sched::{Spawner, Urgency};
 use super::serve::{HttpCounters, HttpUsage};
 use super::stdio::StdinPipe;
 use super::strand::Strands;
@@ -74,6 +75,13 @@ impl PodAccount {
     /// wait for it. For work that can be large, such as carrying bytes to and from the host's network.
     pub fn charge_cpu(&self, time: Duration) {
         self.cpu.charge(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// For how long the pod has used up its CPU limit; zero: it has not. Whoever brings work from outside (datagrams) waits so long, or
+    /// drops it, lest the pod's modules pay for a flood for minutes afterwards.
+    #[must_use]
+    pub fn owes_cpu(&self) -> Duration {
+        self.cpu.owes(monotonic_ns())
     }
 
     /// CPU time that the pod's modules have used, those that have ended included, and the host for them.
@@ -192,6 +200,26 @@ impl fmt::Display for End {
 /// As the cause of the trap that takes a spinning guest off its thread.
 impl std::error::Error for End {}
 
+/// When a paced run last made all guests look up. That costs each of them a microsecond, so a run that begins a new turn every few
+/// microseconds does not do it each time.
+#[derive(Debug, Default)]
+pub(crate) struct Looked(AtomicU64);
+
+impl Looked {
+    /// As often as a tick of a crowded machine.
+    const EVERY_NS: u64 = 1_000_000;
+
+    /// Whether it is time again, as of `now`; it is not, then, for a while.
+    pub(crate) fn is_due(&self, now: u64) -> bool {
+        let before = self.0.load(Ordering::Relaxed);
+        let due = now.saturating_sub(before) >= Self::EVERY_NS;
+        if due {
+            self.0.store(now, Ordering::Relaxed);
+        }
+        due
+    }
+}
+
 const RUNNING: u8 = 0;
 const TERMINATED: u8 = 1;
 const KILLED: u8 = 2;
@@ -204,10 +232,12 @@ pub(crate) struct Shared {
     pub(crate) account: Arc<Account>,
     /// What is polled by itself: its end must reach each.
     pub(crate) strands: Strands,
-    /// The threads it runs on.
+    /// The threads it runs on, and whether it is to end there.
     pub(crate) guests: Spawner,
+    pub(crate) urgency: Urgency,
     /// Its instructions are paced: it has to look up at each turn.
     pub(crate) paced: bool,
+    pub(crate) looked: Looked,
     /// What happens at its memory limit.
     pub(crate) on_memory_limit: OnMemoryLimit,
     /// Its own threads for file work, if one of its folders asks another machine.
@@ -242,7 +272,9 @@ impl Shared {
             account,
             strands: Strands::default(),
             guests,
+            urgency: Urgency::default(),
             paced: false,
+            looked: Looked::default(),
             on_memory_limit: OnMemoryLimit::Kill,
             files: None,
             network_memory,
@@ -285,7 +317,8 @@ impl Shared {
             End::Over => OVER,
         };
         let _ = self.end.compare_exchange(RUNNING, end, Ordering::AcqRel, Ordering::Acquire);
-        // It waits for something, or it runs: one of the two reaches it.
+        // It waits for its turn, or for something else, or it runs: one of the three reaches it.
+        self.guests.hasten(&self.account.cpu.share, &self.urgency);
         self.strands.wake();
         self.guests.look_up();
     }

@@ -150,7 +150,7 @@ impl Inner {
         let share = Arc::clone(&shared.account.cpu.share);
         let unless_started = KillUnlessStarted(Some(Arc::clone(&shared)));
         let theirs = Arc::clone(&shared);
-        self.guests.spawn(share, async move {
+        self.guests.spawn(share, shared.urgency.clone(), async move {
             let work = Box::pin(within(theirs.files.clone(), task.run(started)));
             let exit = AssertUnwindSafe(work).catch_unwind().await;
             theirs.end(End::Over);
@@ -338,7 +338,7 @@ impl RunTask {
         let Self { shared, plan, artifact, fuel, http } = self;
         let (theirs, given) = (Arc::clone(&shared), Arc::clone(&plan));
         let log = if http.is_some() { serve::lines(&plan.logs) } else { Arc::clone(&plan.logs) };
-        let open = move || Guest::new(&given, &theirs, &log);
+        let open = move || theirs.account.cpu.work(|| Guest::new(&given, &theirs, &log));
         let opened = tokio::task::spawn_blocking(open).await;
         let guest =
             opened.unwrap_or_else(|error| Err(StartError::Internal { message: error.to_string() }));

@@ -20,7 +20,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::task::AtomicWaker;
 use tokio_util::task::TaskTracker;
 
-use super::cputime::thread_ns;
 use super::file_threads::within;
 use super::limiter::OutOfMemory;
 use super::meter::Metered;
@@ -138,10 +137,9 @@ impl Account for Payer {
     }
 
     fn work(&self, work: &mut dyn FnMut()) {
-        let before = thread_ns();
-        work();
-        if let Self::Run(run) = self {
-            run.account.cpu.charge(thread_ns().saturating_sub(before));
+        match self {
+            Self::Run(run) => run.account.cpu.work(work),
+            Self::Nobody => work(),
         }
     }
 }
@@ -154,5 +152,5 @@ pub(crate) fn spawn(run: &Arc<Shared>, work: impl Future<Output = ()> + Send + '
         // How it ended is of no interest: by itself, or with the run.
         let _ = metered.await;
     });
-    run.guests.spawn(Arc::clone(&run.account.cpu.share), work);
+    run.guests.spawn(Arc::clone(&run.account.cpu.share), run.urgency.clone(), work);
 }

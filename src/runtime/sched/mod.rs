@@ -20,6 +20,9 @@
 //! steps back if somebody who waits has used less than it has by then. Whoever wakes up and has used less than all who run
 //! makes the epoch turn at once, so that a timer or a datagram does not wait for the tick.
 //!
+//! **Ended on time.** What waits for a turn only to be told that it is over does not wait behind those that have used less: a module of little
+//! weight among heavy ones would be ended seconds late. It goes first ([`Urgency`]).
+//!
 //! **What holds its thread** (a disk that hesitates, one instruction that fills a large memory) holds nobody else: while somebody waits, the ticker puts a
 //! spare lane on duty for each that is held, and takes it off again (`watch.rs`).
 //!
@@ -29,6 +32,8 @@
 mod lane;
 mod queue;
 mod share;
+#[cfg(test)]
+mod sim;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -49,6 +54,7 @@ use task::Task;
 use ticker::{Bell, Ticker};
 
 pub(crate) use share::{PodShare, Share};
+pub(crate) use task::Urgency;
 pub(crate) use ticker::Epochs;
 pub(crate) use turns::{should_step_back, turn_began};
 
@@ -60,6 +66,9 @@ const SHORT_TURN_NS: u64 = 200_000;
 /// lane. The age of the turn would not do: a kernel that runs the woken thread at once lets the waker find its answer without ever
 /// waiting, and the two would stay apart for good.
 const ALONE_NS: u64 = 100_000;
+
+/// Virtual time when the first module comes: late enough that it, too, can have the credit of one who slept, whatever it weighs.
+const CLOCK_START: u64 = 1 << 40;
 
 /// Virtual time by which the common clock may lag behind, so that not every turn writes to it.
 const CLOCK_GRAIN: u64 = 10_000;
@@ -155,7 +164,7 @@ impl Scheduler {
             threads,
             io: io.clone(),
             wakeups: AtomicU64::new(0),
-            clock: AtomicU64::new(0),
+            clock: AtomicU64::new(CLOCK_START),
             tasks: Mutex::default(),
             epochs,
             bell: Arc::default(),
@@ -195,17 +204,33 @@ impl Scheduler {
 }
 
 impl Spawner {
-    /// Runs `work` as a task with `share`.
-    pub(crate) fn spawn(&self, share: Arc<Share>, work: impl Future<Output = ()> + Send + 'static) {
+    /// Runs `work` as a task with `share`; it goes first from when `urgency` is set ([`Spawner::hasten`]).
+    pub(crate) fn spawn(
+        &self,
+        share: Arc<Share>,
+        urgency: Urgency,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
         let task = {
             let mut tasks = self.0.tasks();
             tasks.next += 1;
             let id = tasks.next;
-            let task = Task::new(id, share, Box::pin(work), Arc::downgrade(&self.0));
+            let task = Task::new(id, share, urgency, Box::pin(work), Arc::downgrade(&self.0));
             tasks.alive.insert(id, Arc::clone(&task));
             task
         };
         std::task::Waker::from(task).wake();
+    }
+
+    /// The tasks with `share` that have this `urgency` are to end: they go first from now on, also where they wait already.
+    pub(crate) fn hasten(&self, share: &Arc<Share>, urgency: &Urgency) {
+        urgency.set();
+        let mut core = self.0.core();
+        if !core.queue.hasten(share) {
+            return;
+        }
+        self.0.first.store(core.queue.first(), Ordering::Relaxed);
+        self.0.tell(core, 0);
     }
 
     /// Makes every guest that runs look up: there is something to see.
@@ -245,28 +270,33 @@ impl Inner {
         if lane.speak(now) > ALONE_NS && self.idle.load(Ordering::Relaxed) > 0 {
             return self.push(task, true);
         }
-        let first = task.share.used();
+        let due = task.due();
         lane.local().push_back(task);
-        if lane.age(now) > SHORT_TURN_NS && first < lane.used.load(Ordering::Relaxed) {
+        if lane.age(now) > SHORT_TURN_NS && due < lane.used.load(Ordering::Relaxed) {
             self.ask_to_step_back(lane);
         }
     }
 
     /// Puts `task` into the common queue; `tell`: and sees to it that somebody takes it.
     fn push(&self, task: Arc<Task>, tell: bool) {
-        let used = task.share.used();
         let mut core = self.core();
-        core.queue.push(used, task);
+        // Asked under the lock, as `hasten` asks: one of the two sees that it is to end.
+        let due = task.due();
+        core.queue.push(task);
         self.first.store(core.queue.first(), Ordering::Relaxed);
-        if !tell {
-            return;
+        if tell {
+            self.tell(core, due);
         }
+    }
+
+    /// Sees to it that somebody takes what has come to be in the common queue.
+    fn tell(&self, mut core: MutexGuard<'_, Core>, due: u64) {
         let idle = self.take_idle(&mut core);
         drop(core);
         match idle {
             Some(lane) => self.wake(lane),
             None => {
-                self.make_room(used);
+                self.make_room(due);
                 // Who does not look up has to be noticed.
                 self.bell.hurry();
             }
@@ -286,13 +316,13 @@ impl Inner {
         self.bell.ring();
     }
 
-    /// All lanes are busy: whoever has used most virtual time, and more than `used`, steps back.
-    fn make_room(&self, used: u64) {
+    /// All lanes are busy: whoever has used most virtual time, and more than `due`, steps back.
+    fn make_room(&self, due: u64) {
         let runs = |lane: &&Lane| lane.turns.load(Ordering::Relaxed) % 2 == 1;
         let ahead =
             self.lanes.iter().filter(runs).max_by_key(|lane| lane.used.load(Ordering::Relaxed));
         if let Some(lane) = ahead
-            && used < lane.used.load(Ordering::Relaxed)
+            && due < lane.used.load(Ordering::Relaxed)
         {
             self.ask_to_step_back(lane);
         }

@@ -70,7 +70,7 @@ impl Share {
 
     /// Counts CPU time.
     pub(crate) fn charge(&self, ns: u64) {
-        self.used.fetch_add(virtual_time(ns, self.weight_now()), Ordering::Relaxed);
+        self.used.fetch_add(self.virtual_time(ns), Ordering::Relaxed);
     }
 
     /// A task of it wants to run from now on, at virtual time `clock`.
@@ -81,13 +81,14 @@ impl Share {
         self.at_least(clock, CREDIT_NS);
     }
 
-    /// It wants to go on at virtual time `clock`: gives up what it has missed long ago.
+    /// It goes on, or wants to, at virtual time `clock`: gives up what it has missed long ago. One that weighs more than the thread that it
+    /// has would fall behind without end, and those who come later would wait until it has caught up.
     pub(crate) fn go_on(&self, clock: u64) {
         self.at_least(clock, LAG_NS);
     }
 
     fn at_least(&self, clock: u64, behind_ns: u64) {
-        let least = clock.saturating_sub(virtual_time(behind_ns, self.weight_now()));
+        let least = clock.saturating_sub(self.virtual_time(behind_ns));
         if self.used() < least {
             self.used.fetch_max(least, Ordering::Relaxed);
         }
@@ -100,16 +101,18 @@ impl Share {
         }
     }
 
-    /// Its part of its pod's weight.
-    fn weight_now(&self) -> u64 {
-        let Some(pod) = self.pod.weight else { return self.weight };
-        let active = self.pod.active.load(Ordering::Relaxed).max(self.weight);
-        (pod.saturating_mul(self.weight) / active).max(1)
+    /// So much CPU time, by its weight: its own, or its part of its pod's. Rounded up, so that nobody runs for nothing, however short its turns.
+    fn virtual_time(&self, ns: u64) -> u64 {
+        let (parts, weight) = match self.pod.weight {
+            None => (1, self.weight),
+            Some(pod) => {
+                let active = self.pod.active.load(Ordering::Relaxed).max(self.weight);
+                (active, pod.saturating_mul(self.weight))
+            }
+        };
+        let scaled = u128::from(ns) * u128::from(SCALE) * u128::from(parts);
+        u64::try_from(scaled.div_ceil(u128::from(weight))).unwrap_or(u64::MAX)
     }
-}
-
-fn virtual_time(ns: u64, weight: u64) -> u64 {
-    ns.saturating_mul(SCALE) / weight
 }
 
 #[cfg(test)]
@@ -120,6 +123,12 @@ mod test {
 
     fn alone(request: u64) -> Share {
         Share::new(Some(request), Arc::default())
+    }
+
+    /// What it weighs now.
+    fn weight(share: &Share) -> u64 {
+        let time = share.virtual_time(MS);
+        (SCALE * MS + time / 2) / time
     }
 
     #[test]
@@ -151,11 +160,11 @@ mod test {
         let pod = Arc::new(PodShare::new(Some(300)));
         let [a, b] = [100, 200].map(|request| Share::new(Some(request), Arc::clone(&pod)));
         a.enter(0);
-        assert_eq!(a.weight_now(), 300);
+        assert_eq!(weight(&a), 300);
         b.enter(0);
-        assert_eq!((a.weight_now(), b.weight_now()), (100, 200));
+        assert_eq!((weight(&a), weight(&b)), (100, 200));
         a.leave();
-        assert_eq!(b.weight_now(), 300);
+        assert_eq!(weight(&b), 300);
         b.leave();
         assert_eq!(pod.active.load(Ordering::Relaxed), 0);
     }
@@ -166,6 +175,38 @@ mod test {
         let [a, b] = [None, None].map(|request| Share::new(request, Arc::clone(&pod)));
         a.enter(0);
         b.enter(0);
-        assert_eq!((a.weight_now(), b.weight_now()), (500, 500));
+        assert_eq!((weight(&a), weight(&b)), (500, 500));
+    }
+
+    #[test]
+    fn a_pod_of_many_modules_weighs_no_more_than_it_requests() {
+        // Whole numbers would give each of them a weight of one.
+        let pod = Arc::new(PodShare::new(Some(WEIGHT_MIN)));
+        let modules: Vec<_> = (0..64).map(|_| Share::new(None, Arc::clone(&pod))).collect();
+        for module in &modules {
+            module.enter(0);
+        }
+        let one = alone(WEIGHT_MIN);
+        one.charge(64 * MS);
+        modules[0].charge(MS);
+        assert_eq!(modules[0].used(), one.used());
+    }
+
+    #[test]
+    fn turns_too_short_to_count_are_counted_all_the_same() {
+        let share = alone(64_000);
+        for _ in 0..1000 {
+            share.charge(3);
+        }
+        assert!(share.used() >= 1000);
+    }
+
+    #[test]
+    fn what_is_too_much_to_count_is_the_end_of_time_and_not_its_beginning() {
+        let share = alone(WEIGHT_MIN);
+        assert_eq!(share.virtual_time(u64::MAX), u64::MAX);
+        // A year at the least weight is nothing to it.
+        let year = 365 * 24 * 3600 * 1000 * MS;
+        assert!(share.virtual_time(year) < u64::MAX / 50);
     }
 }

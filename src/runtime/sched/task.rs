@@ -15,11 +15,12 @@ use std::fmt;
 use std::future::Future;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, TryLockError, Weak};
 use std::task::{Context, Poll, Wake, Waker};
 
 use super::Inner;
+use super::queue::Waits;
 use super::share::Share;
 
 pub(super) type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -28,9 +29,24 @@ const SCHEDULED: u8 = 1;
 const RUNNING: u8 = 2;
 const OVER: u8 = 4;
 
+/// Whether the tasks of one run are to end: then they go first. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Urgency(Arc<AtomicBool>);
+
+impl Urgency {
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Release);
+    }
+
+    fn get(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
 pub(super) struct Task {
     pub(super) id: u64,
     pub(super) share: Arc<Share>,
+    urgency: Urgency,
     state: AtomicU8,
     work: Mutex<Option<Work>>,
     scheduler: Weak<Inner>,
@@ -47,9 +63,20 @@ pub(super) enum Turn {
 }
 
 impl Task {
-    pub(super) fn new(id: u64, share: Arc<Share>, work: Work, scheduler: Weak<Inner>) -> Arc<Self> {
-        let state = AtomicU8::new(0);
-        Arc::new(Self { id, share, state, work: Mutex::new(Some(work)), scheduler })
+    pub(super) fn new(
+        id: u64,
+        share: Arc<Share>,
+        urgency: Urgency,
+        work: Work,
+        scheduler: Weak<Inner>,
+    ) -> Arc<Self> {
+        let (state, work) = (AtomicU8::new(0), Mutex::new(Some(work)));
+        Arc::new(Self { id, share, urgency, state, work, scheduler })
+    }
+
+    /// Its place among those who want to run: what its share has used; that of a run that is to end is before all others.
+    pub(super) fn due(&self) -> u64 {
+        if self.urgency.get() { 0 } else { self.share.used() }
     }
 
     /// Polls it once. Only whoever took it out of a queue may.
@@ -91,6 +118,16 @@ impl Task {
             Err(TryLockError::WouldBlock) => None,
         };
         drop_quietly(work);
+    }
+}
+
+impl Waits for Arc<Task> {
+    fn share(&self) -> &Arc<Share> {
+        &self.share
+    }
+
+    fn is_urgent(&self) -> bool {
+        self.urgency.get()
     }
 }
 

@@ -33,7 +33,17 @@ impl Lab {
     }
 
     fn spawn(&self, share: &Arc<Share>, work: impl Future<Output = ()> + Send + 'static) {
-        self.scheduler.as_ref().unwrap().spawner().spawn(Arc::clone(share), work);
+        self.spawn_ending(share, &Urgency::default(), work);
+    }
+
+    fn spawn_ending(
+        &self,
+        share: &Arc<Share>,
+        urgency: &Urgency,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        let spawner = self.scheduler.as_ref().unwrap().spawner();
+        spawner.spawn(Arc::clone(share), urgency.clone(), work);
     }
 
     fn stop(&mut self, patience: Duration) {
@@ -382,4 +392,39 @@ fn the_epoch_turns_while_somebody_runs_and_stands_still_otherwise() {
     // Nothing runs: the count stands still, however long one looks.
     (0..100_000).for_each(|_| std::thread::yield_now());
     assert_eq!(ticks(), parked_at);
+}
+
+/// A module of little weight among heavy ones may get a turn every few seconds; its end is not to wait for that.
+#[test]
+fn what_is_to_end_has_its_turn_at_once() {
+    let lab = Lab::new(1);
+    let over = Arc::new(AtomicBool::new(false));
+    let heavy = Arc::new(AtomicU64::new(0));
+    for _ in 0..4 {
+        let share = share(4000);
+        let (mine, over, turns) = (Arc::clone(&share), Arc::clone(&over), Arc::clone(&heavy));
+        lab.spawn(&share, async move {
+            while !over.load(Ordering::Relaxed) {
+                turns.fetch_add(1, Ordering::Relaxed);
+                mine.charge(1_000_000);
+                step_back().await;
+            }
+        });
+    }
+    let (light, urgency) = (share(1), Urgency::default());
+    let (mine, ended) = (Arc::clone(&light), Arc::new(AtomicBool::new(false)));
+    let told = Arc::clone(&ended);
+    lab.spawn_ending(&light, &urgency, async move {
+        while !told.load(Ordering::Relaxed) {
+            // As if it had computed for a quarter of an hour. The others would have to have 1.6 thousand million turns before its next.
+            mine.charge(1_000_000_000_000);
+            step_back().await;
+        }
+    });
+    let waits = || light.used() > 0 && heavy.load(Ordering::Relaxed) > 1_000;
+    eventually("it waits behind the others", waits);
+    ended.store(true, Ordering::Relaxed);
+    lab.scheduler.as_ref().unwrap().spawner().hasten(&light, &urgency);
+    eventually("it is over", || lab.inner().tasks().alive.len() == 4);
+    over.store(true, Ordering::Relaxed);
 }

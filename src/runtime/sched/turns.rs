@@ -15,7 +15,7 @@ impl Inner {
     pub(super) fn run_lane(&self, index: usize) {
         let lane = &self.lanes[index];
         while let Some(task) = self.next(index, lane) {
-            lane.begin(task.share.used(), monotonic_ns());
+            lane.begin(task.due(), monotonic_ns());
             let turn = task.turn();
             lane.end();
             self.advance_clock(task.share.used());
@@ -38,7 +38,7 @@ impl Inner {
             }
             let local = lane.local().pop_front();
             if let Some(task) = local {
-                if task.share.used() <= self.first.load(Ordering::Relaxed) {
+                if task.due() <= self.first.load(Ordering::Relaxed) {
                     return Some(task);
                 }
                 self.push(task, false);
@@ -117,12 +117,13 @@ pub(crate) fn should_step_back(share: &Share, now: u64) -> bool {
             }
             return false;
         }
+        share.go_on(scheduler.clock.load(Ordering::Relaxed));
         let used = share.used();
         lane.used.store(used, Ordering::Relaxed);
         scheduler.advance_clock(used);
         lane.step_back.swap(false, Ordering::Relaxed)
             || scheduler.first.load(Ordering::Relaxed) < used
-            || lane.local().front().is_some_and(|next| next.share.used() < used)
+            || lane.local().iter().any(|next| next.due() < used)
     })
     // On no thread of ours: whoever it is may want it back.
     .unwrap_or(true)

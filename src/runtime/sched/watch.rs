@@ -158,7 +158,7 @@ impl Inner {
         self.on_duty.fetch_sub(1, Ordering::SeqCst);
         core.resting.push(index);
         for task in std::mem::take(&mut *lane.local()) {
-            core.queue.push(task.share.used(), task);
+            core.queue.push(task);
         }
         self.first.store(core.queue.first(), Ordering::Relaxed);
         let heir = if core.queue.len() > 0 { self.take_idle(&mut core) } else { None };

@@ -120,7 +120,10 @@ impl Instances {
             Guest::new(&server.plan, &server.run, &log)?
         } else {
             let server = Arc::clone(server);
-            let open = move || Guest::new(&server.plan, &server.run, &log);
+            let open = move || {
+                let opened = || Guest::new(&server.plan, &server.run, &log);
+                server.run.account.cpu.work(opened)
+            };
             tokio::task::spawn_blocking(open).await??
         };
         self.make(server, guest).await

@@ -1,6 +1,8 @@
 //! Whole runs of real guests, in this process. `lab.rs` is the equipment; each other file is about one promise.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod busy;
+mod deadline;
 mod exits;
 mod http;
 mod http3;

@@ -221,6 +221,31 @@ async fn a_compile_command_that_fails_says_so() {
     assert_eq!(left, 0, "no file of a failed compilation is left");
 }
 
+/// A pod whose module cannot be compiled tries again for ever; that must not cost a minute of a core each time.
+#[tokio::test]
+async fn what_is_too_much_for_the_compiler_is_tried_once_and_said_each_time() {
+    const TRIES: usize = 4;
+    for (ends, says, tried) in [
+        ("kill -XCPU $$", "more than 60 s of CPU time", 1),
+        ("echo memory allocation of 9 bytes failed >&2; exit 134", "MiB of memory", 1),
+        ("echo 'not this one' >&2; exit 10", "not a valid WebAssembly module: not this one", 1),
+        // The machine's fault, for all that is known.
+        ("kill -KILL $$", "the compiler failed (signal: 9", TRIES),
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let log = dir.path().join("tries");
+        let script = format!("echo x >> {}; {ends}", log.display());
+        let runtime = fresh(dir.path(), |config| {
+            config.compile = CompileMode::Child(vec!["/bin/sh".into(), "-c".into(), script.into()]);
+        });
+        for _ in 0..TRIES {
+            let error = runtime.prepare(module(guest_path("exit-p1")), false).await.unwrap_err();
+            assert!(error.to_string().contains(says), "{ends}: {error}");
+        }
+        assert_eq!(std::fs::read_to_string(&log).unwrap().lines().count(), tried, "{ends}");
+    }
+}
+
 #[tokio::test]
 async fn dropping_a_preparation_kills_its_compiler() {
     let dir = tempfile::tempdir().unwrap();

@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::super::{
     CompileMode, LogSink, Network, Runtime, RuntimeConfig, StartError, Stdin, StdinPipe, Stream,
 };
+use super::busy::SPINNERS;
 use super::lab::{Trial, eventually, over, prepare_text};
 use crate::net::{NetConfig, PodNet};
 use crate::spec::{Exit, StopSignal};
@@ -85,108 +86,9 @@ async fn end_of_input_is_a_stop_request_where_the_manifest_says_so() {
     }
 }
 
-/// Modules that spin, each in another place.
-const SPINNERS: [(&str, &str); 11] = [
-    ("in a loop", r#"(module (func (export "_start") (loop $again (br $again))))"#),
-    (
-        "in its start function",
-        r#"(module (func $f (loop $again (br $again))) (start $f) (func (export "_start")))"#,
-    ),
-    (
-        "filling memory",
-        r#"(module (memory 1024) (func (export "_start")
-             (loop $again
-               (memory.fill (i32.const 0) (i32.const 1) (i32.const 67000000)) (br $again))))"#,
-    ),
-    (
-        "filling tables",
-        r#"(module (table $t 1000000 funcref) (func (export "_start")
-             (loop $again
-               (table.fill $t (i32.const 0) (ref.null func) (i32.const 1000000)) (br $again))))"#,
-    ),
-    (
-        "growing and failing",
-        r#"(module (memory 1 2) (table $t 1 2 funcref) (func (export "_start")
-             (loop $again (drop (memory.grow (i32.const 1)))
-               (drop (table.grow $t (ref.null func) (i32.const 1))) (br $again))))"#,
-    ),
-    (
-        "recursing",
-        r#"(module (func $f (param i32) (result i32)
-             (if (i32.eqz (local.get 0)) (then (return (i32.const 0))))
-             (i32.add (call $f (i32.sub (local.get 0) (i32.const 1)))
-                      (call $f (i32.sub (local.get 0) (i32.const 1)))))
-           (func (export "_start") (drop (call $f (i32.const 1000)))))"#,
-    ),
-    (
-        "calling the host",
-        r#"(module
-             (import "wasi_snapshot_preview1" "sched_yield" (func $yield (result i32)))
-             (memory (export "memory") 1)
-             (func (export "_start") (loop $again (drop (call $yield)) (br $again))))"#,
-    ),
-    (
-        "in a component of WASI 0.3",
-        r#"(component
-             (core module $m (func (export "run") (result i32) (loop $again (br $again)) unreachable))
-             (core instance $i (instantiate $m))
-             (func $f async (result (result)) (canon lift (core func $i "run")))
-             (instance $run (export "run" (func $f)))
-             (export "wasi:cli/run@0.3.0" (instance $run)))"#,
-    ),
-    (
-        "while the host hands it a list",
-        r#"(component
-             (import "wasi:cli/environment@0.2.0"
-               (instance $env (export "get-arguments" (func (result (list string))))))
-             (core module $libc (memory (export "memory") 1)
-               (func (export "realloc") (param i32 i32 i32 i32) (result i32)
-                 (loop $again (br $again)) unreachable))
-             (core instance $libc (instantiate $libc))
-             (core func $args (canon lower (func $env "get-arguments")
-               (memory $libc "memory") (realloc (func $libc "realloc"))))
-             (core module $m (import "" "args" (func $args (param i32)))
-               (func (export "run") (result i32) (call $args (i32.const 0)) i32.const 0))
-             (core instance $i (instantiate $m (with "" (instance (export "args" (func $args))))))
-             (func $f (result (result)) (canon lift (core func $i "run")))
-             (instance $run (export "run" (func $f)))
-             (export "wasi:cli/run@0.2.0" (instance $run)))"#,
-    ),
-    (
-        "after its return",
-        r#"(component
-             (core module $m (func (export "run") (result i32) i32.const 0)
-               (func (export "post") (param i32) (loop $again (br $again))))
-             (core instance $i (instantiate $m))
-             (func $f (result (result)) (canon lift (core func $i "run")
-               (post-return (func $i "post"))))
-             (instance $run (export "run" (func $f)))
-             (export "wasi:cli/run@0.2.0" (instance $run)))"#,
-    ),
-    (
-        "in a destructor",
-        r#"(component
-             (core module $d (func (export "dtor") (param i32) (loop $again (br $again))))
-             (core instance $d (instantiate $d))
-             (type $r (resource (rep i32) (dtor (func $d "dtor"))))
-             (core func $new (canon resource.new $r))
-             (core func $drop (canon resource.drop $r))
-             (core module $m
-               (import "" "new" (func $new (param i32) (result i32)))
-               (import "" "drop" (func $drop (param i32)))
-               (func (export "run") (result i32)
-                 (call $drop (call $new (i32.const 1))) i32.const 0))
-             (core instance $i (instantiate $m (with "" (instance
-               (export "new" (func $new)) (export "drop" (func $drop))))))
-             (func $f (result (result)) (canon lift (core func $i "run")))
-             (instance $run (export "run" (func $f)))
-             (export "wasi:cli/run@0.2.0" (instance $run)))"#,
-    ),
-];
-
 #[tokio::test]
 async fn wherever_a_module_spins_it_is_charged_for_it_and_a_kill_ends_it() {
-    for (what, text) in SPINNERS {
+    for &(what, text) in SPINNERS {
         let artifact = prepare_text(text, false).await.unwrap_or_else(|e| panic!("{what}: {e}"));
         let (handle, _) = Trial::new(artifact, &[]).start().await;
         let used = || handle.control.usage().cpu_time;
