@@ -138,16 +138,17 @@ impl Gateway {
             return Asked::Now(Err(ResolveError::Temporary));
         };
         pod.traffic.lookups.add(1);
-        let (this, pod, name) = (self.clone(), Arc::clone(pod), name.to_owned());
-        let asking = AbortOnDrop(self.0.control.spawn(async move {
+        let (this, theirs, name) = (self.clone(), Arc::clone(pod), name.to_owned());
+        let asking = pod.traffic.bill.pays_for(async move {
             let found =
-                this.0.names.find(name).await.and_then(|found| this.without_host(&pod, found));
+                this.0.names.find(name).await.and_then(|found| this.without_host(&theirs, found));
             if found.is_err() {
-                pod.traffic.lookups_failed.add(1);
+                theirs.traffic.lookups_failed.add(1);
             }
             drop(place);
             found
-        }));
+        });
+        let asking = AbortOnDrop(self.0.control.spawn(asking));
         Asked::Later(Box::pin(async move {
             let mut asking = asking;
             // A panic in there is not the guest's fault, and asking again may help.

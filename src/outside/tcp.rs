@@ -47,7 +47,7 @@ impl Gateway {
         };
         let wish = Wish { pod: Arc::clone(pod), to, target, call, place };
         let dialer = Arc::clone(&self.0.dialer);
-        self.0.control.spawn(wish.fulfil(dialer, connecting));
+        self.0.control.spawn(pod.traffic.bill.pays_for(wish.fulfil(dialer, connecting)));
     }
 }
 

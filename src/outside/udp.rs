@@ -9,7 +9,7 @@
 //! lets in only what the target answers. Towards a group anybody may answer. Is not: the table
 //! (`flows`).
 //! Nothing here waits: `send` is called by guests' threads, and is one system call where the flow
-//! stands.
+//! stands. Taking answers is on the pod's bill, and waits while the pod has used up its time.
 //! Limits: those of the pod.
 
 use std::cell::RefCell;
@@ -166,7 +166,7 @@ impl Gateway {
             key,
             serial,
         };
-        let receiving = node.control.spawn(receiver.run());
+        let receiving = node.control.spawn(pod.traffic.bill.pays_for(receiver.run()));
         let flow = Flow { socket, receiving, pod: Arc::downgrade(pod), _place: place };
         pod.traffic.flows_open.rise(&pod.traffic.flows_peak);
         let (_, evicted) = busy.flows.insert(key, flow, now);
@@ -277,6 +277,9 @@ impl Receiver {
     /// # Cancel safety
     /// What was not delivered is still with the kernel.
     async fn answers(&self) -> io::Result<()> {
+        if let Some(pod) = self.pod.upgrade() {
+            pod.traffic.bill.patience().await;
+        }
         // An error alone does not make a socket readable.
         let ready = self.socket.ready(Interest::READABLE | Interest::ERROR).await?;
         let which = if ready.is_error() { Interest::ERROR } else { Interest::READABLE };

@@ -8,6 +8,8 @@
 //!                        └► waits: nobody listens there yet, or not now
 //! ```
 //!
+//! All of this is on the pod's bill: its processor time. Ports of Services on the node (`node_ports`) have none: they lead to many pods.
+//!
 //! Policy is asked for each client (`fabric`). Modules see the client's own address over TCP, if it is of the pod's family; over UDP each client is a socket of the daemon
 //! inside the pod, so that answers find back.
 
@@ -182,10 +184,15 @@ pub async fn open_port(
 }
 
 fn serve_one(socket: Socket, entrance: Entrance) {
-    let tasks = entrance.tasks.clone();
+    let (tasks, port) = (entrance.tasks.clone(), Arc::clone(&entrance.port));
+    let bill = &port.traffic.bill;
     match socket {
-        Socket::Tcp(listener) => drop(tasks.spawn(tcp::serve(listener, entrance))),
-        Socket::Udp(socket) => drop(tasks.spawn(udp::serve(Arc::new(socket), entrance))),
+        Socket::Tcp(listener) => {
+            drop(tasks.spawn(bill.pays_for(tcp::serve(listener, entrance))));
+        }
+        Socket::Udp(socket) => {
+            drop(tasks.spawn(bill.pays_for(udp::serve(Arc::new(socket), entrance))));
+        }
     }
 }
 

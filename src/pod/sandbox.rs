@@ -236,7 +236,8 @@ impl Sandbox {
     /// Resolves when one of the volumes is over its limit all the same; `None`: the pod goes, or nothing is limited.
     pub fn excess(&self) -> impl Future<Output = Option<Excess>> + use<> {
         let (space, stop) = (Arc::clone(&self.space), self.stop.clone());
-        async move { if space.is_counted() { space::watch(space, stop).await } else { None } }
+        let account = self.account.clone();
+        async move { if space.is_counted() { space::watch(space, account, stop).await } else { None } }
     }
 
     #[must_use]
@@ -274,6 +275,10 @@ impl Sandbox {
 impl Payer for PodAccount {
     fn pay(&self, time: Duration) {
         self.charge_cpu(time);
+    }
+
+    fn owes(&self) -> Duration {
+        self.owes_cpu()
     }
 }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
+use crate::clock::thread_cpu_time;
 use crate::runtime::{self, PodAccount};
 use crate::spec::{Container, ContainerKind, Pod};
 use crate::volume::space::{self, Excess, Space};
@@ -69,12 +70,22 @@ impl space::Memory for PodMemory {
 }
 
 /// Looks after a pod's volumes until one is over its limit, or `stop`. Modules are refused at once; this finds what was written past them.
-pub async fn watch(space: Arc<Space>, stop: CancellationToken) -> Option<Excess> {
+/// Measuring is on the pod's account: its files are as many as its modules made.
+pub async fn watch(
+    space: Arc<Space>,
+    account: PodAccount,
+    stop: CancellationToken,
+) -> Option<Excess> {
     let mut pause = LOOK_EVERY;
     loop {
         stop.run_until_cancelled(tokio::time::sleep(pause)).await?;
-        let theirs = Arc::clone(&space);
-        let looked = tokio::task::spawn_blocking(move || (theirs.measure(), theirs.took()));
+        let (theirs, account) = (Arc::clone(&space), account.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let before = thread_cpu_time();
+            let excess = theirs.measure();
+            account.charge_cpu(thread_cpu_time().saturating_sub(before));
+            (excess, theirs.took())
+        });
         let Ok((excess, took)) = looked.await else { return None };
         if excess.is_some() {
             return excess;

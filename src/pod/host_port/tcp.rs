@@ -73,10 +73,11 @@ pub(super) async fn serve(listener: TcpListener, entrance: Entrance) {
                 // Here and not in its task, so that clients are served in the order in which they came.
                 let begun = way.host.connect_patiently(seen(from, way.to), way.to);
                 let waiting = Arc::clone(&waiting);
-                entrance.tasks.spawn(async move {
+                let carrying = entrance.port.traffic.bill.pays_for(async move {
                     let _place = place;
                     carry(client, from, begun, &way, &waiting).await;
                 });
+                entrance.tasks.spawn(carrying);
             }
             Err(error) => {
                 // Out of descriptors, or a client that gave up: neither may end the listener, nor make it spin.

@@ -82,6 +82,7 @@ pub(super) async fn serve(socket: Arc<UdpSocket>, entrance: Entrance) {
 
 async fn receive_all(socket: &Arc<UdpSocket>, entrance: &Entrance, clients: &Clients) {
     loop {
+        entrance.port.traffic.bill.patience().await;
         let ready = socket.ready(Interest::READABLE | Interest::ERROR).await;
         let which = match ready {
             Ok(ready) if ready.is_error() => Interest::ERROR,
@@ -197,7 +198,9 @@ fn admit(
         way: way.clone(),
     };
     let ended = end.clone();
-    way.tasks.spawn(async move { ended.run_until_cancelled(answers.carry()).await });
+    let bill = &way.port.traffic.bill;
+    let carrying = bill.pays_for(async move { ended.run_until_cancelled(answers.carry()).await });
+    way.tasks.spawn(carrying);
     let client = Client { inside, serial, to: way.to, admitted, _end: end.drop_guard() };
     let (_, evicted) = table.flows.insert(from, client, way.clock.now());
     let traffic = &way.port.traffic;
