@@ -14,7 +14,7 @@ use std::process::{ExitStatus, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use rustix::process::Signal;
+use rustix::process::{Resource, Signal, getrlimit};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::process::Command;
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
@@ -137,7 +137,7 @@ impl Compiler {
                 let limit = task.cpu.saturating_mul(CLOCK_FACTOR);
                 match tokio::time::timeout(limit, run(command, &task)).await {
                     Ok(Ok((status, _))) if status.signal() == Some(Signal::XCPU.as_raw()) => {
-                        Err(PrepareError::Timeout { limit: task.cpu })
+                        Err(PrepareError::CompilerCpu { limit: task.cpu })
                     }
                     Ok(Ok((status, words))) => judge(status, &words, module, size),
                     Ok(Err(source)) => {
@@ -145,7 +145,7 @@ impl Compiler {
                         let command = command.to_string_lossy().into_owned();
                         Err(PrepareError::Spawn { command, source })
                     }
-                    Err(_) => Err(PrepareError::Timeout { limit }),
+                    Err(_) => Err(PrepareError::CompilerClock { limit }),
                 }
             }
         }
@@ -158,7 +158,9 @@ fn cpu_limit(size: u64) -> Duration {
 }
 
 fn memory_limit(size: u64) -> u64 {
-    CHILD_BYTES.saturating_add(size.saturating_mul(CHILD_BYTES_PER_BYTE))
+    let ours = CHILD_BYTES.saturating_add(size.saturating_mul(CHILD_BYTES_PER_BYTE));
+    // The whole process may be bounded more closely (`ulimit -v`).
+    getrlimit(Resource::As).maximum.map_or(ours, |all| all.min(ours))
 }
 
 /// Runs the child to its end; returns the end of what it said.
@@ -368,7 +370,9 @@ mod test {
         assert_eq!(invalid.to_string(), "not a valid WebAssembly module: bad magic");
         assert!(invalid.is_modules_fault());
         let memory = judged(6, "memory allocation of 1048576 bytes failed").unwrap_err();
-        assert_eq!(memory.to_string(), "compiling needs more than 2304 MiB of memory");
+        let said = memory.to_string();
+        assert!(said.starts_with("compiling needs more than 2304 MiB of memory, which"), "{said}");
+        assert!(memory.is_beyond_this_machine() && !memory.is_modules_fault());
         let memory = judged(Failure::MACHINE << 8, "read the module: out of memory").unwrap_err();
         assert!(matches!(memory, PrepareError::CompilerMemory { .. }), "{memory}");
         let killed = judged(9, "").unwrap_err();
@@ -401,9 +405,10 @@ mod test {
         };
         let error = ends("kill -XCPU $$").await;
         assert!(
-            matches!(error, PrepareError::Timeout { limit } if limit.as_secs() == 120),
+            matches!(error, PrepareError::CompilerCpu { limit } if limit.as_secs() == 120),
             "{error}"
         );
+        assert!(error.to_string().contains("more than 120 s of CPU time"), "{error}");
         let error = ends("kill -KILL $$").await;
         assert!(matches!(error, PrepareError::CompilerKilled { module: 0x20_0000 }), "{error}");
         let error = ends("kill -SEGV $$").await;

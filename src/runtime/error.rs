@@ -84,9 +84,25 @@ pub enum PrepareError {
         "this build has no compiler, and no compiled form of the module is in its cache (module {digest}, engine {mark})"
     )]
     NoCompiler { digest: String, mark: String },
-    #[error("compiling took longer than {} s", limit.as_secs())]
-    Timeout { limit: Duration },
-    #[error("compiling needs more than {} MiB of memory", limit >> 20)]
+    /// Its code is too much for the compiler, at this size.
+    #[error(
+        "compiling took more than {} s of CPU time, which is all that a module of its size is given: build a smaller one, or several; this one \
+         is not tried again for an hour",
+        limit.as_secs()
+    )]
+    CompilerCpu { limit: Duration },
+    /// It had CPU time left, and none was to be had.
+    #[error(
+        "compiling was not done after {} s by the clock, in which it may take a fifth of that in CPU time: the machine is busy with other work; \
+         it is tried again",
+        limit.as_secs()
+    )]
+    CompilerClock { limit: Duration },
+    #[error(
+        "compiling needs more than {} MiB of memory, which is all that it is given: build a module with less code or fewer instances; this one is \
+         not tried again for an hour",
+        limit >> 20
+    )]
     CompilerMemory { limit: u64 },
     #[error(
         "the compiler was killed (SIGKILL), as the kernel does when the machine has no memory left: the module has {} MiB, and \
@@ -128,7 +144,8 @@ impl PrepareError {
             Self::Read { .. }
             | Self::DigestMismatch { .. }
             | Self::NoCompiler { .. }
-            | Self::Timeout { .. }
+            | Self::CompilerCpu { .. }
+            | Self::CompilerClock { .. }
             | Self::CompilerMemory { .. }
             | Self::CompilerKilled { .. }
             | Self::ChildFailed { .. }
@@ -137,6 +154,14 @@ impl PrepareError {
             | Self::Busy { .. }
             | Self::Internal { .. } => false,
         }
+    }
+}
+
+impl PrepareError {
+    /// Whether it is as good as certain that trying again on this machine ends in the same way, after as long a time.
+    #[must_use]
+    pub fn is_beyond_this_machine(&self) -> bool {
+        matches!(self, Self::CompilerCpu { .. } | Self::CompilerMemory { .. })
     }
 }
 

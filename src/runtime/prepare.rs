@@ -1,7 +1,7 @@
 //! From a module's digest to code that is ready to run.
 //!
-//! Owns: the order of looking (memory, disk, compiler), and what is remembered about modules that are no good. Is not: any of
-//! the three.
+//! Owns: the order of looking (memory, disk, compiler), and what is remembered about modules that are no good, or too much for this machine. Is not: any of
+//! the three, nor when a pod tries again (`lifecycle`).
 //!
 //! ```text
 //!  in memory? ──yes──► Artifact
@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use super::artifact::{Artifact, LoadError, Loaded, load};
 use super::cache::{Cache, hex};
 use super::compile::{Compiler, Turn, sniff};
+use super::cputime::monotonic_ns;
 use super::profiles::{Needs, Profiles};
 use super::{CacheError, ModuleFile, PrepareError};
 
@@ -31,6 +32,10 @@ const KEPT_MAX: usize = 16;
 
 /// Modules remembered as bad, so that a pod that tries again and again does not cost a compilation each time.
 const REFUSED_MAX: usize = 64;
+
+/// How long a module is remembered that was too much for the compiler, nanoseconds. Not for ever: the machine may have been short of memory for
+/// another reason. Long: each try takes a minute of a core, or a gigabyte of addresses.
+const BEYOND_US_NS: u64 = 3_600_000_000_000;
 
 /// Files verified and mapped at once. After a start of the node a thousand pods may want the same few modules: who waits here finds
 /// them in memory afterwards.
@@ -51,7 +56,15 @@ pub(crate) struct Library {
 struct Shelf {
     loaded: HashMap<Key, Weak<Loaded>>,
     kept: VecDeque<Artifact>,
-    refused: VecDeque<(Key, Arc<PrepareError>)>,
+    refused: VecDeque<Refused>,
+}
+
+/// A module that is no good, or not for this machine.
+struct Refused {
+    key: Key,
+    error: Arc<PrepareError>,
+    /// Until when, monotonic nanoseconds.
+    until: u64,
 }
 
 impl std::fmt::Debug for Library {
@@ -162,10 +175,7 @@ impl Library {
             shelf.keep(&artifact);
             return Ok(Some(artifact));
         }
-        match shelf.refused.iter().find(|(refused, _)| refused == key) {
-            Some((_, error)) => Err(again(error)),
-            None => Ok(None),
-        }
+        shelf.refusal(key, monotonic_ns()).map_or(Ok(None), |error| Err(again(&error)))
     }
 
     async fn on_disk(
@@ -203,17 +213,9 @@ impl Library {
 
     /// Remembers a module that is no good; hands the error on.
     fn refuse(&self, key: Key, error: PrepareError) -> PrepareError {
-        if !error.is_modules_fault() {
-            return error;
-        }
         let error = Arc::new(error);
-        let mut shelf = lock(&self.shelf);
-        shelf.refused.retain(|(refused, _)| *refused != key);
-        shelf.refused.push_back((key, Arc::clone(&error)));
-        if shelf.refused.len() > REFUSED_MAX {
-            shelf.refused.pop_front();
-        }
-        again(&error)
+        lock(&self.shelf).refuse(key, &error, monotonic_ns());
+        Arc::try_unwrap(error).unwrap_or_else(|error| again(&error))
     }
 }
 
@@ -238,6 +240,29 @@ impl Shelf {
         }
     }
 
+    /// Remembers why a module is refused, if trying again would change nothing.
+    fn refuse(&mut self, key: Key, error: &Arc<PrepareError>, now: u64) {
+        let until = if error.is_modules_fault() {
+            u64::MAX
+        } else if error.is_beyond_this_machine() {
+            now.saturating_add(BEYOND_US_NS)
+        } else {
+            return;
+        };
+        self.refused.retain(|refused| refused.key != key);
+        self.refused.push_back(Refused { key, error: Arc::clone(error), until });
+        if self.refused.len() > REFUSED_MAX {
+            self.refused.pop_front();
+        }
+    }
+
+    /// What is remembered of a module.
+    fn refusal(&mut self, key: &Key, now: u64) -> Option<Arc<PrepareError>> {
+        self.refused.retain(|refused| now < refused.until);
+        let refused = self.refused.iter().find(|refused| refused.key == *key);
+        refused.map(|refused| Arc::clone(&refused.error))
+    }
+
     fn in_use(&self, digest: &str, mark: &str) -> bool {
         self.loaded
             .values()
@@ -246,7 +271,7 @@ impl Shelf {
     }
 }
 
-/// The same error once more. Only errors that are the module's fault are remembered, and those hold nothing but text.
+/// The same error once more. Those that are remembered hold nothing but text and numbers.
 fn again(error: &PrepareError) -> PrepareError {
     use PrepareError as E;
     match error {
@@ -257,11 +282,12 @@ fn again(error: &PrepareError) -> PrepareError {
         E::MissingImports { imports } => E::MissingImports { imports: imports.clone() },
         E::Incompatible { message } => E::Incompatible { message: message.clone() },
         E::NotACommand { message } => E::NotACommand { message: message.clone() },
+        E::CompilerCpu { limit } => E::CompilerCpu { limit: *limit },
+        E::CompilerMemory { limit } => E::CompilerMemory { limit: *limit },
         E::Read { .. }
         | E::DigestMismatch { .. }
         | E::NoCompiler { .. }
-        | E::Timeout { .. }
-        | E::CompilerMemory { .. }
+        | E::CompilerClock { .. }
         | E::CompilerKilled { .. }
         | E::ChildFailed { .. }
         | E::Spawn { .. }
@@ -281,4 +307,27 @@ async fn blocking<R: Send + 'static>(
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|error| PrepareError::Internal { message: error.to_string() })
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn what_was_too_much_for_the_compiler_is_tried_again_after_an_hour() {
+        let mut shelf = Shelf::default();
+        let key = |n: u8| ([n; 32], false);
+        let refuse = |shelf: &mut Shelf, n, error| shelf.refuse(key(n), &Arc::new(error), 5);
+        refuse(&mut shelf, 1, PrepareError::CompilerMemory { limit: 1 });
+        refuse(&mut shelf, 2, PrepareError::Invalid { message: String::new() });
+        refuse(&mut shelf, 3, PrepareError::Busy { waiting: 9 });
+        let mut known = |n, now| shelf.refusal(&key(n), now).is_some();
+        let later = 5 + BEYOND_US_NS;
+        assert_eq!([known(1, 5), known(1, later - 1), known(1, later)], [true, true, false]);
+        assert_eq!([known(2, later), known(3, 5)], [true, false]);
+        for n in 0..u8::MAX {
+            refuse(&mut shelf, n, PrepareError::CompilerMemory { limit: 1 });
+        }
+        assert_eq!(shelf.refused.len(), REFUSED_MAX);
+    }
 }
