@@ -13,13 +13,27 @@ use serde::Serialize;
 
 use crate::admission::Thresholds;
 use crate::daemon::config::Config;
+use crate::daemon::pressure;
 use crate::runtime::{Backend, EngineSettings, Machine};
 
 /// Below this many open files a node of a hundred pods may run out: each volume, socket and module file takes one.
 const FILES_FEW: u64 = 1024;
 
+/// What a pod of two small modules takes of the host's heap, KiB (`cargo bench --bench node`, hundred pods: 128), rounded up.
+const POD_HEAP_KIB: usize = 160;
+
+/// Pages that each module of it touches at least: two of its memory, two of its stack.
+const MODULE_PAGES: usize = 4;
+
+/// Addresses that the daemon takes without any module: program, threads, heap.
+const DAEMON_ADDRESSES: u64 = 200 << 20;
+
 /// Free space below which downloads and records soon fail, bytes.
 const DISK_LOW: u64 = 32 << 20;
+
+/// Fewer modules at once than this are worth a word; more than that are as good as unlimited.
+const MODULES_FEW: u64 = 100;
+const MODULES_MANY: u64 = 4096;
 
 /// How a finding is meant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -60,6 +74,8 @@ pub struct Facts {
     pub machine: Machine,
     pub kernel: String,
     pub page_bytes: usize,
+    /// Bytes that the kernel still promises (`CommitLimit` less `Committed_AS`); counts under strict overcommit.
+    pub promised_left: Option<u64>,
     pub open_files_max: Option<u64>,
     /// Free bytes where the node's state lies; `None`: that place cannot be looked at.
     pub state: (PathBuf, Option<u64>),
@@ -80,6 +96,7 @@ impl Facts {
             machine: Machine::probe(),
             kernel: uname.release().to_string_lossy().into_owned(),
             page_bytes: rustix::param::page_size(),
+            promised_left: promised_left(&config.proc_dir),
             open_files_max: rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum,
             state: (state.clone(), free_bytes(&state)),
             memory_dir,
@@ -87,6 +104,12 @@ impl Facts {
             guest_threads: config.guest_threads,
         }
     }
+}
+
+fn promised_left(proc_dir: &Path) -> Option<u64> {
+    let meminfo = fs::read_to_string(proc_dir.join("meminfo")).ok()?;
+    let of = |key| pressure::kibibytes(&meminfo, key);
+    Some(of("CommitLimit:")?.saturating_sub(of("Committed_AS:")?))
 }
 
 /// Free space for us on the file system that `path`, or the nearest folder above it that exists, lies on.
@@ -103,9 +126,10 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     vec![
         machine(facts),
         memories(&facts.machine),
+        costs(facts),
         code(&facts.machine, compiler),
         threads(facts),
-        pressure(facts),
+        stalls(facts),
         files(facts),
         state(facts),
         secrets(facts),
@@ -129,7 +153,7 @@ fn machine(facts: &Facts) -> Finding {
 
 fn memories(machine: &Machine) -> Finding {
     let settings = EngineSettings::choose(machine, Backend::Auto);
-    let why = if settings.reservation >= 4 << 30 {
+    let why = if settings.is_roomy() {
         "4 GiB of addresses for each memory: no bounds checks"
     } else if machine.address_space_limit.is_some() {
         "ulimit -v is set: small reservations and explicit bounds checks, up to 20 % slower"
@@ -140,7 +164,7 @@ fn memories(machine: &Machine) -> Finding {
     } else {
         "little memory: small reservations and explicit bounds checks, up to 20 % slower"
     };
-    let full = settings.reservation >= 4 << 30;
+    let full = settings.is_roomy();
     let found = match (machine.address_space_limit, machine.strict_overcommit) {
         (Some(limit), _) => format!("ulimit -v {} MiB", limit >> 20),
         (None, true) => "vm.overcommit_memory=2".to_owned(),
@@ -151,6 +175,45 @@ fn memories(machine: &Machine) -> Finding {
         level: if full { Level::Ok } else { Level::Note },
         found,
         hence: format!("{} MiB reserved each; {why}", settings.reservation >> 20),
+    }
+}
+
+/// What each module takes that the machine may be short of: addresses, promised memory, pages.
+fn costs(facts: &Facts) -> Finding {
+    let Facts { machine, page_bytes, promised_left, .. } = facts;
+    let settings = EngineSettings::choose(machine, Backend::Auto);
+    let stack = settings.run_stack_bytes() as u64;
+    let addresses = settings.reservation + 2 * settings.guard + stack;
+    let all = 1_u64.checked_shl(machine.address_bits).unwrap_or(u64::MAX);
+    let room = machine.address_space_limit.unwrap_or(all).saturating_sub(DAEMON_ADDRESSES);
+    let by_addresses = room / addresses;
+    // Under strict overcommit the kernel counts a stack as used before it is.
+    let by_promise = promised_left.filter(|_| machine.strict_overcommit).map(|left| left / stack);
+    let modules = by_promise.unwrap_or(u64::MAX).min(by_addresses);
+    let page_kib = page_bytes >> 10;
+    let pod_kib = POD_HEAP_KIB + 2 * MODULE_PAGES * page_kib;
+    let few = modules < MODULES_FEW;
+    let for_what = if by_promise.is_some_and(|n| n < by_addresses) {
+        "the memory that the kernel still promises (CommitLimit) is enough"
+    } else {
+        "addresses are enough"
+    };
+    Finding {
+        what: "modules' cost",
+        level: if few || page_kib > 4 { Level::Note } else { Level::Ok },
+        found: format!(
+            "a pod of two small modules: about {pod_kib} KiB beside their memories, in pages of {page_kib} KiB"
+        ),
+        hence: format!(
+            "{} MiB of addresses for each module, {} of them its stack: {for_what} for {}",
+            addresses >> 20,
+            stack >> 20,
+            if modules < MODULES_MANY {
+                format!("about {modules} modules")
+            } else {
+                "any number".to_owned()
+            }
+        ),
     }
 }
 
@@ -184,7 +247,7 @@ fn threads(facts: &Facts) -> Finding {
     Finding { what: "threads", level, found: format!("{cores} cores"), hence }
 }
 
-fn pressure(facts: &Facts) -> Finding {
+fn stalls(facts: &Facts) -> Finding {
     let threshold = Thresholds::for_machine(facts.machine.ram_bytes).available_bytes >> 20;
     let (level, found) = if facts.psi {
         (Level::Ok, "the kernel tells of stalls (PSI)")
@@ -268,6 +331,7 @@ mod test {
             },
             kernel: "6.1.0".into(),
             page_bytes: 4096,
+            promised_left: Some(4 << 30),
             open_files_max: Some(65536),
             state: ("/var/lib/podling".into(), Some(900 << 20)),
             memory_dir: Some("/run/podling".into()),
@@ -309,6 +373,65 @@ mod test {
                 finding.hence.contains(why) && finding.hence.starts_with(reserved),
                 "{finding:?}"
             );
+        }
+    }
+
+    #[test]
+    fn what_each_module_costs_is_told_for_every_kind_of_machine() {
+        let base = board().machine;
+        let strict = Machine { strict_overcommit: true, ram_bytes: 192 << 20, ..base };
+        let rows = [
+            (board(), Level::Ok, "about 192 KiB", "for any number"),
+            (Facts { page_bytes: 16 << 10, ..board() }, Level::Note, "about 288 KiB", "any number"),
+            (
+                Facts { page_bytes: 64 << 10, ..board() },
+                Level::Note,
+                "pages of 64 KiB",
+                "any number",
+            ),
+            (
+                Facts {
+                    machine: Machine { address_space_limit: Some(512 << 20), ..base },
+                    ..board()
+                },
+                Level::Note,
+                "about 192 KiB",
+                "1 of them its stack: addresses are enough for about 60 modules",
+            ),
+            (
+                Facts { machine: Machine { address_bits: 39, ..base }, ..board() },
+                Level::Ok,
+                "about 192 KiB",
+                "65 MiB of addresses for each module",
+            ),
+            (
+                Facts { machine: strict, promised_left: Some(60 << 20), ..board() },
+                Level::Note,
+                "about 192 KiB",
+                "the memory that the kernel still promises (CommitLimit) is enough for about 60",
+            ),
+            // Promises do not count where the kernel breaks them.
+            (
+                Facts { promised_left: Some(0), ..board() },
+                Level::Ok,
+                "about 192 KiB",
+                "for any number",
+            ),
+            (
+                Facts {
+                    machine: Machine { address_bits: 32, ram_bytes: 128 << 20, ..base },
+                    ..board()
+                },
+                Level::Ok,
+                "about 192 KiB",
+                "addresses are enough for about 350 modules",
+            ),
+        ];
+        for (facts, level, found, hence) in rows {
+            let finding = find(&facts, "modules' cost");
+            assert_eq!(finding.level, level, "{finding:?}");
+            let told = (&finding.found, &finding.hence);
+            assert!(told.0.contains(found) && told.1.contains(hence), "{hence}: {finding:?}");
         }
     }
 

@@ -73,10 +73,13 @@ impl Watch {
         let available_mib = seen.available_bytes >> 20;
         match level {
             Level::Calm => info!(available_mib, "memory is sufficient again"),
-            Level::Tight => warn!(available_mib, "memory is tight: nothing new is compiled"),
+            Level::Tight => {
+                warn!(available_mib, "memory is tight: nothing new is compiled or fetched");
+            }
             Level::Short => warn!(available_mib, "memory is short: pods are evicted"),
         }
         self.node.runtime.hold_compiles(level > Level::Calm);
+        self.node.fetcher.hold(level > Level::Calm);
         self.object.set_level(level);
     }
 }
@@ -92,7 +95,8 @@ fn sample(proc_dir: &Path) -> Option<Sample> {
     })
 }
 
-fn kibibytes(meminfo: &str, key: &str) -> Option<u64> {
+/// A row of the kernel's `meminfo`, bytes.
+pub(super) fn kibibytes(meminfo: &str, key: &str) -> Option<u64> {
     let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
     line.split_whitespace().next()?.parse::<u64>().ok()?.checked_mul(1024)
 }

@@ -25,8 +25,11 @@ const WASM_STACK_BYTES: usize =
     if cfg!(target_pointer_width = "64") { 512 << 10 } else { 256 << 10 };
 
 /// The whole stack of one run, host functions included: the difference is theirs, and an overflow there would end the
-/// process. Only touched pages are ever backed by memory.
-const RUN_STACK_BYTES: usize = if cfg!(target_pointer_width = "64") { 2 << 20 } else { 1 << 20 };
+/// process. Only touched pages are ever backed by memory, so where there is room they have plenty.
+const RUN_STACK_BYTES: usize = 2 << 20;
+
+/// The same where addresses or promised memory are scarce. Half a mebibyte is left for host functions at least; TLS and HTTP run elsewhere.
+const RUN_STACK_SMALL_BYTES: usize = 1 << 20;
 
 /// An address space, bytes, in which 64 MiB for each memory are no matter.
 const ROOMY: u64 = 32 << 30;
@@ -109,6 +112,19 @@ impl EngineSettings {
         parts.next().is_none().then_some(settings)
     }
 
+    /// The whole stack of one run, bytes of addresses; of memory too, where the kernel promises nothing that it does not have. Follows from how
+    /// much is reserved: code does not depend on it.
+    #[must_use]
+    pub fn run_stack_bytes(&self) -> usize {
+        if self.is_roomy() { RUN_STACK_BYTES } else { RUN_STACK_SMALL_BYTES }
+    }
+
+    /// Whether a memory's whole range is reserved, so that its code needs no bounds checks.
+    #[must_use]
+    pub fn is_roomy(&self) -> bool {
+        self.reservation >= 4 << 30
+    }
+
     /// Whether guests run in the interpreter.
     #[must_use]
     pub fn is_pulley(&self) -> bool {
@@ -162,7 +178,7 @@ impl EngineSettings {
             .memory_guard_size(self.guard)
             .memory_reservation_for_growth(self.growth)
             .max_wasm_stack(WASM_STACK_BYTES)
-            .async_stack_size(RUN_STACK_BYTES)
+            .async_stack_size(self.run_stack_bytes())
             .epoch_interruption(true)
             .consume_fuel(self.fuel)
             // Same answers on every node.
@@ -251,6 +267,24 @@ mod test {
         assert_eq!(reserved(Machine { strict_overcommit: true, ..DESKTOP }), 64);
         assert_eq!(reserved(Machine { ram_bytes: 512 << 20, ..DESKTOP }), 64);
         assert_eq!(reserved(Machine { address_bits: 32, ram_bytes: 128 << 20, ..DESKTOP }), 10);
+    }
+
+    #[test]
+    fn stacks_are_large_only_where_there_is_room() {
+        let stack =
+            |machine: Machine| EngineSettings::choose(&machine, Backend::Auto).run_stack_bytes();
+        assert_eq!(stack(DESKTOP), RUN_STACK_BYTES);
+        for machine in [
+            Machine { address_bits: 39, ..DESKTOP },
+            Machine { address_space_limit: Some(512 << 20), ..DESKTOP },
+            Machine { strict_overcommit: true, ..DESKTOP },
+            Machine { ram_bytes: 192 << 20, ..DESKTOP },
+            Machine { address_bits: 32, ram_bytes: 128 << 20, ..DESKTOP },
+        ] {
+            // Host functions have half a mebibyte all the same.
+            assert_eq!(stack(machine), RUN_STACK_SMALL_BYTES);
+            assert!(stack(machine) >= WASM_STACK_BYTES + (512 << 10));
+        }
     }
 
     #[test]

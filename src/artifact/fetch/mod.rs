@@ -49,6 +49,9 @@ const BUSY_WAIT: Duration = Duration::from_millis(200);
 /// Unit of the waits between attempts at one place.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// What is told in place of a source while nothing may begin.
+const HELD: &str = "nowhere yet: the node is short of memory";
+
 /// What is wanted.
 #[derive(Clone, Debug)]
 pub struct Want {
@@ -109,6 +112,8 @@ struct Inner {
     transfers: Transfers,
     away: Away,
     turns: Semaphore,
+    /// The node is short of memory: what is not here yet waits.
+    held: watch::Sender<bool>,
     /// Waits of a test are shorter.
     patience: Duration,
 }
@@ -141,8 +146,14 @@ impl Fetcher {
             transfers: Transfers::default(),
             away: Away::default(),
             turns: Semaphore::new(TRANSFERS_MAX),
+            held: watch::Sender::new(false),
             patience,
         }))
+    }
+
+    /// Lets no transfer begin, or lets them begin again. What is under way goes on, and what is here already is found.
+    pub fn hold(&self, hold: bool) {
+        self.0.held.send_replace(hold);
     }
 
     /// The broker can be asked from now on. The first one counts.
@@ -220,6 +231,12 @@ impl Fetcher {
             Opened::Here(fetched) => return Ok(fetched),
             Opened::Intake(intake) => intake,
         };
+        let mut held = self.0.held.subscribe();
+        if *held.borrow() {
+            intake.ask_at(HELD.to_owned());
+            // The sender lives as long as we do.
+            drop(held.wait_for(|held| !held).await);
+        }
         let mut tried: Vec<(String, SourceError)> = Vec::new();
         let deltas = want.deltas.iter().map(Way::Delta);
         for source in deltas.chain(want.sources.iter().map(Way::Source)) {

@@ -246,6 +246,29 @@ async fn a_transfer_ends_with_the_last_who_waits_and_is_gone_on_with_later() {
 }
 
 #[tokio::test]
+async fn while_the_node_is_short_of_memory_nothing_is_asked_for_and_what_is_here_is_found() {
+    let (registry, node) = (Registry::start().await, Node::new());
+    let (here, new) = (module(1, 5000), module(2, 5000));
+    let files = [registry.put_file("/here.wasm", &here), registry.put_file("/new.wasm", &new)];
+    came(node.fetch(&here, &[&files[0]]).await, &here);
+    registry.log();
+    node.fetcher.hold(true);
+    assert!(!node.fetch(&here, &[&files[0]]).await.unwrap().new);
+    let (heard, mut hear) = tokio::sync::mpsc::channel(1000);
+    let tell = move |progress: &Progress| heard.try_send(progress.source.clone()).unwrap();
+    let sources = [files[1].as_str()];
+    let mut fetch = Box::pin(node.fetcher.fetch(want(&new, &sources), &tell));
+    tokio::select! {
+        _ = &mut fetch => panic!("it is held"),
+        () = async { while hear.recv().await.unwrap() != HELD {} } => {}
+    }
+    assert_eq!(registry.log(), Vec::<String>::new());
+    node.fetcher.hold(false);
+    came(fetch.await, &new);
+    assert_eq!(registry.log(), ["GET /new.wasm"]);
+}
+
+#[tokio::test]
 async fn what_is_too_large_for_this_node_is_not_begun() {
     let registry = Registry::start().await;
     let settings = ArtifactSettings { max_bytes: Some(4000), ..ArtifactSettings::default() };
