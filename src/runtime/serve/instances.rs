@@ -12,7 +12,8 @@
 //! requests, one after the other; one that trapped is never used again.
 //!
 //! What it takes to make an instance, and to let go of one, the client does not wait for, where there is time in between: one spare is made
-//! ahead. It is on the module's account, and takes no memory from a request: the next one has it.
+//! ahead. It is on the module's account, and takes no memory from a request: the next one has it; and beside one that came while it was
+//! made it is kept only where the module uses less than half of its limit.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -213,9 +214,9 @@ impl Making {
     /// Makes it. One that cannot be made is no matter: the next request will hear why.
     pub(super) async fn make(self, server: &Arc<Server>) {
         let made = self.0.open(server).await;
-        // A request that came meanwhile has its own, and may need the memory.
+        // A request that came meanwhile has its own, and may need the memory; where there is plenty, the next one has the spare.
         if let Ok(ready) = made
-            && server.is_at_rest()
+            && (server.is_at_rest() || server.has_plenty())
         {
             self.0.put_aside(ready);
         }

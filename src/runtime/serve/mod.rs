@@ -198,6 +198,12 @@ impl Server {
             && self.run.ended().is_none()
     }
 
+    /// The module uses less than half of the memory that it may.
+    fn has_plenty(&self) -> bool {
+        let memory = &self.run.account.memory;
+        memory.limit().is_none_or(|limit| memory.used() <= limit / 2)
+    }
+
     /// A line from the host in the module's log.
     fn say(&self, line: &str) {
         self.plan.logs.write(Output::Stderr, format!("{line}\n").as_bytes());
