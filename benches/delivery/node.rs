@@ -13,16 +13,16 @@ use crate::support::{Node, http_get_socket, is_ready};
 
 /// What the node has spent so far. Bytes on the wire are those below TLS.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Costs {
-    pub wire_in: i64,
-    pub wire_out: i64,
-    pub flash: i64,
-    pub fsyncs: i64,
-    pub cpu: Duration,
+pub(crate) struct Costs {
+    pub(crate) wire_in: i64,
+    pub(crate) wire_out: i64,
+    pub(crate) flash: i64,
+    pub(crate) fsyncs: i64,
+    pub(crate) cpu: Duration,
 }
 
 impl Costs {
-    pub fn of(node: &mut Node) -> Self {
+    pub(crate) fn of(node: &mut Node) -> Self {
         Self {
             wire_in: metric(node, "podling_mqtt_bytes_total{direction=\"in\"}"),
             wire_out: metric(node, "podling_mqtt_bytes_total{direction=\"out\"}"),
@@ -32,7 +32,7 @@ impl Costs {
         }
     }
 
-    pub fn since(self, before: Self) -> Self {
+    pub(crate) fn since(self, before: Self) -> Self {
         Self {
             wire_in: self.wire_in - before.wire_in,
             wire_out: self.wire_out - before.wire_out,
@@ -42,7 +42,7 @@ impl Costs {
         }
     }
 
-    pub fn wire(self) -> i64 {
+    pub(crate) fn wire(self) -> i64 {
         self.wire_in + self.wire_out
     }
 }
@@ -57,7 +57,7 @@ fn cpu(pid: u32) -> Duration {
 }
 
 /// Every pod of the node; `None` while nobody answers.
-pub fn pods(socket: &Path) -> Option<Vec<Value>> {
+pub(crate) fn pods(socket: &Path) -> Option<Vec<Value>> {
     let body = http_get_socket(socket, "/api/v1/pods")?;
     // An answer in pieces has their lengths between them; nothing else has braces.
     let (from, to) = (body.find('{')?, body.rfind('}')?);
@@ -66,7 +66,7 @@ pub fn pods(socket: &Path) -> Option<Vec<Value>> {
 }
 
 /// Waits until so many pods are ready, all of them; when they were seen to be.
-pub fn all_ready(socket: &Path, count: usize) -> anyhow::Result<Instant> {
+pub(crate) fn all_ready(socket: &Path, count: usize) -> anyhow::Result<Instant> {
     let deadline = Instant::now() + crate::PATIENCE;
     while Instant::now() < deadline {
         if pods(socket).is_some_and(|pods| pods.len() == count && pods.iter().all(is_ready)) {
@@ -79,10 +79,10 @@ pub fn all_ready(socket: &Path, count: usize) -> anyhow::Result<Instant> {
 }
 
 /// A watch of one pod: each form of it as the API tells it, with the time.
-pub struct Watch(BufReader<UnixStream>);
+pub(crate) struct Watch(BufReader<UnixStream>);
 
 impl Watch {
-    pub fn begin(socket: &Path, pod: &str) -> anyhow::Result<Self> {
+    pub(crate) fn begin(socket: &Path, pod: &str) -> anyhow::Result<Self> {
         let mut stream = UnixStream::connect(socket)?;
         stream.set_read_timeout(Some(crate::PATIENCE))?;
         let path = "/api/v1/namespaces/default/pods?watch=true&fieldSelector=metadata.name%3D";
@@ -91,7 +91,7 @@ impl Watch {
     }
 
     /// Reads on until the pod of that generation is ready.
-    pub fn ready(&mut self, generation: u64) -> anyhow::Result<Instant> {
+    pub(crate) fn ready(&mut self, generation: u64) -> anyhow::Result<Instant> {
         let mut line = String::new();
         loop {
             line.clear();

@@ -19,21 +19,21 @@ const WAITING_MAX: usize = 1024;
 
 /// A word of a node, and when it was heard.
 #[derive(Debug)]
-pub struct Heard {
-    pub at: Instant,
-    pub topic: String,
-    pub said: Value,
+pub(crate) struct Heard {
+    pub(crate) at: Instant,
+    pub(crate) topic: String,
+    pub(crate) said: Value,
 }
 
 /// See the header. Dropping it ends the connection.
-pub struct Operator {
+pub(crate) struct Operator {
     _runtime: tokio::runtime::Runtime,
     orders: mpsc::Sender<Outgoing>,
     heard: Receiver<Heard>,
 }
 
 impl Operator {
-    pub fn connect(rig: &Rig) -> anyhow::Result<Self> {
+    pub(crate) fn connect(rig: &Rig) -> anyhow::Result<Self> {
         let file = |name: &str| rig.path(name);
         let endpoint = Endpoint::parse(&format!("mqtts://localhost:{}", rig.port))?;
         let mut settings = Settings::new("ctl-acme-bench", vec![endpoint]);
@@ -53,7 +53,7 @@ impl Operator {
     }
 
     /// Publishes; when it was handed over.
-    pub fn publish(&self, message: &Message) -> anyhow::Result<Instant> {
+    pub(crate) fn publish(&self, message: &Message) -> anyhow::Result<Instant> {
         let Message { topic, payload, retain, digest: _ } = message.clone();
         let payload = payload.into();
         let at = Instant::now();
@@ -62,7 +62,7 @@ impl Operator {
     }
 
     /// The first word that is as wanted.
-    pub fn wait(&self, what: &str, is: impl Fn(&Heard) -> bool) -> anyhow::Result<Heard> {
+    pub(crate) fn wait(&self, what: &str, is: impl Fn(&Heard) -> bool) -> anyhow::Result<Heard> {
         let deadline = Instant::now() + crate::PATIENCE;
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
             match self.heard.recv_timeout(left) {
@@ -75,7 +75,7 @@ impl Operator {
     }
 
     /// Forgets what was said so far.
-    pub fn catch_up(&self) {
+    pub(crate) fn catch_up(&self) {
         while !matches!(
             self.heard.try_recv(),
             Err(TryRecvError::Empty | TryRecvError::Disconnected)

@@ -304,8 +304,7 @@ mod test {
 
         fn keep(&self, ended: bool) {
             let (_, content) = self.wanted.unwrap();
-            let text = |reason: &str| (reason.to_owned(), content.to_owned());
-            let (reason, message) = text("Completed");
+            let (reason, message) = ("Completed".to_owned(), content.to_owned());
             let ended = ended.then_some(RestoredEnd { failed: false, reason, message });
             self.keeper.keep(&PodUid::new("u"), &Restored { containers: vec![], ended });
         }

@@ -1,5 +1,6 @@
 //! Brokers that keep to the letter and surprise all the same, and some that do not.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "all else fails the test")]
 
 use std::time::Duration;
 
