@@ -125,7 +125,7 @@ fn a_full_disk_harms_nothing_that_runs_and_says_what_it_stands_in_the_way_of() {
 
     disk.clear();
     // What the broker still has is taken now, and what was accepted gets on.
-    for (name, generation) in [("web", next.intent.generation), ("new", unknown.intent.generation)]
+    for (name, generation) in [("late", next.intent.generation), ("new", unknown.intent.generation)]
     {
         rig.wait_status(name, "committed", |s| {
             s["rollout"]["stage"] == "Committed" && s["rollout"]["generation"] == generation
