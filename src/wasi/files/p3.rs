@@ -69,6 +69,9 @@ pub fn add_to_linker<T: FilesView + 'static>(linker: &mut Linker<T>) -> wasmtime
     })
 }
 
+/// A file that is written by us, and the room that it is in, if it has a wall.
+type Writable = (Arc<File>, Option<Arc<dyn Room>>);
+
 /// A file or folder and the room that it is in.
 type Walled = (Arc<File>, Arc<dyn Room>);
 
@@ -496,7 +499,7 @@ fn lister<T: FilesView>(data: &mut T, fd: &Fd) -> Result<(Arc<File>, Held, Work)
 }
 
 /// A file that is written by us: behind a wall, or where it may take long. What may not be written is wasmtime-wasi's to refuse.
-fn writable<T: FilesView>(data: &mut T, fd: &Fd) -> Option<(Arc<File>, Option<Arc<dyn Room>>)> {
+fn writable<T: FilesView>(data: &mut T, fd: &Fd) -> Option<Writable> {
     let file = match data.ctx().table.get(fd) {
         Ok(Descriptor::File(file)) if file.perms == FsPerms::ReadWrite => Arc::clone(&file.file),
         _ => return None,
@@ -507,7 +510,7 @@ fn writable<T: FilesView>(data: &mut T, fd: &Fd) -> Option<(Arc<File>, Option<Ar
 
 fn write_ours<T: FilesView + 'static>(
     mut store: Access<'_, T, WalledFiles>,
-    (file, room): (Arc<File>, Option<Arc<dyn Room>>),
+    (file, room): Writable,
     data: StreamReader<u8>,
     position: Option<u64>,
 ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {

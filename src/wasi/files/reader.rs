@@ -11,7 +11,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use bytes::BytesMut;
 use rustix::fs::FileType;
@@ -198,7 +198,8 @@ impl<D> StreamProducer<D> for Lister {
         }
         let next = match self.poll_next(cx) {
             Poll::Pending if finish => return Poll::Ready(Ok(StreamResult::Cancelled)),
-            next => ready!(next),
+            Poll::Pending => return Poll::Pending,
+            Poll::Ready(next) => next,
         };
         match next.map_err(ErrorCode::from).and_then(entry_of) {
             Ok(Some(entry)) => {
