@@ -194,7 +194,9 @@ const CONTAINER: &[Row] = &[
     row("volumeMounts", In(MOUNT)),
     row(
         "workingDir",
-        Yes("to core modules (WASI 0.1) it is told as `PWD`, which C and Rust do not heed"),
+        Yes(
+            "told by WASI and as `PWD`; Go heeds it, the libraries of C and of Rust 1.95 begin at `/`",
+        ),
     ),
 ];
 
