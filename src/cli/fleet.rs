@@ -61,7 +61,12 @@ pub(super) fn run(command: &FleetCommand, out: &mut Out) -> anyhow::Result<ExitC
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let done = match command {
         FleetCommand::Get(args) => runtime.block_on(get(args, out)),
-        command => runtime.block_on(ask::run(command, out)),
+        command @ (FleetCommand::Logs(_)
+        | FleetCommand::Restart(_)
+        | FleetCommand::Describe(_)
+        | FleetCommand::Resync(_)
+        | FleetCommand::Ping(_)
+        | FleetCommand::Exec(_)) => runtime.block_on(ask::run(command, out)),
     };
     match done {
         Err(error) if exit(&error) != Exit::Failed => {

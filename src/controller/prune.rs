@@ -64,7 +64,7 @@ impl Standing {
     pub fn lists(&self, pod: &PodKey, epoch: u64) -> bool {
         let is_it =
             |listed: &Listed| listed.namespace == *pod.namespace && listed.name == *pod.name;
-        self.index.epoch == epoch && self.index.pods.iter().any(|listed| is_it(listed))
+        self.index.epoch == epoch && self.index.pods.iter().any(is_it)
     }
 }
 

@@ -70,7 +70,9 @@ fn asked(command: &FleetCommand) -> anyhow::Result<Asked<'_>> {
                 previous: args.previous,
                 tail_lines: args.tail,
                 // Half a second is at least one.
-                since_seconds: since.map(|since| since.as_millis().div_ceil(1000) as u64),
+                since_seconds: since.map(|since| {
+                    u64::try_from(since.as_millis().div_ceil(1000)).unwrap_or(u64::MAX)
+                }),
                 limit_bytes: args.limit_bytes,
                 ..of(&args.namespace, &args.pod)?
             };

@@ -62,7 +62,10 @@ fn word(verdict: &Verdict) -> String {
         }
         Verdict::Refused(refused) => refused.reason.as_str().to_owned(),
         Verdict::Waiting => "waiting".to_owned(),
-        other => format!("{other:?}"),
+        other
+        @ (Verdict::Inactive(_) | Verdict::Overtaken(_) | Verdict::Ending | Verdict::Gone) => {
+            format!("{other:?}")
+        }
     }
 }
 
