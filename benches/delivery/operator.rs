@@ -57,7 +57,13 @@ impl Operator {
         let Message { topic, payload, retain, digest: _ } = message.clone();
         let payload = payload.into();
         let at = Instant::now();
-        self.orders.blocking_send(Outgoing { topic, payload, qos: Qos::AtLeastOnce, retain })?;
+        self.orders.blocking_send(Outgoing {
+            topic,
+            payload,
+            qos: Qos::AtLeastOnce,
+            retain,
+            expiry: None,
+        })?;
         Ok(at)
     }
 

@@ -191,10 +191,11 @@ mod test {
             let (wait, count) = (gate.wait(), Arc::clone(&hanging));
             let threads = bad.of("ns/bad/main").unwrap();
             within(Some(threads), async move {
-                tokio::task::spawn_blocking(move || {
+                // Nobody waits for it: it hangs.
+                drop(tokio::task::spawn_blocking(move || {
                     count.fetch_add(1, Ordering::SeqCst);
                     wait();
-                })
+                }));
             })
             .await;
         }
