@@ -5,7 +5,8 @@
 //!          ├─► works: handlers whose response is under way, and what they do afterwards
 //!          └─► what no client waits for: instances that go, and a spare one (`instances`)
 //! ```
-//! Owns: hyper's settings, and polling all in turn. Ends when the connection is closed and no handler of it works any more.
+//! Owns: hyper's settings, and polling all in turn. Ends when the connection is closed, no handler of it
+//! works any more, and the spare is made that was begun.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
@@ -81,7 +82,8 @@ pub(super) async fn serve(server: Arc<Server>, stream: Stream) {
             {
                 spare = None;
             }
-            if connection.is_none() && works.is_empty() {
+            // A client that leaves as soon as it is answered does not take the next one's spare with it.
+            if connection.is_none() && works.is_empty() && spare.is_none() {
                 return Poll::Ready(());
             }
             if !ended {
