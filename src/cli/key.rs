@@ -43,7 +43,12 @@ fn generate(file: &Path, out: &mut Out) -> anyhow::Result<ExitCode> {
     let key = SecretKey::from_seed(&seed);
     // Never over another key: there is no way back to it.
     let made = std::fs::File::options().write(true).create_new(true).mode(0o600).open(file);
-    let mut made = made.with_context(|| format!("cannot make {shown}"))?;
+    let mut made = made.with_context(|| match file.try_exists() {
+        Ok(true) => {
+            format!("{shown} is there, and a key is never written over: choose another name")
+        }
+        Ok(false) | Err(_) => format!("cannot make {shown}"),
+    })?;
     let pem = Zeroizing::new(key.to_pem());
     made.write_all(pem.as_bytes())
         .and_then(|()| made.sync_all())

@@ -12,6 +12,8 @@
 mod api;
 mod bad_input;
 mod between;
+#[cfg(feature = "compiler")]
+mod compile;
 mod crashes;
 #[cfg(feature = "demo")]
 mod demo;

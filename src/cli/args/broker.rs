@@ -49,6 +49,7 @@ pub(super) const PUBLISH_EXIT_CODES: &str = "Exit codes: 0 ready (or gone); 1 fa
 6 another controller is at work; 124 timed out waiting.";
 
 #[derive(Debug, Args)]
+#[command(group(clap::ArgGroup::new("target").required(true).args(["node", "group"])))]
 pub struct PublishArgs {
     /// Manifests: file, folder of files, or - for stdin; may be given several times
     #[arg(short, long = "filename", value_name = "FILE")]
@@ -57,10 +58,10 @@ pub struct PublishArgs {
     #[arg(value_name = "POD")]
     pub names: Vec<String>,
     /// The node that is to run them
-    #[arg(long, value_name = "NAME", conflicts_with = "group")]
+    #[arg(long, value_name = "NAME")]
     pub node: Option<String>,
     /// The group whose nodes are to run them
-    #[arg(long, value_name = "NAME", required_unless_present = "node")]
+    #[arg(long, value_name = "NAME")]
     pub group: Option<String>,
     /// Of the group, only nodes with these labels
     #[arg(long, value_name = "KEY=VALUE", value_delimiter = ',')]

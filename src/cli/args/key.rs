@@ -51,7 +51,7 @@ pub enum KeyCommand {
         #[arg(long, value_name = "FILE")]
         root: Vec<PathBuf>,
         /// How many of the roots must sign a trust document
-        #[arg(long, value_name = "NUMBER", default_value_t = 1)]
+        #[arg(long, value_name = "NUMBER", default_value_t = 1, requires = "root")]
         threshold: usize,
         /// Only for these tenants
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
