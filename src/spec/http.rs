@@ -19,8 +19,6 @@ pub struct HttpLimits {
     pub head_timeout: Duration,
     /// Time that a client may let pass between two parts of a request's body, or take nothing of a response.
     pub client_patience: Duration,
-    /// Time without a request after which an instance that was made ahead of need goes again.
-    pub spare_idle: Duration,
 }
 
 impl Default for HttpLimits {
@@ -34,7 +32,6 @@ impl Default for HttpLimits {
             requests_per_instance: 1,
             head_timeout: Duration::from_secs(30),
             client_patience: Duration::from_secs(60),
-            spare_idle: Duration::from_secs(10),
         }
     }
 }

@@ -12,8 +12,8 @@
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -72,12 +72,7 @@ pub(super) async fn answer(
     let name = shown(&request);
     let (head, said) = oneshot::channel();
     let link = Link::new();
-    let held = Held {
-        server: Arc::clone(&server),
-        works: Arc::downgrade(&works),
-        _place: place,
-        _charge: charge,
-    };
+    let held = Held { server: Arc::clone(&server), _place: place, _charge: charge };
     server.run.http.under_way.add(1);
     let work: Work = Box::pin(handle(held, request, name.clone(), head, Arc::clone(&link)));
     let mut call = Call { work: Some(work), works };
@@ -195,8 +190,6 @@ impl Drop for Call {
 /// What a handler at work holds of its server.
 struct Held {
     server: Arc<Server>,
-    /// Of the connection, which holds the handler.
-    works: Weak<Works>,
     _place: OwnedSemaphorePermit,
     _charge: Charge,
 }
@@ -233,11 +226,7 @@ async fn handle(
     };
     match result {
         Ok(()) => {
-            if let (Some(done), Some(works)) =
-                (server.instances.put_back(ready), held.works.upgrade())
-            {
-                works.leave(done);
-            }
+            server.instances.put_back(ready);
             Ended::Orderly
         }
         Err(error) => {

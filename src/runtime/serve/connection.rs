@@ -2,15 +2,13 @@
 //!
 //! ```text
 //!  strand: ┌─► hyper ─► call::answer (polls the handler until its response has a head)
-//!          ├─► works: handlers whose response is under way, and what they do afterwards
-//!          └─► what no client waits for: instances that go, and a spare one (`instances`)
+//!          └─► works: handlers whose response is under way, and what they do afterwards
 //! ```
-//! Owns: hyper's settings, and polling all in turn. Ends when the connection is closed, no handler of it
-//! works any more, and the spare is made that was begun.
+//! Owns: hyper's settings, and polling both in turn. Ends when the connection is closed and no handler of it works any more.
 
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -51,7 +49,6 @@ pub(super) async fn serve(server: Arc<Server>, stream: Stream) {
     let mut connection = Some(Box::pin(connection));
     let mut draining = pin!(server.draining.cancelled());
     let mut told = false;
-    let mut spare: Option<Pin<Box<dyn Future<Output = ()> + Send>>> = None;
     poll_fn(|cx| {
         loop {
             if !told && draining.as_mut().poll(cx).is_ready() {
@@ -69,21 +66,7 @@ pub(super) async fn serve(server: Arc<Server>, stream: Stream) {
                 connection = None;
             }
             let ended = works.poll(cx);
-            // Nobody waits for what is done from here on.
-            works.let_go();
-            if spare.is_none()
-                && let Some(making) = server.instances.wants_spare(&server)
-            {
-                let server = Arc::clone(&server);
-                spare = Some(Box::pin(async move { making.make(&server).await }));
-            }
-            if let Some(making) = &mut spare
-                && making.as_mut().poll(cx).is_ready()
-            {
-                spare = None;
-            }
-            // A client that leaves as soon as it is answered does not take the next one's spare with it.
-            if connection.is_none() && works.is_empty() && spare.is_none() {
+            if connection.is_none() && works.is_empty() {
                 return Poll::Ready(());
             }
             if !ended {

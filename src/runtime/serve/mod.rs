@@ -72,7 +72,7 @@ struct Server {
     run: Arc<Shared>,
     plan: Arc<GuestPlan>,
     limits: HttpLimits,
-    instances: Arc<Instances>,
+    instances: Instances,
     /// Places for requests.
     room: Arc<Semaphore>,
     memory: Arc<dyn Ledger>,
@@ -86,7 +86,7 @@ struct Server {
 pub(crate) async fn run(served: Served, first: Guest, run: &Arc<Shared>, port: u16) -> Exit {
     let limits = served.limits;
     let server = Arc::new(Server {
-        instances: Arc::new(Instances::new(&served)),
+        instances: Instances::new(&served),
         room: Arc::new(Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS))),
         memory: Arc::clone(&run.network_memory) as Arc<dyn Ledger>,
         draining: CancellationToken::new(),
@@ -134,7 +134,6 @@ async fn serve(server: Arc<Server>, first: Guest, port: u16) -> Exit {
         biased;
         () = told.told() => {}
         () = accepting => {}
-        () = server.instances.watch() => {}
     }
     drain(&server, listener).await;
     Exit::Terminated
@@ -189,19 +188,6 @@ impl Server {
             connection.await;
         });
         Ok(())
-    }
-
-    /// No request is under way, and another may come.
-    fn is_at_rest(&self) -> bool {
-        self.run.http.usage().under_way == 0
-            && !self.draining.is_cancelled()
-            && self.run.ended().is_none()
-    }
-
-    /// The module uses less than half of the memory that it may.
-    fn has_plenty(&self) -> bool {
-        let memory = &self.run.account.memory;
-        memory.limit().is_none_or(|limit| memory.used() <= limit / 2)
     }
 
     /// A line from the host in the module's log.

@@ -6,8 +6,6 @@ use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 
-use super::instances::Ready;
-
 /// How a handler ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -24,26 +22,11 @@ pub(super) type Work = Pin<Box<dyn Future<Output = Ended> + Send>>;
 
 /// Polled by the strand of the connection. As many as requests under way at most, by the server's admission.
 #[derive(Default)]
-pub(super) struct Works {
-    list: Mutex<Vec<Work>>,
-    /// Instances that have done their work, and go when the response has gone out: unmapping one takes as long as a short handler.
-    done: Mutex<Vec<Ready>>,
-}
+pub(super) struct Works(Mutex<Vec<Work>>);
 
 impl Works {
     fn list(&self) -> MutexGuard<'_, Vec<Work>> {
-        self.list.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// An instance that is not needed any more.
-    pub(super) fn leave(&self, done: Ready) {
-        self.done.lock().unwrap_or_else(PoisonError::into_inner).push(done);
-    }
-
-    /// Lets go of those that have done their work.
-    pub(super) fn let_go(&self) {
-        let done = std::mem::take(&mut *self.done.lock().unwrap_or_else(PoisonError::into_inner));
-        drop(done);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn add(&self, work: Work) {
