@@ -67,7 +67,14 @@ impl Writer {
                     return Err(no_space());
                 }
             }
-            let written = tokio::task::spawn_blocking(move || put(&file, &bytes, position)).await;
+            let account = Arc::clone(walls.account());
+            let write = move || {
+                let mut written = Ok(0);
+                // Copying into the page cache takes its time, and it is the module's.
+                account.work(&mut || written = put(&file, &bytes, position));
+                written
+            };
+            let written = tokio::task::spawn_blocking(write).await;
             let written = written.unwrap_or_else(|error| Err(io::Error::other(error)));
             if let (Some(room), Err(_)) = (room, &written) {
                 room.freed();
