@@ -141,6 +141,9 @@ fn take_turns(wake_themselves: bool) {
     // A machine that is busy with something else stops a thread in the midst of a turn now and then: that moves them, rightly.
     let moves = moves.load(Ordering::Relaxed);
     assert!(moves < TURNS / 20, "{moves} moves in {TURNS} turns");
+    // Nor is the other thread woken in vain each time.
+    let wakeups = lab.inner().wakeups.load(Ordering::Relaxed);
+    assert!(wakeups < TURNS / 20, "{wakeups} wake-ups in {TURNS} turns");
 }
 
 #[test]
