@@ -34,7 +34,8 @@ struct Shown {
 }
 
 impl PublishedPod {
-    /// Shows an accepted pod, in phase Pending.
+    /// Makes an accepted pod known, in phase Pending, to the network alone: the first status shows it to everyone, so that nobody
+    /// reads of a pod that ended long ago that it is yet to run.
     #[must_use]
     pub fn new(
         board: Board,
@@ -49,7 +50,6 @@ impl PublishedPod {
             ..corev1::PodStatus::default()
         });
         fabric.describe(&pod);
-        board.upsert_pod(object.clone());
         let shown = Mutex::new(Shown { object, deletion_asked: None });
         Arc::new(Self { board, fabric, host_ips, pod, shown })
     }

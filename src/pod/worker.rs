@@ -163,7 +163,7 @@ impl Worker {
         };
         let (reporter, reports) = mpsc::channel(POD_EVENTS_MAX);
         let (state, actions) = PodState::new(Arc::clone(&pod), restored, node.clock.now());
-        let worker = Self {
+        let mut worker = Self {
             state,
             node: Arc::clone(node),
             published,
@@ -175,6 +175,8 @@ impl Worker {
             asks,
             shown: None,
         };
+        // Before anyone can ask: what is known of its past is shown with it.
+        worker.show();
         tokio::spawn(async move {
             info!(pod = %pod.key, uid = %pod.uid, source = %pod.source, "pod starts");
             // Private state is contained: a panic here ends this pod, not the node.
@@ -237,13 +239,17 @@ impl Worker {
         }
     }
 
-    fn perform(&mut self, actions: Vec<Action>) {
-        // The status goes out before anything new is begun, so that no one sees the effect before the cause.
+    fn show(&mut self) {
         let status = self.state.status();
         if self.shown.as_ref() != Some(&status) {
             self.published.set_status(&status);
             self.shown = Some(status);
         }
+    }
+
+    fn perform(&mut self, actions: Vec<Action>) {
+        // The status goes out before anything new is begun, so that no one sees the effect before the cause.
+        self.show();
         if self.state.is_terminal_phase() {
             self.hands.release_ports();
         }

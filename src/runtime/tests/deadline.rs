@@ -127,7 +127,7 @@ async fn whatever_a_module_waits_for_it_is_ended_soon_among_heavier_ones() {
     }
     trials.push(("a pollable of WASI 0.2", crowd.guest("sleep", &["forever"]).await));
     trials.push(("a listener of WASI 0.2", crowd.guest("echo", &[]).await));
-    trials.push(("a listener of WASI 0.3", crowd.guest("echo-p3", &[]).await));
+    trials.push(("a listener of WASI 0.3", crowd.guest("echo-p3", &["serve"]).await));
     let pipe = StdinPipe::new();
     let mut reads = crowd.guest("stdin", &[]).await;
     reads.run.stdin = Stdin::Pipe(pipe.clone());

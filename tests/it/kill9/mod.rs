@@ -273,7 +273,18 @@ impl World {
         let once = |pods: &[Value]| {
             remote::end_of(pods.iter().find(|pod| pod["metadata"]["name"] == remote::ONCE).unwrap())
         };
-        assert_eq!(once(&after), once(&pods));
+        let show = |pods: &[Value]| {
+            let pod = pods.iter().find(|pod| pod["metadata"]["name"] == remote::ONCE);
+            pod.map_or_else(String::new, |pod| format!("{pod:#}"))
+        };
+        assert_eq!(
+            once(&after),
+            once(&pods),
+            "before: {}\nafter: {}\n{}",
+            show(&pods),
+            show(&after),
+            node.output()
+        );
         remote.check_once(&after);
         assert!(folder.is_shown(&after));
         say(&format!("{} kills so far", tally.kills));
