@@ -7,6 +7,7 @@
 //! ```
 
 mod local;
+mod order;
 mod prune;
 mod show;
 
@@ -20,19 +21,17 @@ use crate::board::selector::LabelSelector;
 use crate::clock::Clock;
 use crate::controller::bundle::{Bundle, bundles};
 use crate::controller::images::{self, ImageError, Module};
-use crate::controller::next::{Choice, Conflict, Known, Next, Retained, draft, next};
+use crate::controller::next::Conflict;
 use crate::controller::prune::IndexConflict;
 use crate::controller::publish::{self, Order, Outcome};
 use crate::controller::session::{Session, SessionError};
 use crate::image::Digest;
 use crate::mqtt::cause::Reason;
-use crate::mqtt::controller::{self as documents, Message, SecretKey, Verdict};
-use crate::mqtt::intent::{Manifest, PodIntent, RolloutPolicy, SealedSecret, time_text};
+use crate::mqtt::controller::{SecretKey, Verdict};
 use crate::mqtt::link::Link;
-use crate::mqtt::status::{PodStatus, Stage};
+use crate::mqtt::status::Stage;
 use crate::mqtt::topic::{Scope, check_level};
-use crate::mqtt::version::Version;
-use crate::secret::{self, Recipient};
+use crate::secret;
 use crate::spec::PodKey;
 
 use super::args::{PublishArgs, PublishDryRun};
@@ -40,9 +39,6 @@ use super::controller::Controller;
 use super::{Out, complain, duration, show_error};
 
 use local::{Local, files};
-
-/// Largest intent that is published without being told to: what the smallest of the hosted brokers takes.
-const INTENT_BYTES_MAX: usize = 64 * 1024;
 
 /// Pods of one node that are listened to one by one.
 const TOPICS_MAX: usize = 6;
@@ -262,162 +258,6 @@ impl<'a> Publishing<'a> {
         filters
     }
 
-    /// Signed documents for everything that is wanted.
-    fn orders(
-        &self,
-        wanted: &[Wanted],
-        session: Option<&Session<Link>>,
-        pruning: Option<&prune::Pruning>,
-    ) -> anyhow::Result<Vec<Order>> {
-        let recipient = self.recipient(wanted, session)?;
-        let order = |wanted| self.order(wanted, session, recipient.as_ref(), pruning);
-        wanted.iter().map(order).collect()
-    }
-
-    fn order(
-        &self,
-        wanted: &Wanted,
-        session: Option<&Session<Link>>,
-        recipient: Option<&Recipient>,
-        pruning: Option<&prune::Pruning>,
-    ) -> anyhow::Result<Order> {
-        let (tree, pod) = (&self.controller.tree, &wanted.pod);
-        let node = self.args.node.as_deref().unwrap_or_default();
-        let mut draft = draft(tree.tenant(), node, &self.scope, pod);
-        if let Some(bundle) = &wanted.bundle {
-            self.fill(&mut draft, bundle, &wanted.modules, recipient)?;
-        }
-        let topic = tree.pod(&self.scope, node, pod)?;
-        let public = self.key.as_ref().map(SecretKey::public);
-        let standing = session.and_then(|session| session.documents.get(&topic));
-        let retained = standing.and_then(|message| Retained::read(message, public.as_ref()));
-        let known = known(session, retained.as_ref(), &self.scope, node, pod);
-        if let (Some(epoch), Some(old), None) = (known.epoch, &retained, self.args.epoch)
-            && old.is_ours
-            && epoch > old.intent.epoch
-        {
-            complain(&format!(
-                "Warning: pod {pod} is signed for epoch {epoch}, which the broker says nodes are in; it stood in epoch {}. If no root has raised \
-                 it, stop here (--epoch)",
-                old.intent.epoch
-            ));
-        }
-        let choice = Choice {
-            epoch: self.args.epoch,
-            generation: self.args.generation,
-            take_over: self.args.force_conflicts,
-            recreate: self.args.recreate,
-            again: self.args.again,
-            index_revision: pruning.and_then(|p| p.index_revision(pod, retained.as_ref())),
-        };
-        let now = time_text(self.clock.now().wall_ms());
-        let uid = uuid::Uuid::new_v4().to_string();
-        let (message, version, unchanged) =
-            match next(draft, &self.scope, &known, &choice, &uid, &now)? {
-                Next::Unchanged(old) => {
-                    let (epoch, generation) = (old.intent.epoch, old.intent.generation);
-                    let (payload, digest) = (old.message.to_vec(), old.digest);
-                    let message = Message { topic, payload, retain: true, digest };
-                    (message, Version { epoch, generation }, true)
-                }
-                Next::New(intent) => {
-                    let keys: Vec<&SecretKey> = self.key.iter().collect();
-                    let message = documents::intent(tree, &intent, &keys)
-                        .with_context(|| format!("pod {pod} cannot be published"))?;
-                    let (epoch, generation) = (intent.epoch, intent.generation);
-                    (message, Version { epoch, generation }, false)
-                }
-            };
-        let size = message.payload.len();
-        ensure!(
-            size <= INTENT_BYTES_MAX || self.args.allow_large,
-            "pod {pod}: the document has {size} bytes; some hosted brokers take no more than {INTENT_BYTES_MAX} \
-             (--allow-large publishes it all the same)"
-        );
-        let (node, selector) = (self.args.node.clone(), self.selector.clone());
-        let scope = self.scope.clone();
-        Ok(Order { pod: pod.clone(), scope, node, selector, message, version, unchanged })
-    }
-
-    /// Completes a draft with what the pod is.
-    fn fill(
-        &self,
-        draft: &mut PodIntent,
-        bundle: &Bundle,
-        modules: &[Module],
-        recipient: Option<&Recipient>,
-    ) -> anyhow::Result<()> {
-        let renamed: BTreeMap<String, String> = modules
-            .iter()
-            .filter(|module| module.text != module.artifact.image)
-            .map(|module| (module.text.clone(), module.artifact.image.clone()))
-            .collect();
-        draft.deleted = false;
-        draft.manifest = Some(Manifest::Text(bundle.manifest(&renamed)));
-        let mut artifacts = vec![];
-        for module in modules {
-            // Two files may hold the same.
-            if !artifacts.contains(&module.artifact) {
-                artifacts.push(module.artifact.clone());
-            }
-        }
-        draft.artifacts = artifacts;
-        draft.node_selector = self.selector.clone();
-        draft.rollout = self.rollout()?;
-        for secret in &bundle.secrets {
-            let name = secret.metadata.name.clone().unwrap_or_default();
-            let recipient = recipient.with_context(|| format!("secret {name}: sealed to whom?"))?;
-            let json = secret::Zeroizing::new(serde_json::to_vec(secret)?);
-            let sealed =
-                secret::encrypt(recipient, &json).with_context(|| format!("secret {name}"))?;
-            draft.secrets.push(SealedSecret { name, sealed });
-        }
-        Ok(())
-    }
-
-    fn rollout(&self) -> anyhow::Result<RolloutPolicy> {
-        let seconds = |text: &Option<String>| {
-            text.as_deref().map(|text| duration::parse(text).map(|d| d.as_secs())).transpose()
-        };
-        Ok(RolloutPolicy {
-            fetch_deadline_seconds: seconds(&self.args.fetch_deadline)?,
-            progress_deadline_seconds: seconds(&self.args.progress_deadline)?,
-            min_ready_seconds: seconds(&self.args.min_ready)?,
-        })
-    }
-
-    /// To whom secrets are encrypted, if there are any in clear.
-    fn recipient(
-        &self,
-        wanted: &[Wanted],
-        session: Option<&Session<Link>>,
-    ) -> anyhow::Result<Option<Recipient>> {
-        let bundles = wanted.iter().filter_map(|wanted| wanted.bundle.as_ref());
-        if bundles.flat_map(|bundle| &bundle.secrets).next().is_none() {
-            return Ok(None);
-        }
-        let Some(node) = &self.args.node else {
-            bail!("Secrets cannot be sent to a group: each node has a key of its own (--node)");
-        };
-        let pinned = self.args.recipient.as_ref().or(self.controller.recipients.get(node));
-        if let Some(pinned) = pinned {
-            return Ok(Some(pinned.parse()?));
-        }
-        let status = session.and_then(|session| session.fleet.nodes.get(node)?.status.as_ref());
-        let said = status.and_then(|status| status.capabilities.recipient.clone());
-        let said = said.with_context(|| {
-            format!(
-                "node {node} has not said to whom its secrets are encrypted: name it with --recipient (podling key node prints it there)"
-            )
-        })?;
-        complain(&format!(
-            "Warning: secrets are encrypted to {said}, as the broker says that {node} says; to rely on nobody, write it under \
-             recipients in {} or use --recipient",
-            self.controller.origin
-        ));
-        Ok(Some(said.parse()?))
-    }
-
     /// Opens what nodes will fetch from here.
     fn offer(&self, wanted: &[Wanted], session: &mut Session<Link>) -> anyhow::Result<()> {
         for module in wanted.iter().flat_map(|wanted| &wanted.modules) {
@@ -482,26 +322,6 @@ impl<'a> Publishing<'a> {
 
 fn bundles_of(wanted: &[Wanted]) -> Vec<Option<&Bundle>> {
     wanted.iter().map(|wanted| wanted.bundle.as_ref()).collect()
-}
-
-/// What is known of a pod.
-fn known<'s>(
-    session: Option<&'s Session<Link>>,
-    retained: Option<&'s Retained>,
-    scope: &Scope,
-    node: &str,
-    pod: &PodKey,
-) -> Known<'s> {
-    let Some(session) = session else { return Known::default() };
-    let is_meant = |name: &str| *scope != Scope::Node || name == node;
-    let views = session.fleet.nodes.iter().filter(|(name, _)| is_meant(name));
-    let (mut statuses, mut epoch): (Vec<&PodStatus>, Option<u64>) = (vec![], None);
-    for (_, view) in views {
-        statuses.extend(view.pods.get(pod).map(|status| &**status));
-        let theirs = view.status.as_ref().map(|status| status.trust.epoch);
-        epoch = epoch.max(theirs.filter(|epoch| *epoch > 0));
-    }
-    Known { retained, statuses, epoch }
 }
 
 fn exit(outcome: &Outcome) -> Exit {

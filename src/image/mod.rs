@@ -24,8 +24,10 @@ mod failure;
 pub mod import;
 mod incoming;
 pub mod name;
+mod outcome;
 mod pins;
 mod records;
+mod resolve;
 mod room;
 pub mod wasm;
 
@@ -37,8 +39,6 @@ use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use thiserror::Error;
-
 use crate::clock::Timestamp;
 use crate::spec::ImageRef;
 use crate::store::disk::{Disk, RealDisk};
@@ -46,119 +46,21 @@ use crate::store::lock::Lock;
 use crate::store::slots::{Metered, Written};
 
 use import::{Origin, Survey, check_space, is_whole};
-use records::{Hashed, Named, Records};
+use records::{Named, Records};
 
 pub use digest::Digest;
 pub use failure::{PullFailure, invalid_name, pull_failure};
 pub use import::ImportError;
 pub use incoming::{Begun, Content, Expected, IncomingError, Part, PulledName};
 pub use name::{InvalidReference, parse_reference, repository_of};
+pub use outcome::{
+    ImageRow, LoadError, LoadedImage, OpenError, RemoveError, Removed, ResolveError, ResolvedImage,
+};
 pub use pins::{Pin, Pins};
 pub use wasm::{ModuleKind, NotWasm};
 
 /// Prefix of a blob on its way in.
 const PART: &str = ".part-";
-
-/// A module that came in.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoadedImage {
-    pub digest: Digest,
-    pub size: u64,
-    pub kind: ModuleKind,
-    /// False: the content was there already.
-    pub new: bool,
-}
-
-/// A module that is here.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ResolvedImage {
-    pub digest: Digest,
-    pub path: PathBuf,
-    /// The `imageID` of statuses: `REPOSITORY@sha256:HEX` of the registry's manifest, or `sha256:HEX` of the content.
-    pub image_id: String,
-    pub size: u64,
-    /// It came from a registry under the name that was asked for, and not by a person's hand.
-    pub pulled: bool,
-}
-
-/// One line of `podling image ls`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ImageRow {
-    pub repository: String,
-    pub tag: String,
-    pub digest: Digest,
-    pub size: u64,
-    /// When it was loaded, in milliseconds since 1970.
-    pub created_ms: i64,
-    pub kind: ModuleKind,
-}
-
-/// What `podling image rm` did.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Removed {
-    /// `REPOSITORY:TAG`
-    pub untagged: Vec<String>,
-    pub deleted: Vec<Digest>,
-}
-
-/// The image store's folder cannot be used.
-#[derive(Debug, Error)]
-#[error("cannot open image store {}", dir.display())]
-pub struct OpenError {
-    pub dir: PathBuf,
-    #[source]
-    pub cause: io::Error,
-}
-
-/// Why a module was not loaded.
-#[derive(Debug, Error)]
-pub enum LoadError {
-    #[error("{text} is no NAME:TAG that a module could be loaded under")]
-    NotAName { text: String },
-    #[error(transparent)]
-    Import(#[from] ImportError),
-    #[error("cannot name the module in the image store")]
-    Name {
-        #[source]
-        cause: io::Error,
-    },
-}
-
-/// Why there is no module for a reference.
-#[derive(Debug, Error)]
-pub enum ResolveError {
-    #[error(
-        "image \"{text}\" is not in the local store: load it with podling image load FILE --name {text}"
-    )]
-    NotFound { text: String },
-    #[error(
-        "image \"{text}\" is named in the local store, but its content ({digest}) is missing: load it again"
-    )]
-    Missing { text: String, digest: Digest },
-    #[error("image \"{text}\" is damaged in the local store ({digest}): load it again")]
-    Damaged { text: String, digest: Digest },
-    /// The file of a `file:` reference.
-    #[error(transparent)]
-    File(#[from] ImportError),
-    #[error("cannot read the image store")]
-    Store {
-        #[source]
-        cause: io::Error,
-    },
-}
-
-/// Why an image was not removed, or not listed.
-#[derive(Debug, Error)]
-pub enum RemoveError {
-    #[error("no such image: {text}")]
-    NotFound { text: String },
-    #[error("cannot change the image store")]
-    Store {
-        #[from]
-        #[source]
-        cause: io::Error,
-    },
-}
 
 /// The image store.
 #[derive(Debug)]
@@ -245,52 +147,6 @@ impl ImageStore {
             put_name(survey).map_err(|cause| LoadError::Name { cause })
         })?;
         Ok(LoadedImage { digest: survey.digest, size: survey.size, kind: survey.kind, new })
-    }
-
-    /// Finds the module of a reference. A `file:` reference is hashed and copied in, unless it is known unchanged.
-    ///
-    /// # Errors
-    ///
-    /// See [`ResolveError`]; [`pull_failure`] has Kubernetes' words for it.
-    pub fn resolve(&self, image: &ImageRef, now: Timestamp) -> Result<ResolvedImage, ResolveError> {
-        let text = || image.text().to_owned();
-        match image {
-            ImageRef::Named { name, tag, .. } => {
-                let named = self
-                    .records
-                    .name(&self.io, name, tag)
-                    .ok_or_else(|| ResolveError::NotFound { text: text() })?;
-                self.resolve_named(named, image)
-            }
-            ImageRef::Digest { hex, .. } => {
-                let not_found = || ResolveError::NotFound { text: text() };
-                let digest = Digest::from_hex(hex).map_err(|_| not_found())?;
-                if let Some(size) = self.blob_size(&digest)? {
-                    return Ok(self.resolved(digest, size));
-                }
-                // A registry's digest is that of a manifest, which names the content.
-                let repository = name::repository_of(image.text()).ok_or_else(not_found)?;
-                let tag = manifest_tag(&digest);
-                let named = self.records.name(&self.io, repository, &tag);
-                self.resolve_named(named.ok_or_else(not_found)?, image)
-            }
-            ImageRef::File { path, .. } => self.resolve_file(path, now),
-        }
-    }
-
-    /// Whether a module is still what its digest says: flash rots. To be asked before it is compiled.
-    ///
-    /// # Errors
-    ///
-    /// It is not ([`ResolveError::Damaged`]), or cannot be read.
-    pub fn verify(&self, image: &ResolvedImage) -> Result<(), ResolveError> {
-        match is_whole(&image.path, &image.digest) {
-            Ok(true) => Ok(()),
-            Ok(false) => {
-                Err(ResolveError::Damaged { text: image.image_id.clone(), digest: image.digest })
-            }
-            Err(cause) => Err(ResolveError::Store { cause }),
-        }
     }
 
     /// Every name, sorted.
@@ -408,48 +264,6 @@ impl ImageStore {
     #[must_use]
     pub fn written(&self) -> Written {
         self.io.written()
-    }
-
-    fn resolve_file(&self, path: &Path, now: Timestamp) -> Result<ResolvedImage, ResolveError> {
-        let mut origin = Origin::open(path)?;
-        let known = self.records.file(&self.io, path);
-        if let Some(known) = &known
-            && known.stamp == origin.stamp
-            && self.blob_size(&known.digest)? == Some(known.size)
-        {
-            return Ok(self.resolved(known.digest, known.size));
-        }
-        let stamp = origin.stamp;
-        let (survey, _new) = self.import(&mut origin, &mut |_, _| {}, |survey| {
-            let hashed =
-                Hashed { path: path.to_owned(), stamp, digest: survey.digest, size: survey.size };
-            // A file changed a moment ago may change again within the same tick of its clock: then the record would
-            // vouch for content that it never saw. Such a file is hashed again next time; the record that keeps its
-            // blob from being collected is written all the same, under a stamp that matches nothing.
-            let hashed =
-                if stamp.is_older_than(now.wall_ms()) { hashed } else { hashed.doubtful() };
-            if known.as_ref() == Some(&hashed) {
-                return Ok(());
-            }
-            self.records.put_file(&self.io, &hashed).map_err(|cause| ImportError::Write { cause })
-        })?;
-        Ok(self.resolved(survey.digest, survey.size))
-    }
-
-    fn resolve_named(&self, named: Named, image: &ImageRef) -> Result<ResolvedImage, ResolveError> {
-        let (text, digest) = (image.text().to_owned(), named.digest);
-        match self.blob_size(&digest)? {
-            Some(size) if size == named.size => {
-                let mut resolved = self.resolved(digest, size);
-                if let Some(manifest) = named.manifest {
-                    resolved.image_id = format!("{}@{manifest}", named.repository);
-                }
-                resolved.pulled = named.pulled;
-                Ok(resolved)
-            }
-            Some(_) => Err(ResolveError::Damaged { text, digest }),
-            None => Err(ResolveError::Missing { text, digest }),
-        }
     }
 
     /// Brings a module in; `record` names it, while nobody can collect it. True: the content is new.

@@ -3,11 +3,13 @@
 //! The API, asked as a client asks it.
 
 mod access;
+mod changing;
 pub(crate) mod fake;
 mod kubectl;
 mod logs;
 mod network;
 mod objects;
+mod refused;
 mod socket;
 mod watch;
 
