@@ -15,7 +15,7 @@ use crate::controller::session::Session;
 use crate::daemon::config::in_words;
 use crate::mqtt::controller::SecretKey;
 use crate::mqtt::link::{Endpoint, Link, Password, Settings, Speak};
-use crate::mqtt::tls::{Identity, TlsSettings};
+use crate::mqtt::tls::{Identity, TlsFiles, TlsSettings, is_server_name};
 use crate::mqtt::topic::{DEFAULT_ROOT, Tree};
 use crate::mqtt::transport::Version;
 
@@ -107,12 +107,37 @@ impl Controller {
     }
 
     /// A session that is not connected yet.
+    ///
+    /// # Errors
+    /// A setting that no broker is needed to find wrong: TLS files that cannot be used, for instance.
     pub(super) fn session(&self) -> anyhow::Result<Session<Link>> {
         let clock = Clock::start();
+        self.check_tls(clock)?;
         let shown: Vec<String> = self.link.endpoints.iter().map(ToString::to_string).collect();
         let link = Link::new(self.link.clone(), clock)?;
         let (tree, brokers) = (self.tree.clone(), self.link.endpoints.len());
         Ok(Session::new(link, tree, clock, shown.join(", "), brokers))
+    }
+
+    /// A node goes on with files that are put right later; here somebody waits, and a mistake of his own is no broker that is away.
+    fn check_tls(&self, clock: Clock) -> anyhow::Result<()> {
+        let tls = &self.link.tls;
+        let mut over_tls = self.link.endpoints.iter().filter(|endpoint| endpoint.tls).peekable();
+        if over_tls.peek().is_none() {
+            return Ok(());
+        }
+        TlsFiles::new(tls.clone(), clock)
+            .choose()
+            .with_context(|| format!("the TLS files of {} cannot be used", self.origin))?;
+        for endpoint in over_tls {
+            let name = tls.server_name.as_ref().unwrap_or(&endpoint.host);
+            ensure!(
+                is_server_name(name),
+                "{name:?} is no name that a certificate can have ({endpoint}, {})",
+                self.origin
+            );
+        }
+        Ok(())
     }
 
     /// The key that documents are signed with.

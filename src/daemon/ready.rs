@@ -47,7 +47,8 @@ fn is_starting(pod: &corev1::Pod) -> bool {
     states.all(|state| {
         let Some(state) = state else { return true };
         let reason = state.waiting.as_ref().and_then(|waiting| waiting.reason.as_deref());
-        let is_early = matches!(reason, None | Some("ContainerCreating" | "PodInitializing"));
+        let early = ["ContainerCreating", "PodInitializing", "Compiling"];
+        let is_early = reason.is_none_or(|reason| early.contains(&reason));
         state.running.is_none() && state.terminated.is_none() && is_early
     })
 }
@@ -80,7 +81,8 @@ mod test {
         let running = r#"{"running":{}}"#;
         assert!(is_starting(&corev1::Pod::default()));
         assert!(is_starting(&containers("Pending", &[])));
-        assert!(is_starting(&containers("Pending", &[creating, initializing])));
+        let compiling = r#"{"waiting":{"reason":"Compiling"}}"#;
+        assert!(is_starting(&containers("Pending", &[creating, initializing, compiling])));
         assert!(!is_starting(&containers("Pending", &[creating, running])));
         assert!(!is_starting(&containers("Pending", &[creating, no_image])));
         assert!(!is_starting(&containers("Running", &[running])));

@@ -144,9 +144,10 @@ enum Stage {
         until: Timestamp,
         announced: bool,
     },
-    /// `give_up`: the pod ends; when the start will be cut short.
+    /// `give_up`: the pod ends; when the start will be cut short. `compiling`: the module is not ready for this machine yet.
     Starting {
         give_up: Option<Timestamp>,
+        compiling: Option<Compiling>,
     },
     StartBackOff {
         until: Timestamp,
@@ -160,6 +161,13 @@ enum Stage {
     },
     /// Over for good, or until all containers run again.
     Ended,
+}
+
+/// A module that is being compiled, or waits for it.
+#[derive(Clone, Debug, PartialEq)]
+struct Compiling {
+    since: Timestamp,
+    digest: String,
 }
 
 /// A run that is under way.
@@ -309,7 +317,7 @@ impl Machine {
             | Stage::ImageBackOff { .. }
             | Stage::StartBackOff { .. }
             | Stage::CrashLoop { .. } => self.stage = Stage::Ended,
-            Stage::Starting { give_up } => {
+            Stage::Starting { give_up, .. } => {
                 let at = deadline.max(cx.now.plus(FLOOR));
                 if give_up.is_none() {
                     cx.actions.push(Action::AskToStop { run: cx.run(self.begun) });

@@ -79,6 +79,16 @@ pub enum Event {
         reason: &'static str,
         message: String,
     },
+    /// The module is not compiled for this machine yet: it waits for the compiler, or is being compiled. `digest`: the image's.
+    Compiling {
+        run: RunId,
+        digest: String,
+    },
+    /// It is compiled; `took`: nothing, if another container's start had it compiled meanwhile.
+    Compiled {
+        run: RunId,
+        took: Option<Duration>,
+    },
     /// The module's instance runs.
     Started {
         run: RunId,

@@ -15,6 +15,7 @@ pub const KILLING: &str = "Killing";
 pub const UNHEALTHY: &str = "Unhealthy";
 
 pub const CRASH_LOOP_BACK_OFF: &str = "CrashLoopBackOff";
+pub const COMPILING: &str = "Compiling";
 pub const ERR_IMAGE_PULL: &str = "ErrImagePull";
 pub const ERR_IMAGE_NEVER_PULL: &str = "ErrImageNeverPull";
 pub const INVALID_IMAGE_NAME: &str = "InvalidImageName";
@@ -85,6 +86,30 @@ pub fn pull_failed(container: &Container, error: &str) -> String {
 
 pub fn pull_back_off(container: &Container) -> String {
     format!("Back-off pulling image \"{}\"", container.image)
+}
+
+pub fn compiling(container: &Container, digest: &str) -> String {
+    format!("Compiling the module of image \"{}\" ({digest}) for this machine", container.image)
+}
+
+/// As Kubernetes tells of images, it distinguishes how long it took from how long it was waited for.
+pub fn compiled(
+    container: &Container,
+    digest: &str,
+    took: Option<Duration>,
+    waited: Duration,
+) -> String {
+    let module = format!("module of image \"{}\" ({digest})", container.image);
+    let waited = go_duration(waited);
+    match took {
+        Some(took) => {
+            let took = go_duration(took);
+            format!("Successfully compiled the {module} in {took} ({waited} including waiting).")
+        }
+        None => format!(
+            "The {module} was compiled for another container meanwhile ({waited} of waiting)."
+        ),
+    }
 }
 
 /// Message of a `Killing` event for a run that a probe condemned.

@@ -497,7 +497,8 @@ async fn live(
     reports: mpsc::Sender<Report>,
 ) {
     let sink: Arc<dyn LogSink> = Arc::new(RunLog(Arc::clone(&ring)));
-    let start = AssertUnwindSafe(ingredients.start(&container, &run, sink)).catch_unwind();
+    let start =
+        AssertUnwindSafe(ingredients.start(&container, &run, sink, &reports)).catch_unwind();
     let started = match abort.run_until_cancelled(Box::pin(start)).await {
         Some(Ok(started)) => started,
         Some(Err(_panic)) => Err(StartFailure::broken(&"starting the module panicked")),

@@ -5,15 +5,18 @@
 //! (`runtime`).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{Mode, OFlags, open};
+use tokio::sync::mpsc;
 
 use crate::error::chain;
 use crate::image::ResolvedImage;
-use crate::lifecycle::RunId;
+use crate::lifecycle::{Event, RunId};
 use crate::limits::TERMINATION_MESSAGE_BYTES_MAX;
 use crate::pod::context::NodeContext;
 use crate::pod::environment::{Resolved, resolve};
+use crate::pod::hands::Report;
 use crate::pod::logs::LogRing;
 use crate::pod::objects::BoardObjects;
 use crate::pod::sandbox::Sandbox;
@@ -64,7 +67,7 @@ pub struct Ingredients {
 }
 
 impl Ingredients {
-    /// Starts the container's module.
+    /// Starts the container's module; tells if it has to be compiled first.
     ///
     /// # Errors
     /// With the reason that Kubernetes has for the step that failed.
@@ -73,9 +76,10 @@ impl Ingredients {
         container: &Container,
         run: &RunId,
         sink: Arc<dyn LogSink>,
+        news: &mpsc::Sender<Report>,
     ) -> Result<Begun, StartFailure> {
         let resolved = self.environment(container)?;
-        let artifact = self.artifact(container).await?;
+        let artifact = self.artifact(container, Some((run, news))).await?;
         let mut mounts = self.mounts(container, run.attempt, &resolved).await?;
         let handle = self.instance(container, resolved, artifact, &mut mounts, sink, None).await?;
         Ok(Begun { handle, mounts })
@@ -95,7 +99,7 @@ impl Ingredients {
     ) -> Result<Begun, StartFailure> {
         let mut resolved = self.environment(container)?;
         resolved.argv = command.to_vec();
-        let artifact = self.artifact(container).await?;
+        let artifact = self.artifact(container, None).await?;
         let mut mounts = self.mounts(container, serial, &resolved).await?;
         let handle = self
             .instance(container, resolved, artifact, &mut mounts, sink, Some(charge_to))
@@ -115,14 +119,37 @@ impl Ingredients {
             .map_err(|e| StartFailure::new("CreateContainerConfigError", chain(&e)))
     }
 
-    async fn artifact(&self, container: &Container) -> Result<Artifact, StartFailure> {
+    async fn artifact(
+        &self,
+        container: &Container,
+        news: Option<(&RunId, &mpsc::Sender<Report>)>,
+    ) -> Result<Artifact, StartFailure> {
         let module =
             ModuleFile { path: self.image.path.clone(), sha256: *self.image.digest.bytes() };
-        let prepared = self.node.runtime.prepare(module, container.resources.needs_fuel()).await;
-        prepared.map_err(|e| {
+        let told = AtomicBool::new(false);
+        let tell = |event| async move {
+            if let Some((_, news)) = news {
+                // The worker is gone only when nobody is interested any more.
+                drop(news.send(Report::Event(event)).await);
+            }
+        };
+        let compiling = async {
+            told.store(true, Ordering::Relaxed);
+            if let Some((run, _)) = news {
+                let digest = self.image.digest.to_string();
+                tell(Event::Compiling { run: run.clone(), digest }).await;
+            }
+        };
+        let fuel = container.resources.needs_fuel();
+        let prepared = self.node.runtime.prepare_telling(module, fuel, compiling).await;
+        let prepared = prepared.map_err(|e| {
             let message = format!("image {}: {}", container.image, chain(&e));
             StartFailure::new("CreateContainerError", message)
-        })
+        })?;
+        if let Some((run, _)) = news.filter(|_| told.load(Ordering::Relaxed)) {
+            tell(Event::Compiled { run: run.clone(), took: prepared.compiled }).await;
+        }
+        Ok(prepared.artifact)
     }
 
     async fn mounts(

@@ -60,6 +60,7 @@ pub use engine::{Backend, EngineSettings, WASMTIME_VERSION};
 pub use error::{CacheError, PrepareError, RuntimeStartError, StartError};
 pub use ledger::MemoryKinds;
 pub use machine::Machine;
+pub use prepare::Prepared;
 pub use run::{PodAccount, PodLimits, RunControl, RunExit, RunHandle, Usage};
 pub use serve::HttpUsage;
 pub use stdio::{LogSink, Stdin, StdinClosed, StdinPipe, Stream};
@@ -255,7 +256,21 @@ impl Runtime {
     /// # Errors
     /// [`PrepareError`]; see [`PrepareError::is_modules_fault`].
     pub async fn prepare(&self, module: ModuleFile, fuel: bool) -> Result<Artifact, PrepareError> {
-        self.0.library.prepare(module, fuel).await
+        Ok(self.prepare_telling(module, fuel, std::future::ready(())).await?.artifact)
+    }
+
+    /// The same; `compiling` is awaited once, before the compiler is waited for, if the module is not compiled yet. That may take minutes
+    /// on a small machine, and whoever waits for the module should hear of it.
+    ///
+    /// # Errors
+    /// As [`Runtime::prepare`].
+    pub async fn prepare_telling(
+        &self,
+        module: ModuleFile,
+        fuel: bool,
+        compiling: impl Future<Output = ()>,
+    ) -> Result<Prepared, PrepareError> {
+        self.0.library.prepare(module, fuel, compiling).await
     }
 
     /// Starts a run. Returns when its directories are open and it is about to be instantiated; whatever the module does, even in

@@ -16,6 +16,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
@@ -42,6 +43,20 @@ const BEYOND_US_NS: u64 = 3_600_000_000_000;
 const LOADS_AT_ONCE: usize = 2;
 
 type Key = ([u8; 32], bool);
+
+/// A module that is ready to run.
+#[derive(Clone, Debug)]
+pub struct Prepared {
+    pub artifact: Artifact,
+    /// How long it was compiled; nothing, if that had been done before, or for somebody else.
+    pub compiled: Option<Duration>,
+}
+
+impl From<Artifact> for Prepared {
+    fn from(artifact: Artifact) -> Self {
+        Self { artifact, compiled: None }
+    }
+}
 
 /// All prepared modules.
 pub(crate) struct Library {
@@ -92,22 +107,24 @@ impl Library {
         self.compiler.hold(hold);
     }
 
+    /// `compiling` is awaited before the compiler is waited for, if it is needed.
     pub(crate) async fn prepare(
         &self,
         module: ModuleFile,
         fuel: bool,
-    ) -> Result<Artifact, PrepareError> {
+        compiling: impl Future<Output = ()>,
+    ) -> Result<Prepared, PrepareError> {
         let key = (module.sha256, fuel);
         if let Some(known) = self.known(&key)? {
-            return Ok(known);
+            return Ok(known.into());
         }
         let load = self.loads.acquire().await;
         if let Some(known) = self.known(&key)? {
-            return Ok(known);
+            return Ok(known.into());
         }
         for tasks in [false, true] {
             if let Some(artifact) = self.on_disk(&module, Needs { fuel, tasks }).await? {
-                return Ok(artifact);
+                return Ok(artifact.into());
             }
         }
         drop(load);
@@ -119,11 +136,13 @@ impl Library {
             let mark = self.profiles.mark(needs);
             return Err(PrepareError::NoCompiler { digest: hex(&module.sha256), mark });
         }
+        compiling.await;
         let turn = self.compiler.turn().await?;
         // Whoever had the turn before us may have wanted the same module.
         if let Some(known) = self.known(&key)? {
-            return Ok(known);
+            return Ok(known.into());
         }
+        let began = monotonic_ns();
         let mut made = self.make(&module, needs, sniffed.bytes, &turn).await;
         if let Err(error) = &made
             && error.is_modules_fault()
@@ -133,7 +152,9 @@ impl Library {
             // It does not look like it, and uses tasks after all; if that was not it, the second verdict is the same.
             made = self.make(&module, Needs { fuel, tasks: true }, sniffed.bytes, &turn).await;
         }
-        made.map_err(|error| self.refuse(key, error))
+        let artifact = made.map_err(|error| self.refuse(key, error))?;
+        let took = Duration::from_nanos(monotonic_ns().saturating_sub(began));
+        Ok(Prepared { artifact, compiled: Some(took) })
     }
 
     /// Compiles, keeps and loads.

@@ -45,6 +45,8 @@ impl Due {
             Self::Begin(run) | Self::End(run) => run,
             Self::Event(event) => match event {
                 Event::Pulling { run }
+                | Event::Compiling { run, .. }
+                | Event::Compiled { run, .. }
                 | Event::Prepared { run, .. }
                 | Event::PrepareFailed { run, .. }
                 | Event::StartFailed { run, .. }

@@ -265,6 +265,7 @@ fn trouble_of(row: &Row<'_>) -> Option<String> {
         let stage = rollout.stage.as_str();
         return Some(match (rollout.bytes, rollout.total) {
             (Some(bytes), Some(total)) => format!("{stage}: {bytes} of {total} bytes"),
+            _ if !rollout.message.is_empty() => format!("{stage}: {}", rollout.message),
             _ => stage.to_owned(),
         });
     }

@@ -142,9 +142,9 @@ impl<'o> Screen<'o> {
         let text = match verdict {
             Verdict::Waiting => return self.bars.say(node, "waiting".to_owned()),
             Verdict::Progressing(rollout) => {
-                let stage = rollout.stage.as_str();
+                let stage = progress(rollout);
                 self.bars.say(node, format!("{}: {stage}", name(order)));
-                stage.to_owned()
+                stage
             }
             // Told at the end, with everything that belongs to it.
             Verdict::Refused(_) => return,
@@ -253,6 +253,16 @@ impl Bars {
     }
 }
 
+/// The stage, and what holds it up or takes its time.
+fn progress(rollout: &RolloutStatus) -> String {
+    let stage = rollout.stage.as_str();
+    if rollout.message.is_empty() {
+        stage.to_owned()
+    } else {
+        format!("{stage}: {}", rollout.message)
+    }
+}
+
 fn ended(rollout: &RolloutStatus) -> String {
     let reason = if rollout.reason.is_empty() {
         String::new()
@@ -298,11 +308,11 @@ pub(super) fn results(
             Verdict::Refused(refused) => refusal(node, order, refused, bundles[outcome.order]),
             Verdict::Waiting | Verdict::Progressing(_) | Verdict::Ending if outcome.online => {
                 let last = if let Verdict::Progressing(rollout) = &outcome.verdict {
-                    rollout.stage.as_str()
+                    progress(rollout)
                 } else if outcome.verdict == Verdict::Ending {
-                    "ending"
+                    "ending".to_owned()
                 } else {
-                    "no answer"
+                    "no answer".to_owned()
                 };
                 complain(&format!("error: {node}: {}: timed out waiting ({last})", name(order)));
             }

@@ -152,7 +152,7 @@ impl Machine {
                 // The pod gives turns after each event; a wait that has lasted the whole grace ends there.
                 Step::Turn { .. } | Step::PreStop | Step::Asked { .. } | Step::Killed => {}
             },
-            Stage::Starting { give_up: Some(at) } if attempt == self.begun && *at <= cx.now => {
+            Stage::Starting { give_up: Some(at), .. } if attempt == self.begun && *at <= cx.now => {
                 cx.actions.push(Action::Kill { run: cx.run(attempt) });
             }
             Stage::Idle

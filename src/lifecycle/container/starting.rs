@@ -11,7 +11,7 @@ use crate::lifecycle::status::Terminated;
 use crate::lifecycle::{Action, Attempt, Timer, backoff, texts};
 
 use super::running::Demand;
-use super::{Context, Course, Machine, Stage, Waiting};
+use super::{Compiling, Context, Course, Machine, Stage, Waiting};
 
 /// How long `ErrImagePull` shows before it becomes `ImagePullBackOff`. In Kubernetes it is the time to the next sync.
 const PULL_ERROR_SHOWN: Duration = Duration::from_secs(2);
@@ -48,8 +48,29 @@ impl Machine {
         }
         self.image_id = image_id;
         self.pulls.succeeded();
-        self.stage = Stage::Starting { give_up: None };
+        self.stage = Stage::Starting { give_up: None, compiling: None };
         cx.actions.push(Action::Start { run: cx.run(attempt) });
+    }
+
+    /// The start waits for the compiler. On a small machine that is minutes, and looks like a hang unless it is said.
+    pub fn compiling(&mut self, cx: &mut Context<'_>, attempt: Attempt, digest: String) {
+        if let Stage::Starting { compiling, .. } = &mut self.stage
+            && attempt == self.begun
+            && compiling.is_none()
+        {
+            cx.say(false, texts::COMPILING, texts::compiling(cx.spec, &digest));
+            *compiling = Some(Compiling { since: cx.now, digest });
+        }
+    }
+
+    pub fn compiled(&mut self, cx: &mut Context<'_>, attempt: Attempt, took: Option<Duration>) {
+        if let Stage::Starting { compiling, .. } = &mut self.stage
+            && attempt == self.begun
+            && let Some(Compiling { since, digest }) = compiling.take()
+        {
+            let waited = cx.now.since(since);
+            cx.say(false, "Compiled", texts::compiled(cx.spec, &digest, took, waited));
+        }
     }
 
     pub fn prepare_failed(

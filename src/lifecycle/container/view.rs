@@ -9,13 +9,13 @@ use crate::lifecycle::status::{ContainerState, ContainerStatus, Terminated};
 use crate::lifecycle::{Attempt, texts};
 use crate::spec::{Container, ContainerKind, ProbeKind};
 
-use super::{Machine, Stage, Up};
+use super::{Compiling, Machine, Stage, Up};
 
 impl Machine {
     /// The status; `never_ran` is the waiting reason of a container that nothing has happened to yet.
     #[must_use]
     pub fn status(&self, spec: &Container, never_ran: &'static str) -> ContainerStatus {
-        let (state, last) = self.state(never_ran);
+        let (state, last) = self.state(spec, never_ran);
         ContainerStatus {
             name: self.name.clone(),
             kind: self.kind,
@@ -35,7 +35,11 @@ impl Machine {
     }
 
     /// `state` and `lastState`: the newest run, or what keeps the next one waiting.
-    fn state(&self, never_ran: &'static str) -> (ContainerState, Option<Terminated>) {
+    fn state(
+        &self,
+        spec: &Container,
+        never_ran: &'static str,
+    ) -> (ContainerState, Option<Terminated>) {
         if let Some(up) = self.visible() {
             return (ContainerState::Running { since: up.since }, self.exit.clone());
         }
@@ -43,6 +47,12 @@ impl Machine {
             && let Some(exit) = &self.exit
         {
             return (ContainerState::Terminated(exit.clone()), self.last.clone());
+        }
+        // Newer than what kept it waiting before.
+        if let Stage::Starting { compiling: Some(Compiling { digest, .. }), .. } = &self.stage {
+            let message = Some(texts::compiling(spec, digest));
+            let state = ContainerState::Waiting { reason: texts::COMPILING, message };
+            return (state, self.exit.clone());
         }
         if let Some(waiting) = &self.waiting {
             let message = (!waiting.message.is_empty()).then(|| waiting.message.clone());

@@ -62,6 +62,16 @@ impl PodState {
                     machine.prepare_failed(cx, run.attempt, reason, message);
                 });
             }
+            Event::Compiling { run, digest } => {
+                self.about(&run, now, actions, |machine, cx| {
+                    machine.compiling(cx, run.attempt, digest);
+                });
+            }
+            Event::Compiled { run, took } => {
+                self.about(&run, now, actions, |machine, cx| {
+                    machine.compiled(cx, run.attempt, took);
+                });
+            }
             Event::Started { run } => {
                 self.about(&run, now, actions, |machine, cx| machine.started(cx, run.attempt));
             }

@@ -204,7 +204,9 @@ fn any_event() -> impl Strategy<Value = Event> {
     (run, kind, hook, 0..100_u8, a_stop(), a_life()).prop_map(
         |(run, kind, hook, choice, (_, stop), (_, exit))| match choice {
             0..3 => Event::Pulling { run },
-            3..15 => Event::Prepared { run, image_id: "i".into(), present: true },
+            3..5 => Event::Compiling { run, digest: "sha256:1".into() },
+            5..7 => Event::Compiled { run, took: None },
+            7..15 => Event::Prepared { run, image_id: "i".into(), present: true },
             15..20 => Event::PrepareFailed { run, reason: "ErrImagePull", message: "m".into() },
             20..40 => Event::Started { run },
             40..45 => Event::StartFailed { run, reason: "RunContainerError", message: "m".into() },
@@ -251,6 +253,8 @@ fn stale_events(sim: &Sim) -> Vec<Event> {
                     reason: "ErrImagePull",
                     message: "m".into(),
                 },
+                Event::Compiling { run: run.clone(), digest: "sha256:1".into() },
+                Event::Compiled { run: run.clone(), took: None },
                 Event::Started { run: run.clone() },
                 Event::StartFailed {
                     run: run.clone(),

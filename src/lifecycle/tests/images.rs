@@ -1,7 +1,9 @@
 //! Images that are missing and containers that cannot be made.
 
-use crate::lifecycle::{ContainerState, PodPhase};
-use crate::spec::RestartPolicy;
+use std::time::Duration;
+
+use crate::lifecycle::{ContainerState, Event, PodPhase, RunId};
+use crate::spec::{ContainerName, RestartPolicy};
 use crate::testkit::pods::{Tweak, pod, regular, secs};
 use crate::testkit::sim::{Guest, Sim, Try, World};
 
@@ -120,4 +122,53 @@ fn a_normal_start_records_pulled_created_started() {
         sim.said("Pulled"),
         ["Container image \"web:1\" already present on machine and can be accessed by the pod"]
     );
+}
+
+fn compiling(name: &str, attempt: u32) -> Event {
+    let run = RunId { container: ContainerName::new(name), attempt };
+    Event::Compiling { run, digest: "sha256:abc".to_owned() }
+}
+
+fn compiled(name: &str, attempt: u32, took: Option<Duration>) -> Event {
+    Event::Compiled { run: RunId { container: ContainerName::new(name), attempt }, took }
+}
+
+#[test]
+fn a_container_whose_module_is_being_compiled_shows_it_until_it_is() {
+    let slow = Guest { start: vec![Try::good(secs(100))], ..Guest::default() };
+    let sim = web(slow).at(1, compiling("web", 0)).at(2, compiling("web", 0));
+    let sim = sim.at(91, compiled("web", 0, Some(secs(60)))).until(200);
+    let shown = |at| sim.status_at(at).container("web").unwrap().state.waiting_reason();
+    let reasons = [shown(0), shown(1), shown(90), shown(92), shown(101)];
+    let made = Some("ContainerCreating");
+    assert_eq!(reasons, [made, Some("Compiling"), Some("Compiling"), made, None]);
+    assert_eq!(sim.reasons(), ["Pulled", "Compiling", "Compiled", "Created", "Started"]);
+    let module = "the module of image \"web:1\" (sha256:abc)";
+    assert_eq!(sim.said("Compiling"), [format!("Compiling {module} for this machine")]);
+    let took = format!("Successfully compiled {module} in 1m0s (1m30s including waiting).");
+    assert_eq!(sim.said("Compiled"), [took]);
+}
+
+#[test]
+fn what_another_container_had_compiled_is_told_as_that() {
+    let slow = Guest { start: vec![Try::good(secs(9))], ..Guest::default() };
+    let sim = web(slow).at(1, compiling("web", 0)).at(5, compiled("web", 0, None)).until(20);
+    assert_eq!(
+        sim.said("Compiled"),
+        [
+            "The module of image \"web:1\" (sha256:abc) was compiled for another container meanwhile (4s of waiting)."
+        ]
+    );
+}
+
+#[test]
+fn a_compilation_that_fails_leaves_its_own_reason() {
+    let bad = Guest {
+        start: vec![Try { takes: secs(30), error: Some("CreateContainerError") }],
+        ..Guest::default()
+    };
+    let sim = web(bad).at(1, compiling("web", 0)).until(32);
+    let shown = |at| sim.status_at(at).container("web").unwrap().state.waiting_reason();
+    assert_eq!([shown(29), shown(31)], [Some("Compiling"), Some("CreateContainerError")]);
+    assert!(sim.said("Compiled").is_empty());
 }

@@ -6,10 +6,12 @@ use std::fmt::Write as _;
 
 use bytes::Bytes;
 
+use super::io::PodReport;
 use super::pods::{inactive, leading};
 use super::rollout::scoped;
 use super::{Pod, Protocol};
 use crate::limits::PODS_MAX;
+use crate::mqtt::cause::cut;
 use crate::mqtt::envelope::{ENVELOPE_BYTES_MAX, digest};
 use crate::mqtt::intent::{API_VERSION, time_text};
 use crate::mqtt::record::{Line, PodRecord};
@@ -21,6 +23,9 @@ use crate::mqtt::topic::Scope;
 use crate::mqtt::trust::Mode;
 use crate::mqtt::version::Version;
 use crate::spec::PodKey;
+
+/// Waiting reason of a container whose module is being compiled (`lifecycle::texts`).
+const COMPILING: &str = "Compiling";
 
 /// A status before it is stamped.
 pub(super) enum Document {
@@ -65,6 +70,12 @@ fn json<T: serde::Serialize>(value: &T) -> Vec<u8> {
     serde_json::to_vec(value).expect("statuses have string keys only")
 }
 
+/// Which container waits for its module to be compiled: what takes longest on a small machine, and looks like a hang unless it is said.
+pub(super) fn compiling(report: &PodReport) -> Option<String> {
+    let it = report.containers.iter().find(|container| container.reason == COMPILING)?;
+    Some(cut(format!("{}: {}", it.name, it.message)))
+}
+
 impl Protocol {
     pub(super) fn stamp(&self) -> Stamp {
         Stamp {
@@ -86,6 +97,10 @@ impl Protocol {
             let (bytes, total) = self.transfers.progress(&way.target);
             (status.bytes, status.total) = (Some(bytes), Some(total));
             status.message = self.transfers.trouble(key).unwrap_or_default().to_owned();
+        } else if let (Some(status), Some(report)) = (&mut rollout, report)
+            && status.stage == Stage::Starting
+        {
+            status.message = compiling(report).unwrap_or_default();
         }
         let lead = leading(pod.record.stored(), &self.config);
         let warnings = lead.and_then(|release| pod.warnings.get(&release.scope));

@@ -20,6 +20,7 @@ use std::time::Duration;
 use super::io::{FetchFailure, Instance, Output, PodPhase, PodReport};
 use super::outbox::Subject;
 use super::pods::{Applied, Pod, align, committed, leading};
+use super::report::compiling;
 use super::{Protocol, same};
 use crate::clock::Timestamp;
 use crate::mqtt::cause::{Reason, Refusal};
@@ -230,8 +231,10 @@ impl Protocol {
             Judgement::Wait(stage) => {
                 self.enter(key, pod, stage, None);
                 if pod.way.as_ref().is_some_and(|way| way.is_late(self.now)) {
-                    let message = pod.applied.as_ref().map_or("", |a| a.report.message.as_str());
-                    let message = format!("not ready in time: {message}");
+                    let report = pod.applied.as_ref().map(|applied| &applied.report);
+                    let message = report.and_then(compiling);
+                    let message = message.or_else(|| report.map(|r| r.message.clone()));
+                    let message = format!("not ready in time: {}", message.unwrap_or_default());
                     let message = message.trim_end_matches([':', ' ']).to_owned();
                     self.fail(key, pod, lead, "ProgressDeadlineExceeded", &message, false);
                 }

@@ -81,6 +81,12 @@ pub enum LoadError {
     Setup { source: rustls::Error },
 }
 
+/// Whether a certificate can be for that name.
+#[must_use]
+pub fn is_server_name(name: &str) -> bool {
+    rustls::pki_types::ServerName::try_from(name).is_ok()
+}
+
 /// What tells a changed file from an unchanged one without reading it.
 type Stamp = (u64, u64, u64, i64, i64);
 

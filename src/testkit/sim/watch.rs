@@ -85,6 +85,8 @@ impl Watch {
                 self.shrink(now, grace.unwrap_or(self.grace));
             }
             Event::Pulling { .. }
+            | Event::Compiling { .. }
+            | Event::Compiled { .. }
             | Event::Prepared { .. }
             | Event::PrepareFailed { .. }
             | Event::ProbeDone { .. }
