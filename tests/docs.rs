@@ -357,7 +357,7 @@ fn every_command_is_in_the_manual() {
 #[test]
 fn every_setting_of_the_node_is_in_the_manual_and_every_row_is_a_setting() {
     use podling::daemon::config::ConfigFile;
-    // For tests of podling itself, and in no manual: see `daemon::network`, `daemon::test_clock`.
+    // For tests: see `daemon::network`, `daemon::test_clock`, and docs/network.md of bad networks.
     let hidden = ["testNet", "testFaults", "allowTestNet", "testClock"];
     let sections = ["capacity", "reserved", "network", "artifacts", "mqtt", "mqtt.tls"];
     let manual = read("docs/configuration.md");

@@ -20,6 +20,7 @@ mod duration;
 mod fleet;
 mod get;
 mod image;
+mod journal;
 mod jsonpath;
 mod key;
 mod kinds;

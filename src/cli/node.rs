@@ -8,8 +8,8 @@ use tracing_subscriber::EnvFilter;
 
 use crate::daemon::config::{Config, ConfigFile, Places};
 
-use super::Out;
 use super::args::{CheckArgs, DaemonArgs, NodeArgs, PlayArgs, ReportFormat};
+use super::{Out, journal};
 
 /// Threads of the control plane: probes, timers and the API are short work, and modules run on threads of their own.
 const CONTROL_THREADS: usize = 2;
@@ -89,5 +89,10 @@ fn log_to_stderr(default: &str) -> anyhow::Result<()> {
         Err(_) => EnvFilter::new(default),
     };
     let log = tracing_subscriber::fmt().with_writer(std::io::stderr).with_env_filter(filter);
-    log.try_init().map_err(|error| anyhow::anyhow!("cannot set up logging: {error}"))
+    let set = if journal::is_on_stderr() {
+        log.event_format(journal::Lines::new()).try_init()
+    } else {
+        log.try_init()
+    };
+    set.map_err(|error| anyhow::anyhow!("cannot set up logging: {error}"))
 }

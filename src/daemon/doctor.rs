@@ -174,7 +174,11 @@ fn memories(machine: &Machine) -> Finding {
         what: "linear memories",
         level: if full { Level::Ok } else { Level::Note },
         found,
-        hence: format!("{} MiB reserved each; {why}", settings.reservation >> 20),
+        hence: format!(
+            "{} MiB reserved each and {} KiB of guard, made when a module starts (no pool); {why}",
+            settings.reservation >> 20,
+            settings.guard >> 10
+        ),
     }
 }
 

@@ -216,6 +216,15 @@ mod test {
     }
 
     #[test]
+    fn the_manuals_orders_are_orders() {
+        let manual = include_str!("../../docs/network.md");
+        let (_, example) = manual.split_once("```yaml faults\n").expect("the manual has some");
+        let (example, _) = example.split_once("```").expect("they end");
+        let read: Orders = serde_yaml::from_str(example).expect("they are read");
+        assert_eq!((read.between.len(), read.everywhere.loss), (3, 100));
+    }
+
+    #[test]
     fn what_is_ordered_happens_and_ends_with_its_order() {
         let faults = Faults::new(1);
         let mut config = NetConfig::new([10, 88, 0, 5].into());

@@ -20,7 +20,7 @@ use crate::pod::usage::{ContainerUsage, PodUsage};
 use crate::runtime::HttpUsage;
 use crate::store::Store;
 
-type Labels<'a> = [(&'static str, &'a str); 4];
+type Labels<'a> = [(&'static str, &'a str); 5];
 
 /// The collectors of a node; `store` where it has one.
 #[must_use]
@@ -135,7 +135,7 @@ const FAMILIES: &[Family] = &[
     },
     Family {
         name: "container_cpu_cfs_throttled",
-        help: "Time spent waiting because of a CPU limit",
+        help: "Time spent waiting because of a CPU limit, or for fuel that is paced",
         unit: Some(Unit::Seconds),
         kind: MetricType::Counter,
         value: |c| Value::Seconds(c.total.throttled.as_secs_f64()),
@@ -153,6 +153,28 @@ const FAMILIES: &[Family] = &[
         unit: Some(Unit::Bytes),
         kind: MetricType::Gauge,
         value: |c| Value::Level(c.total.memory_peak_bytes),
+    },
+    Family {
+        name: "container_memory_failcnt",
+        help: "How often a memory limit refused it memory",
+        unit: None,
+        // A counter in cAdvisor; here its name would get `_total`.
+        kind: MetricType::Gauge,
+        value: |c| Value::Level(c.total.memory_refused),
+    },
+    Family {
+        name: "container_oom_events",
+        help: "Runs ended for want of memory (OOMKilled)",
+        unit: None,
+        kind: MetricType::Counter,
+        value: |c| Value::Count(c.oom_kills),
+    },
+    Family {
+        name: "container_spec_memory_limit",
+        help: "The least of its own memory limit and its pod's; 0: none",
+        unit: Some(Unit::Bytes),
+        kind: MetricType::Gauge,
+        value: |c| Value::Level(c.total.memory_limit_bytes.unwrap_or_default()),
     },
     Family {
         name: "podling_container_fuel",
@@ -292,9 +314,9 @@ fn memory_by_kind(
         encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
     for pod in pods {
         for container in &pod.containers {
-            let [namespace, name, of, uid] = labels(pod, container);
+            let [namespace, name, of, uid, image] = labels(pod, container);
             for (kind, bytes) in container.total.memory.rows() {
-                let labels = [namespace, name, of, uid, ("kind", kind)];
+                let labels = [namespace, name, of, uid, image, ("kind", kind)];
                 Value::Level(bytes).encode(family.encode_family(&labels)?)?;
             }
         }
@@ -302,12 +324,14 @@ fn memory_by_kind(
     Ok(())
 }
 
+/// Dashboards for Kubernetes choose containers by `image!=""`.
 fn labels<'a>(pod: &'a PodUsage, container: &'a ContainerUsage) -> Labels<'a> {
     [
         ("namespace", &*pod.key.namespace),
         ("pod", &*pod.key.name),
         ("container", container.name.as_str()),
         ("uid", pod.uid.as_str()),
+        ("image", &container.image),
     ]
 }
 
@@ -334,5 +358,77 @@ impl Collector for Flash {
             counter.encode(encoder)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::time::Duration;
+
+    use super::*;
+    use crate::runtime::Usage;
+    use crate::spec::{ContainerName, PodKey, PodUid};
+
+    /// The families of one pod.
+    #[derive(Debug)]
+    struct One(PodUsage);
+
+    impl Collector for One {
+        fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+            for family in FAMILIES {
+                family.encode(&mut encoder, std::slice::from_ref(&self.0))?;
+            }
+            memory_by_kind(&mut encoder, std::slice::from_ref(&self.0))
+        }
+    }
+
+    #[test]
+    fn a_container_is_told_in_cadvisors_names_with_the_image_that_dashboards_ask_for() {
+        let total = Usage {
+            cpu_time: Duration::from_millis(1500),
+            throttled: Duration::from_millis(250),
+            memory_bytes: 5,
+            memory_peak_bytes: 7,
+            memory_refused: 3,
+            memory_limit_bytes: Some(64),
+            ..Usage::default()
+        };
+        let container = ContainerUsage {
+            name: ContainerName::new("app"),
+            image: "web:1".to_owned(),
+            running: true,
+            total,
+            http: None,
+            oom_kills: 2,
+            log_dropped_lines: 0,
+            log_dropped_bytes: 0,
+            cpu_nanocores: 0,
+            window: Duration::ZERO,
+        };
+        let pod = PodUsage {
+            key: PodKey::new("lab", "site"),
+            uid: PodUid::new("u"),
+            memory_bytes: 5,
+            memory_peak_bytes: 7,
+            cpu_time: Duration::ZERO,
+            containers: vec![container],
+        };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(One(pod)));
+        let text = text(&registry).unwrap();
+        let labels = r#"{namespace="lab",pod="site",container="app",uid="u",image="web:1"}"#;
+        for row in [
+            "container_cpu_usage_seconds_total L 1.5",
+            "container_cpu_cfs_throttled_seconds_total L 0.25",
+            "container_memory_working_set_bytes L 5",
+            "container_memory_max_usage_bytes L 7",
+            "container_memory_failcnt L 3",
+            "container_oom_events_total L 2",
+            "container_spec_memory_limit_bytes L 64",
+        ] {
+            let row = row.replace(" L ", &format!("{labels} "));
+            assert!(text.lines().any(|line| line == row), "{row} in:\n{text}");
+        }
     }
 }

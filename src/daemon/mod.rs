@@ -26,6 +26,7 @@ mod pressure;
 mod ready;
 pub mod signals;
 mod test_clock;
+mod watchdog;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -115,6 +116,7 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     let mut registry = metrics::registry(&node, Some(&store));
     drop(needed);
     remote.register(&mut registry);
+    feed_watchdog(&handle, &stop);
     let backend = NodeBackend::new(handle, Arc::clone(&node), registry);
     let app = App::new(Arc::new(backend), node.clock, stop.clone());
     let serve = listen::serve(listener, app, stop.clone());
@@ -215,6 +217,17 @@ async fn remove_orphans(task: &NodeTask, node: &Arc<crate::pod::NodeContext>) {
     for error in removed.unwrap_or_default() {
         warn!(cause = %crate::error::chain(&error), "volumes of a pod that is gone stay");
     }
+}
+
+/// Tells the service manager that the control plane lives, if it wants to know.
+fn feed_watchdog(handle: &NodeHandle, stop: &CancellationToken) {
+    let Some(patience) = watchdog::patience() else { return };
+    let node = handle.clone();
+    let ask = move || {
+        let node = node.clone();
+        async move { node.is_alive().await }
+    };
+    tokio::spawn(watchdog::run(patience, ask, notify::watchdog, stop.clone()));
 }
 
 fn watch_memory(

@@ -125,9 +125,11 @@ const OF_CONTAINERS: &[Metric<Of>] = &[
 
 const OF_PODS: &[Metric<PodNetwork>] = &[
     gauge("podling_net_sockets", "Sockets open", |pod| pod.net.open_sockets() as u64),
-    gauge("podling_net_buffered", "Bytes written and not read yet", |pod: &PodNetwork| {
-        pod.net.buffered_bytes() as u64
-    })
+    gauge(
+        "podling_net_buffered",
+        "Bytes written and not read yet, and what datagram sockets remember of others",
+        |pod: &PodNetwork| pod.net.buffered_bytes() as u64,
+    )
     .bytes(),
 ];
 

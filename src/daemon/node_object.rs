@@ -1,10 +1,11 @@
 //! The Node object: what `get nodes` and `describe node` show of this machine.
 //!
 //! Written at start, when memory gets short or is there again, and when the link to the broker comes or goes; a node of its own needs no heartbeat, since who can read it knows
-//! that it is up.
+//! that it is up. What has not changed keeps its times: a link that breaks does not make the node, or its being ready, any younger.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Node, NodeAddress, NodeCondition, NodeStatus, NodeSystemInfo};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -12,14 +13,20 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 
 use crate::admission::Level;
 use crate::board::wire_time;
+use crate::clock::Timestamp;
 use crate::pod::NodeContext;
 use crate::pod::environment::Allocatable;
+
+/// A start that seems to have been at another time by more than this was not: the wall clock has been set.
+const CLOCK_WAS_SET: Duration = Duration::from_secs(5);
 
 /// The node's object on the board. Who finds something out about the node says it here; the last word of each holds.
 #[derive(Debug)]
 pub(super) struct NodeObject {
     context: Arc<NodeContext>,
     labels: BTreeMap<String, String>,
+    /// When the daemon came up.
+    start: Timestamp,
     said: Mutex<Said>,
 }
 
@@ -28,13 +35,19 @@ struct Said {
     level: Level,
     /// The link to the broker; absent where MQTT is not configured.
     mqtt: Option<NodeCondition>,
+    /// When the daemon came up by the wall clock, milliseconds.
+    born_ms: i64,
+    /// The conditions that are shown.
+    shown: Vec<NodeCondition>,
 }
 
 impl NodeObject {
     /// Shows the node, calm.
     pub(super) fn show(context: &Arc<NodeContext>, labels: &BTreeMap<String, String>) -> Arc<Self> {
-        let said = Mutex::new(Said { level: Level::Calm, mqtt: None });
-        let object = Self { context: Arc::clone(context), labels: labels.clone(), said };
+        let start = context.clock.now();
+        let (born_ms, shown) = (start.wall_ms(), Vec::new());
+        let said = Mutex::new(Said { level: Level::Calm, mqtt: None, born_ms, shown });
+        let object = Self { context: Arc::clone(context), labels: labels.clone(), start, said };
         object.say(|_, _| {});
         Arc::new(object)
     }
@@ -46,23 +59,42 @@ impl NodeObject {
     /// Whether the node is connected to its broker, and why not.
     pub(super) fn set_mqtt(&self, connected: bool, reason: &str, message: &str) {
         self.say(|said, now| {
-            let mut new = condition("MqttConnected", connected, reason, message, now);
-            if let Some(old) = said.mqtt.take().filter(|old| old.status == new.status) {
-                new.last_transition_time = old.last_transition_time;
-            }
-            said.mqtt = Some(new);
+            said.mqtt = Some(condition("MqttConnected", connected, reason, message, now));
         });
     }
 
     fn say(&self, change: impl FnOnce(&mut Said, Time)) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        change(&mut said, wire_time(self.context.clock.now().wall_ms()));
+        let now = self.context.clock.now();
+        change(&mut said, wire_time(now.wall_ms()));
         let mut node = node(&self.context, &self.labels, said.level);
+        said.born_ms = born(said.born_ms, self.start, now);
+        node.metadata.creation_timestamp = Some(wire_time(said.born_ms));
         if let Some(conditions) = node.status.as_mut().and_then(|s| s.conditions.as_mut()) {
             conditions.splice(0..0, said.mqtt.clone());
+            keep_times(&said.shown, conditions);
+            said.shown.clone_from(conditions);
         }
         // Told while the lock is held: two changes reach the board in the order in which they were made.
         self.context.board.upsert(node);
+    }
+}
+
+/// When the daemon came up, by the wall clock of today: a gateway without a clock of its own starts in 1970 and is told the time later.
+fn born(shown_ms: i64, start: Timestamp, now: Timestamp) -> i64 {
+    let up = i64::try_from(now.since(start).as_millis()).unwrap_or(i64::MAX);
+    let really = now.wall_ms().saturating_sub(up);
+    let clock_was_set = u128::from(really.abs_diff(shown_ms)) > CLOCK_WAS_SET.as_millis();
+    if clock_was_set { really } else { shown_ms }
+}
+
+/// A condition that says what it said before has not changed since.
+fn keep_times(before: &[NodeCondition], conditions: &mut [NodeCondition]) {
+    for new in conditions {
+        let same = |old: &&NodeCondition| (&old.type_, &old.status) == (&new.type_, &new.status);
+        if let Some(old) = before.iter().find(same) {
+            new.last_transition_time.clone_from(&old.last_transition_time);
+        }
     }
 }
 
@@ -91,7 +123,6 @@ fn node(context: &NodeContext, labels: &BTreeMap<String, String>, level: Level) 
         metadata: ObjectMeta {
             name: Some(facts.name.clone()),
             labels: Some(all_labels),
-            creation_timestamp: Some(now.clone()),
             uid: Some(facts.name.clone()),
             ..ObjectMeta::default()
         },
@@ -150,4 +181,39 @@ fn resources(of: &Allocatable, pods: usize) -> BTreeMap<String, Quantity> {
         ("memory".to_owned(), Quantity(of.memory_bytes.to_string())),
         ("pods".to_owned(), Quantity(pods.to_string())),
     ])
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+
+    #[test]
+    fn a_node_is_as_old_as_its_daemon_whatever_is_said_of_it_and_whenever_the_clock_is_set() {
+        let at =
+            |seconds: u64, wall_s: i64| Timestamp::new(Duration::from_secs(seconds), wall_s * 1000);
+        let start = at(3, 100);
+        assert_eq!(born(100_000, start, at(3, 100)), 100_000);
+        // An hour later; the clock has been slewed by two seconds.
+        assert_eq!(born(100_000, start, at(3603, 3702)), 100_000);
+        // The time has come from the network.
+        let today = 1_790_000_000;
+        assert_eq!(born(100_000, start, at(3603, today)), (today - 3600) * 1000);
+        assert_eq!(
+            born((today - 3600) * 1000, start, at(7203, today + 3600)),
+            (today - 3600) * 1000
+        );
+    }
+
+    #[test]
+    fn what_a_condition_goes_on_saying_it_has_said_since_it_first_did() {
+        let of = |kind: &str, holds: bool, ms: i64| condition(kind, holds, "r", "m", wire_time(ms));
+        let before = [of("MqttConnected", true, 1000), of("Ready", true, 1000)];
+        let mut now =
+            [of("MqttConnected", false, 9000), of("Ready", true, 9000), of("New", true, 9000)];
+        keep_times(&before, &mut now);
+        let since = |place: usize| now[place].last_transition_time.clone().unwrap();
+        assert_eq!([since(0), since(1), since(2)], [9000, 1000, 9000].map(wire_time));
+        assert_eq!(now[1].last_heartbeat_time, Some(wire_time(9000)));
+    }
 }

@@ -13,6 +13,11 @@ pub fn ready() {
     send("READY=1");
 }
 
+/// Its control plane works.
+pub fn watchdog() {
+    send("WATCHDOG=1");
+}
+
 /// The daemon ends its pods now.
 pub fn stopping() {
     send("STOPPING=1");

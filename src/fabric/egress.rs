@@ -10,7 +10,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
@@ -42,6 +42,8 @@ pub struct PodEgress {
     /// Grows with each answer that taught the pod an address.
     learnt: Arc<AtomicU64>,
     verdicts: Mutex<Verdicts>,
+    /// Names looked up that mean several pods.
+    turns: AtomicUsize,
 }
 
 #[derive(Debug, Default)]
@@ -77,6 +79,8 @@ impl PodEgress {
             outside,
             learnt: Arc::default(),
             verdicts: Mutex::default(),
+            // Pods that each look up once do not all get the same first address.
+            turns: AtomicUsize::new(usize::from(ip.octets()[3])),
         }
     }
 
@@ -324,10 +328,15 @@ impl Egress for PodEgress {
 impl PodEgress {
     /// The addresses of a name of the node; none if there is no such. `None`: not a name of the node's.
     fn cluster(&self, name: &str, state: &State) -> Option<Vec<IpAddr>> {
-        let found = names::resolve(name, state)?;
+        let mut found = names::resolve(name, state)?;
         // Under another DNS policy the node's names are unknown, and still not the outside's to answer.
-        let found = found.into_iter().filter(|_| self.dns.cluster);
-        Some(found.map(IpAddr::V4).collect())
+        found.retain(|_| self.dns.cluster);
+        if found.len() > 1 {
+            // Most programs take the first address: as a cluster's name server does, each answer begins with another.
+            let turn = self.turns.fetch_add(1, Ordering::Relaxed) % found.len();
+            found.rotate_left(turn);
+        }
+        Some(found.into_iter().map(IpAddr::V4).collect())
     }
 
     /// Takes the steps one after another until one has addresses. `missing`: what is said if none has, unless a resolver says more.

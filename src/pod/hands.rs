@@ -155,7 +155,8 @@ impl Hands {
                     self.logs.abandon(&run.container, run.attempt);
                 }
                 if let Event::Exited { run, .. } | Event::StartFailed { run, .. } = &event {
-                    self.forget(run);
+                    let oom = matches!(event, Event::Exited { exit: Exit::OutOfMemory { .. }, .. });
+                    self.forget(run, oom);
                 }
                 Some(event)
             }
@@ -192,7 +193,9 @@ impl Hands {
             Report::Running(run, control) => {
                 let (usage, uid, now) = (&self.node.usage, &self.pod.uid, self.node.clock.now());
                 let dropped = self.logs.dropped(&run.container);
-                usage.run_began(uid, &run.container, control.clone(), dropped, now);
+                let image = self.container(&run).map(|it| it.image.text().to_owned());
+                let (of, image) = (&run.container, image.unwrap_or_default());
+                usage.run_began(uid, of, image, control.clone(), dropped, now);
                 if let Some(active) = self.active(&run) {
                     active.control = Some(control);
                 }
@@ -226,9 +229,9 @@ impl Hands {
         self.runs.get_mut(&run.container).filter(|active| &active.run == run)
     }
 
-    fn forget(&mut self, run: &RunId) {
+    fn forget(&mut self, run: &RunId, oom: bool) {
         if self.active(run).is_some() {
-            self.node.usage.run_ended(&self.pod.uid, &run.container);
+            self.node.usage.run_ended(&self.pod.uid, &run.container, oom);
             self.runs.remove(&run.container);
         }
     }

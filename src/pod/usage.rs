@@ -22,12 +22,16 @@ const WINDOW_MIN: Duration = Duration::from_secs(1);
 #[derive(Clone, Debug, PartialEq)]
 pub struct ContainerUsage {
     pub name: ContainerName,
+    /// What its manifest calls its module.
+    pub image: String,
     /// It runs now.
     pub running: bool,
     /// Sums over its runs; memory is that of the run there is now.
     pub total: Usage,
     /// The same of its requests, if it is a module that answers HTTP.
     pub http: Option<HttpUsage>,
+    /// Runs that ended for want of memory, `OOMKilled`.
+    pub oom_kills: u64,
     /// What was dropped of its log, because it was more than it may print.
     pub log_dropped_lines: u64,
     pub log_dropped_bytes: u64,
@@ -66,6 +70,8 @@ struct PodEntry {
 
 #[derive(Debug, Default)]
 struct ContainerEntry {
+    image: String,
+    oom_kills: u64,
     now: Option<RunControl>,
     /// Runs that are over.
     before: Usage,
@@ -101,6 +107,7 @@ impl UsageBook {
         &self,
         uid: &PodUid,
         container: &ContainerName,
+        image: String,
         run: RunControl,
         dropped: Arc<Dropped>,
         now: Timestamp,
@@ -108,18 +115,20 @@ impl UsageBook {
         if let Some(pod) = self.lock().get_mut(uid) {
             let entry = pod.containers.entry(container.clone()).or_default();
             entry.settle();
+            entry.image = image;
             entry.rate.last = Some((now, entry.before.cpu_time));
             entry.now = Some(run);
             entry.dropped = dropped;
         }
     }
 
-    /// It is over.
-    pub fn run_ended(&self, uid: &PodUid, container: &ContainerName) {
+    /// It is over; `oom` says that it ended for want of memory.
+    pub fn run_ended(&self, uid: &PodUid, container: &ContainerName, oom: bool) {
         if let Some(pod) = self.lock().get_mut(uid)
             && let Some(entry) = pod.containers.get_mut(container)
         {
             entry.settle();
+            entry.oom_kills += u64::from(oom);
         }
     }
 
@@ -170,9 +179,11 @@ impl ContainerEntry {
         let http = http.after(self.http_before);
         ContainerUsage {
             name: name.clone(),
+            image: self.image.clone(),
             running: self.now.is_some(),
             total,
             http: http.is_of_server().then_some(http),
+            oom_kills: self.oom_kills,
             log_dropped_lines: self.dropped.lines(),
             log_dropped_bytes: self.dropped.bytes(),
             cpu_nanocores: self.rate.nanocores,
@@ -211,6 +222,8 @@ fn sum(before: Usage, now: Usage) -> Usage {
         memory_bytes: now.memory_bytes,
         memory: now.memory,
         memory_peak_bytes: before.memory_peak_bytes.max(now.memory_peak_bytes),
+        memory_refused: before.memory_refused.saturating_add(now.memory_refused),
+        memory_limit_bytes: now.memory_limit_bytes.or(before.memory_limit_bytes),
         fuel_used,
     }
 }
@@ -242,11 +255,14 @@ mod test {
             memory_bytes: held,
             memory: MemoryKinds { linear: held, ..MemoryKinds::default() },
             memory_peak_bytes: peak,
+            memory_refused: 2,
+            memory_limit_bytes: Some(64),
             fuel_used: fuel,
         };
         let both = sum(run(10, 5, 50, None), run(20, 7, 30, Some(3)));
         assert_eq!(both.cpu_time, Duration::from_millis(30));
         assert_eq!(both.throttled, Duration::from_millis(2));
+        assert_eq!((both.memory_refused, both.memory_limit_bytes), (4, Some(64)));
         assert_eq!((both.memory_bytes, both.memory_peak_bytes, both.fuel_used), (7, 50, Some(3)));
     }
 }

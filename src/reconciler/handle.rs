@@ -116,6 +116,8 @@ pub enum Request {
     Withdraw(PodKey, oneshot::Sender<()>),
     /// End a pod's modules and start them again.
     Restart(PodKey, Reply<()>),
+    /// Does the task take requests?
+    Alive(oneshot::Sender<()>),
     /// Where a pod's commands are asked for.
     Asks(PodKey, Reply<mpsc::Sender<ExecAsk>>),
 }
@@ -191,6 +193,12 @@ impl NodeHandle {
         if self.requests.send(Request::Withdraw(key, reply)).await.is_ok() {
             drop(answer.await);
         }
+    }
+
+    /// Whether the task takes requests, when it gets to this one.
+    pub async fn is_alive(&self) -> bool {
+        let (reply, answer) = oneshot::channel();
+        self.requests.send(Request::Alive(reply)).await.is_ok() && answer.await.is_ok()
     }
 
     /// Ends a pod's modules and starts them again; its volumes stay.

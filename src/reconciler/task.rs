@@ -191,6 +191,7 @@ impl NodeTask {
                 let _ = reply.send(());
             }
             Request::Restart(key, reply) => drop(reply.send(self.restart(&key))),
+            Request::Alive(reply) => drop(reply.send(())),
             Request::Asks(key, reply) => drop(reply.send(self.asks(&key))),
         }
     }

@@ -60,7 +60,10 @@ pub(crate) async fn run(
     let result = command.run(&mut instance.store).await;
     let exit = match result {
         Ok(()) => Exit::Code(0),
-        Err(error) => exit_of(&instance.cause(error), run),
+        Err(error) => {
+            let error = instance.cause(error);
+            instance.explained(exit_of(&error, run))
+        }
     };
     if !matches!(exit, Exit::Code(_)) {
         // Not an orderly end: peers see a reset, not an end of file that would pass for the whole. So this comes before the
@@ -115,6 +118,22 @@ impl Bounded {
     pub(crate) fn cause(&mut self, error: wasmtime::Error) -> wasmtime::Error {
         self.store.data_mut().limiter.cause(error)
     }
+
+    /// An end with what may have led to it: a program that was refused memory traps for itself, most often, and its backtrace says nothing of a
+    /// limit.
+    fn explained(&self, exit: Exit) -> Exit {
+        match (exit, self.store.data().limiter.denied()) {
+            (Exit::Trapped { message }, Some(over)) => {
+                let (reason, backtrace) =
+                    message.split_at(message.find('\n').unwrap_or(message.len()));
+                let message = format!(
+                    "{reason}\nbefore that, the module {over}, and was refused it{backtrace}"
+                );
+                Exit::Trapped { message }
+            }
+            (exit, _) => exit,
+        }
+    }
 }
 
 impl Drop for Bounded {
@@ -129,7 +148,7 @@ impl Drop for Bounded {
 /// takes as "wants to go on": behind all who have used less.
 fn at_tick(
     mut store: StoreContextMut<'_, Guest>,
-    run: &Shared,
+    run: &Arc<Shared>,
     fuel: Option<&Mutex<FuelGauge>>,
 ) -> wasmtime::Result<UpdateDeadline> {
     if let Some(end) = run.ended() {
@@ -148,7 +167,12 @@ fn at_tick(
             return Err(wasmtime::Error::new(wasmtime::Trap::OutOfFuel));
         }
         if let Some(wait) = gauge.fuel.owed(spent, now) {
-            return Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::time::sleep(wait))));
+            let held = HeldBack { run: Arc::clone(run), since: now };
+            let wait = async move {
+                let _held = held;
+                tokio::time::sleep(wait).await;
+            };
+            return Ok(UpdateDeadline::YieldCustom(1, Box::pin(wait)));
         }
     }
     // Throttled from here on: the meter makes it wait.
@@ -156,6 +180,18 @@ fn at_tick(
         return Ok(UpdateDeadline::Yield(1));
     }
     Ok(UpdateDeadline::Continue(1))
+}
+
+/// A wait for fuel; on the account as time throttled when it is over, however it ends.
+struct HeldBack {
+    run: Arc<Shared>,
+    since: u64,
+}
+
+impl Drop for HeldBack {
+    fn drop(&mut self) {
+        self.run.account.cpu.held_back(monotonic_ns().saturating_sub(self.since));
+    }
 }
 
 /// What one run may spend in instructions, all its stores together.

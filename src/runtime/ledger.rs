@@ -21,6 +21,8 @@ pub(crate) struct Ledger {
     /// Of those held now, linear memories and tables. The rest is what the host holds.
     linear: AtomicU64,
     tables: AtomicU64,
+    /// How often a charge was refused, here or by the parent.
+    refused: AtomicU64,
     parent: Option<Arc<Ledger>>,
 }
 
@@ -68,7 +70,8 @@ impl Ledger {
     #[must_use]
     pub(crate) fn new(limit: Option<u64>, parent: Option<Arc<Ledger>>) -> Self {
         let zero = || AtomicU64::new(0);
-        Self { limit, used: zero(), peak: zero(), linear: zero(), tables: zero(), parent }
+        let (used, peak, linear, tables, refused) = (zero(), zero(), zero(), zero(), zero());
+        Self { limit, used, peak, linear, tables, refused, parent }
     }
 
     /// Takes `bytes`, here and from the parent.
@@ -76,6 +79,12 @@ impl Ledger {
     /// # Errors
     /// [`OverLimit`] if either has not that many left; nothing is taken then.
     pub(crate) fn charge(&self, bytes: u64) -> Result<(), OverLimit> {
+        self.try_charge(bytes).inspect_err(|_| {
+            self.refused.fetch_add(1, Ordering::Relaxed);
+        })
+    }
+
+    fn try_charge(&self, bytes: u64) -> Result<(), OverLimit> {
         self.take(bytes, false)?;
         if let Some(parent) = &self.parent
             && let Err(over) = parent.take(bytes, true)
@@ -147,6 +156,12 @@ impl Ledger {
     #[must_use]
     pub(crate) fn used(&self) -> u64 {
         self.used.load(Ordering::Relaxed)
+    }
+
+    /// How often a charge was refused.
+    #[must_use]
+    pub(crate) fn refused(&self) -> u64 {
+        self.refused.load(Ordering::Relaxed)
     }
 
     /// The most that was ever held at once, bytes.

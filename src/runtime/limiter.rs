@@ -53,13 +53,21 @@ pub(crate) struct Limiter {
     kept: u64,
     /// The account refused to keep more, and what was called for it trapped.
     starved: Option<OverLimit>,
+    /// The last growth of a memory or a table that its limit refused while it goes on.
+    denied: Option<OverLimit>,
 }
 
 impl Limiter {
     pub(crate) fn new(ledger: Arc<Ledger>, on_limit: OnMemoryLimit) -> Self {
         let growing = (Own::Linear, 0);
         let (held, linear, tables, resources, kept) = (0, 0, 0, 0, 0);
-        Self { ledger, on_limit, held, resources, linear, tables, growing, kept, starved: None }
+        let (starved, denied) = (None, None);
+        Self { ledger, on_limit, held, resources, linear, tables, growing, kept, starved, denied }
+    }
+
+    /// The last growth that its limit refused, if one was refused while the module went on.
+    pub(crate) fn denied(&self) -> Option<OverLimit> {
+        self.denied
     }
 
     /// Brings the account to `bytes` that the host keeps for the store. False if it refuses: what is called next must trap.
@@ -103,7 +111,10 @@ impl Limiter {
                 Ok(true)
             }
             Err(over) => match self.on_limit {
-                OnMemoryLimit::Fail => Ok(false),
+                OnMemoryLimit::Fail => {
+                    self.denied = Some(over);
+                    Ok(false)
+                }
                 OnMemoryLimit::Kill => Err(wasmtime::Error::new(OutOfMemory(over))),
             },
         }

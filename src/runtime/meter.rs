@@ -188,6 +188,11 @@ impl CpuAccount {
         Duration::from_nanos(self.used_ns.load(Ordering::Relaxed))
     }
 
+    /// The module has waited because of a limit.
+    pub(crate) fn held_back(&self, ns: u64) {
+        self.throttled_ns.fetch_add(ns, Ordering::Relaxed);
+    }
+
     pub(crate) fn throttled(&self) -> Duration {
         Duration::from_nanos(self.throttled_ns.load(Ordering::Relaxed))
     }
@@ -259,7 +264,7 @@ impl<F> Metered<F> {
         let wait = cpu.wait_ns(now);
         if wait == 0 {
             if let Some(since) = self.throttled.take() {
-                cpu.throttled_ns.fetch_add(now.saturating_sub(since), Ordering::Relaxed);
+                cpu.held_back(now.saturating_sub(since));
             }
             return true;
         }

@@ -150,12 +150,16 @@ impl Account {
 pub struct Usage {
     /// CPU time: on guest threads, host functions included, and what was charged for work elsewhere.
     pub cpu_time: Duration,
-    /// Time spent waiting because of the CPU limit, up to the last wait that ended.
+    /// Time spent waiting because of the CPU limit or of the pace of its fuel, up to the last wait that ended.
     pub throttled: Duration,
     /// Bytes held now: linear memories, tables, stack, and what the host holds for it.
     pub memory_bytes: u64,
     /// The most ever held at once.
     pub memory_peak_bytes: u64,
+    /// How often its own limit or its pod's refused it memory.
+    pub memory_refused: u64,
+    /// The fewest bytes that either allows; `None`: no bound.
+    pub memory_limit_bytes: Option<u64>,
     /// Those held now, by what they are for.
     pub memory: MemoryKinds,
     /// Instructions executed; `None` where they are not counted. While it runs, as far as its code has written them down
@@ -406,6 +410,8 @@ impl RunControl {
             throttled: account.cpu.throttled(),
             memory_bytes: account.memory.used(),
             memory_peak_bytes: account.memory.peak(),
+            memory_refused: account.memory.refused(),
+            memory_limit_bytes: account.memory.limit(),
             memory: account.memory.kinds(),
             fuel_used: account.counts_fuel.then_some(fuel),
         }

@@ -11,8 +11,8 @@ const DAEMON: [&str; 2] = ["podling", "host"];
 
 pub(super) fn describe(page: &mut Page, report: &NetworkReport) {
     page.line(0, "Network:");
-    let waiting = bytes(report.buffered_bytes);
-    page.line(1, &format!("Sockets:\t{} open, {waiting} waiting to be read", report.open_sockets));
+    let held = bytes(report.buffered_bytes);
+    page.line(1, &format!("Sockets:\t{} open, {held} held for them", report.open_sockets));
     for container in report.containers.iter().filter(|it| !DAEMON.contains(&it.name.as_str())) {
         page.line(1, &format!("{}:", container.name));
         module(page, container);
@@ -193,7 +193,7 @@ mod tests {
         assert_eq!(
             page.finish(),
             "Network:\n  \
-             Sockets:  3 open, 68.3 KiB waiting to be read\n  \
+             Sockets:  3 open, 68.3 KiB held for them\n  \
              web:\n    \
              Connections:   12 in, 3 out\n    \
              Bytes:         1.5 KiB in, 3.0 GiB out\n    \

@@ -165,6 +165,11 @@ fn names_are_found_as_kubernetes_spells_them() {
     let far = node.guest("shop/a", "", 4);
     assert_eq!(far.lookup("web"), Err(ResolveError::NotFound), "of another namespace");
     assert_eq!(far.lookup("web.lab"), Ok(vec!["10.89.0.1".to_owned()]));
+    let two = node.guest("two", "app=db", 2);
+    let firsts: Vec<String> = (0..4).map(|_| client.lookup("db").unwrap().remove(0)).collect();
+    assert_ne!(firsts[0], firsts[1], "each in its turn");
+    assert_eq!(firsts[..2], firsts[2..]);
+    node.fabric.forget(&two.pod.uid);
     node.fabric.set_state(&one.pod.uid, state(false, false));
     assert_eq!(client.lookup("db"), Err(ResolveError::NotFound), "nobody is ready");
     let plain = node.guest_of("plain", "", 5, |pod| pod.network.dns.cluster = false);

@@ -27,6 +27,7 @@ async fn a_hog_is_killed_at_its_limit_and_told_why() {
     assert!(!paper.stdout().contains("holding 16 MiB"));
     let usage = control.usage();
     assert!((12 * MIB..=16 * MIB).contains(&usage.memory_peak_bytes), "{usage:?}");
+    assert_eq!((usage.memory_refused, usage.memory_limit_bytes), (1, Some(16 * MIB)));
     assert_eq!(usage.memory_bytes, 0);
 }
 
@@ -92,6 +93,35 @@ async fn fuel_ends_a_run_when_it_is_used_up() {
 }
 
 #[tokio::test]
+async fn a_program_that_traps_for_want_of_memory_is_said_to_have_been_refused_some() {
+    let text = r#"(module
+        (memory (export "memory") 1)
+        (func (export "_start")
+          (loop $more (br_if $more (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))
+          unreachable))"#;
+    for (limit, says) in [(Some(8), true), (None, false)] {
+        let limits = RunLimits {
+            memory_bytes: limit.map(|mib| mib * MIB),
+            on_memory_limit: OnMemoryLimit::Fail,
+            ..RunLimits::unlimited()
+        };
+        // Without a limit of ours it ends at its own maximum.
+        let text = if says { text.to_owned() } else { text.replace(" 1)", " 1 40)") };
+        let artifact = prepare_text(&text, false).await.unwrap();
+        let trial = Trial::new(artifact, &[]).limits(limits);
+        let (handle, _) = trial.start().await;
+        let control = handle.control.clone();
+        let Exit::Trapped { message } = over(handle).await else { panic!("it traps") };
+        let lines: Vec<_> = message.lines().collect();
+        assert!(lines[0].starts_with("unreachable code was executed"), "{message}");
+        let told = lines[1].starts_with("before that, the module asked for 1048576 bytes more")
+            && lines[1].contains("its memory limit is 8388608 bytes");
+        assert_eq!(told, says, "{message}");
+        assert_eq!(control.usage().memory_refused, u64::from(says));
+    }
+}
+
+#[tokio::test]
 async fn fuel_per_second_paces_and_does_not_end() {
     // A spinning loop executes hundreds of millions of instructions each second; this one may have five million.
     let limits = RunLimits { fuel_per_second: Some(5_000_000), ..RunLimits::unlimited() };
@@ -106,6 +136,8 @@ async fn fuel_per_second_paces_and_does_not_end() {
     eventually("as much again and more", || used() > from + 10_000_000).await;
     let later = (used() - from) as f64 / at.now().mono().as_secs_f64();
     assert!(later < 20_000_000.0, "{later} per second, {rate} at first");
+    let waited = || handle.control.usage().throttled > Duration::from_millis(500);
+    eventually("its waits to be seen as time throttled", waited).await;
     handle.control.kill();
     assert_eq!(over(handle).await, Exit::Killed);
 }

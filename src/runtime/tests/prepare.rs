@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::{
     Backend, CompileMode, ModuleFile, ModuleKind, PrepareError, Runtime, RuntimeConfig,
@@ -169,6 +170,28 @@ async fn compiled_code_survives_a_restart_and_damage_is_compiled_again() {
     let artifact = runtime.prepare(hello(), false).await.unwrap();
     let handle = runtime.start(Trial::new(artifact, &["9"]).run).await.unwrap();
     assert_eq!(handle.exit.await, Exit::Code(9));
+}
+
+#[tokio::test]
+async fn while_memory_is_tight_what_was_compiled_before_goes_on_and_what_was_not_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let text = |name: &str| {
+        let path = dir.path().join(name);
+        let text =
+            format!("(module (memory 1) (func (export \"_start\")) (func (export \"{name}\")))");
+        std::fs::write(&path, wat::parse_str(text).unwrap()).unwrap();
+        module(path)
+    };
+    fresh(dir.path(), |_| {}).prepare(text("known"), false).await.unwrap();
+    let runtime = fresh(dir.path(), |_| {});
+    runtime.hold_compiles(true);
+    runtime.prepare(text("known"), false).await.unwrap();
+    let mut new = std::pin::pin!(runtime.prepare(text("new"), false));
+    // Compiled in a few milliseconds, were it not held.
+    let early = tokio::time::timeout(Duration::from_millis(700), &mut new).await;
+    assert!(early.is_err(), "compiled while memory is tight: {early:?}");
+    runtime.hold_compiles(false);
+    new.await.unwrap();
 }
 
 #[tokio::test]
