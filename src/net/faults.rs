@@ -15,24 +15,26 @@
 //! The same seed and the same calls in the same order give the same faults.
 //! Locks: a lane before the state, never the other way round.
 //! Limits: [`POST_MAX`] datagrams and connects on their way, beyond which datagrams are lost and
-//! connects refused; what is on its way in a connection is bounded by its pipes, in at most
-//! [`LANE_MAX`] parts.
+//! connects refused; what is on its way in a connection by its pipes ([`link`]).
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod dice;
+mod link;
+
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use super::lock;
-use super::tcp::conn::{Conn, Side};
 use crate::clock::Timestamp;
+use dice::Dice;
+
+pub(crate) use link::{Link, News};
 
 /// Most datagrams and connects on their way at once.
 pub const POST_MAX: usize = 65_536;
-/// Most parts of what is on its way in one direction of a connection; further bytes join the last.
-const LANE_MAX: usize = 1024;
 
 /// What happens between two addresses, in both directions. The default is nothing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -241,12 +243,7 @@ impl Faults {
 
     /// Faults for a new connection.
     pub(crate) fn link(&self, pair: Pair) -> Arc<Link> {
-        Arc::new(Link {
-            faults: self.clone(),
-            pair,
-            conn: OnceLock::new(),
-            lanes: [Mutex::new(VecDeque::new()), Mutex::new(VecDeque::new())],
-        })
+        Arc::new(Link::new(self.clone(), pair))
     }
 
     fn fate(&self, pair: Pair) -> Fate {
@@ -379,208 +376,5 @@ impl fmt::Debug for Faults {
     }
 }
 
-/// What becomes of a side of a connection, as the other side learns it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum News {
-    /// So many bytes more.
-    Bytes(usize),
-    /// No more bytes.
-    End,
-    /// It is closed in both directions.
-    Closed,
-    /// It was killed.
-    Died,
-}
-
-type Lane = VecDeque<(Timestamp, News)>;
-
-/// The faults of one connection: what is on its way in each direction.
-pub(crate) struct Link {
-    faults: Faults,
-    pair: Pair,
-    conn: OnceLock<Weak<Conn>>,
-    lanes: [Mutex<Lane>; 2],
-}
-
-impl Link {
-    /// Makes the connection known, so that what is late can come.
-    pub(crate) fn join(self: &Arc<Self>, conn: &Arc<Conn>) {
-        // A link is made for one connection, so the slot is empty.
-        let _ = self.conn.set(Arc::downgrade(conn));
-        let mut state = lock(&self.faults.0.state);
-        if state.links.len() == state.links.capacity() {
-            state.links.retain(|link| link.strong_count() > 0);
-        }
-        state.links.push(Arc::downgrade(self));
-    }
-
-    fn conn(&self) -> Option<Arc<Conn>> {
-        self.conn.get()?.upgrade()
-    }
-
-    /// The way of what `side` writes. Held while its bytes are put behind earlier ones.
-    pub(crate) fn way(&self, side: Side) -> LinkWay<'_> {
-        LinkWay { link: self, lane: lock(&self.lanes[side as usize]) }
-    }
-
-    /// Tells the other side, now or late, and behind everything that is on its way.
-    pub(crate) fn tell(&self, conn: &Conn, side: Side, news: News) {
-        let mut way = self.way(side);
-        match self.faults.fate(self.pair) {
-            Fate::Now if way.lane.is_empty() => {
-                drop(way);
-                conn.tell(side, news);
-            }
-            Fate::Now => way.join(None, news),
-            Fate::Late(due) => way.join(Some(due), news),
-        }
-    }
-
-    fn next_due(&self) -> Option<Timestamp> {
-        let first = |lane: &Mutex<Lane>| lock(lane).front().map(|(due, _)| *due);
-        self.lanes.iter().filter_map(first).min()
-    }
-
-    fn deliver(&self, now: Timestamp) {
-        let Some(conn) = self.conn() else { return };
-        for side in [Side::Client, Side::Server] {
-            loop {
-                let mut lane = lock(&self.lanes[side as usize]);
-                let Some((due, news)) = lane.front().copied() else { break };
-                if due > now {
-                    break;
-                }
-                lane.pop_front();
-                drop(lane);
-                conn.tell(side, news);
-            }
-        }
-    }
-
-    /// Everything on its way is due.
-    fn hurry(&self, now: Timestamp) {
-        for lane in &self.lanes {
-            lock(lane).iter_mut().for_each(|(due, _)| *due = now);
-        }
-    }
-}
-
-impl fmt::Debug for Link {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Link").field("pair", &self.pair).finish_non_exhaustive()
-    }
-}
-
-/// See [`Link::way`].
-pub(crate) struct LinkWay<'a> {
-    link: &'a Link,
-    lane: MutexGuard<'a, Lane>,
-}
-
-impl LinkWay<'_> {
-    /// `n` bytes are written. `true` if they come late; sets `severed` if the connection breaks on
-    /// them.
-    pub(crate) fn carry(&mut self, n: usize, severed: &mut bool) -> bool {
-        let faults = &self.link.faults;
-        if !faults.0.active.load(Ordering::Acquire) && self.lane.is_empty() {
-            return false;
-        }
-        let fate = {
-            let mut state = lock(&faults.0.state);
-            let chance = state.fault(self.link.pair).reset;
-            if state.dice.falls(chance) {
-                state.counts.resets += 1;
-                *severed = true;
-            }
-            state.fate(self.link.pair)
-        };
-        match fate {
-            Fate::Now if self.lane.is_empty() => return false,
-            Fate::Now => self.join(None, News::Bytes(n)),
-            Fate::Late(due) => self.join(Some(due), News::Bytes(n)),
-        }
-        true
-    }
-
-    /// Behind what is on its way, and not before it.
-    fn join(&mut self, due: Option<Timestamp>, news: News) {
-        let full = self.lane.len() >= LANE_MAX;
-        if let Some((last, before)) = self.lane.back_mut() {
-            let due = due.unwrap_or(*last).max(*last);
-            if let (News::Bytes(m), News::Bytes(n)) = (*before, news)
-                && (full || due == *last)
-            {
-                (*last, *before) = (due, News::Bytes(m + n));
-                return;
-            }
-            self.lane.push_back((due, news));
-        } else if let Some(due) = due {
-            self.lane.push_back((due, news));
-        }
-        lock(&self.link.faults.0.state).counts.late += 1;
-    }
-}
-
-/// A small generator (SplitMix64): what matters is that the same seed gives the same run.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut mixed = self.0;
-        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        mixed ^ (mixed >> 31)
-    }
-
-    /// True so many times of a thousand.
-    fn falls(&mut self, of_thousand: u16) -> bool {
-        of_thousand > 0 && self.roll() % 1000 < u64::from(of_thousand)
-    }
-
-    fn part_of(&mut self, most: Duration) -> Duration {
-        match u64::try_from(most.as_nanos()).unwrap_or(u64::MAX) {
-            0 => Duration::ZERO,
-            most => Duration::from_nanos(self.roll() % most),
-        }
-    }
-}
-
 #[cfg(test)]
-mod test {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use std::net::Ipv4Addr;
-    use std::sync::mpsc;
-
-    use super::*;
-
-    /// Time is told by one thread while others write: neither may hold what the other waits for.
-    #[test]
-    fn time_and_writes_never_wait_for_each_other() {
-        const ROUNDS: u32 = 20_000;
-        let faults = Faults::new(1);
-        let (a, b) =
-            (IpAddr::from(Ipv4Addr::new(10, 88, 0, 1)), Ipv4Addr::new(10, 88, 0, 2).into());
-        let fault = Fault { delay: Duration::from_secs(3600), ..Fault::default() };
-        faults.between(a, b, fault);
-        let link = faults.link(Pair::new(a, b));
-        lock(&faults.0.state).links.push(Arc::downgrade(&link));
-        let (done, over) = mpsc::sync_channel(2);
-        let (told, clock) = (done.clone(), faults.clone());
-        std::thread::spawn(move || {
-            for _ in 0..ROUNDS {
-                clock.advance(Timestamp::simulated(Duration::ZERO));
-            }
-            told.send(()).unwrap();
-        });
-        std::thread::spawn(move || {
-            for _ in 0..ROUNDS {
-                assert!(link.way(Side::Client).carry(1, &mut false));
-            }
-            done.send(()).unwrap();
-        });
-        for _ in 0..2 {
-            over.recv_timeout(Duration::from_secs(60)).unwrap();
-        }
-    }
-}
+mod tests;

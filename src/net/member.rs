@@ -429,10 +429,7 @@ impl fmt::Debug for MemberState {
 
 /// Adds `n` to `counter` unless that passes `limit`.
 fn take_within(counter: &AtomicUsize, n: usize, limit: usize) -> bool {
-    let before = counter.fetch_add(n, Ordering::Relaxed);
-    if before.checked_add(n).is_some_and(|after| after <= limit) {
-        return true;
-    }
-    counter.fetch_sub(n, Ordering::Relaxed);
-    false
+    // Not added and taken back: others would be refused meanwhile what there is.
+    let add = |before: usize| before.checked_add(n).filter(|&after| after <= limit);
+    counter.fetch_update(Ordering::Relaxed, Ordering::Relaxed, add).is_ok()
 }

@@ -51,6 +51,7 @@ pub use addr::{
 pub use egress::{
     Answer, Ask, DenyAll, Egress, Lookup, MAX_LOOKUPS, OutboundCall, Route, UdpReply,
 };
+pub(crate) use member::Held;
 pub use member::{Ledger, Member, MemberLimits, NoLedger, OpenError, Paid, SOCKET_COST};
 pub use names::{HostAlias, ResolveError};
 pub use stats::{CounterSnapshot, SocketInfo, SocketState};
@@ -64,6 +65,7 @@ pub use tcp::socket_options::SetBacklogError;
 pub use udp::{
     Datagram, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, ReceiveError, Receiving, SendError, UdpSocket,
 };
+pub(crate) use waiters::Waiters;
 
 use addr::PodAddresses;
 use faults::{Faults, Pair};
@@ -228,7 +230,7 @@ impl PodNet {
         self.0.sockets.load(Ordering::Relaxed)
     }
 
-    /// Bytes buffered now.
+    /// Bytes buffered now: the memory that is held for what waits to be read.
     #[must_use]
     pub fn buffered_bytes(&self) -> usize {
         self.0.buffered.load(Ordering::Relaxed)

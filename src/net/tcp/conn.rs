@@ -29,7 +29,7 @@ use crate::net::addr::Protocol;
 use crate::net::faults::{Link, News};
 use crate::net::lease::Lease;
 use crate::net::lock;
-use crate::net::member::MemberState;
+use crate::net::member::{Held, MemberState};
 use crate::net::registry::{Entry, Ticket};
 use crate::net::stats::{SocketInfo, SocketState};
 
@@ -330,6 +330,11 @@ impl End {
         if !self.is_outside() {
             self.conn.member(self.side).counters.tcp_bytes_received.add(n);
         }
+    }
+
+    /// Bytes that its holder keeps, on its member's account.
+    pub(crate) fn hold(&self, bytes: usize) -> Option<Held> {
+        self.conn.member(self.side).hold(bytes)
     }
 
     /// Makes the end known to its member's registry.

@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard};
 use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use super::conn::End;
 use super::pipe::{Inflow, Pipe, ReadError, WriteError};
 use crate::net::lock;
+use crate::net::member::Held;
 
 /// The receiving half of a connection.
 #[derive(Debug)]
@@ -83,26 +84,47 @@ impl ReadHalf {
         lock(self.0.incoming()).inflow() == Inflow::End
     }
 
+    /// Copies out what a read would give, up to `into.len()` bytes, and leaves it there. `Pending`
+    /// registers `cx` if there is one.
+    pub fn peek_into(
+        &mut self,
+        cx: Option<&mut Context<'_>>,
+        into: &mut [u8],
+    ) -> Poll<Result<usize, ReadError>> {
+        let pipe = std::task::ready!(self.inflow(cx))?;
+        Poll::Ready(Ok(pipe.map_or(0, |pipe| pipe.peek_into(into))))
+    }
+
+    /// The pipe, once there are bytes in it; `None` at the end.
+    fn inflow(
+        &self,
+        cx: Option<&mut Context<'_>>,
+    ) -> Poll<Result<Option<MutexGuard<'_, Pipe>>, ReadError>> {
+        let mut pipe = lock(self.0.incoming());
+        match pipe.inflow() {
+            Inflow::Bytes => Poll::Ready(Ok(Some(pipe))),
+            Inflow::End => Poll::Ready(Ok(None)),
+            Inflow::Nothing => {
+                if let Some(cx) = cx {
+                    pipe.wait_readable(cx.waker());
+                }
+                Poll::Pending
+            }
+            Inflow::Reset => {
+                pipe.tell_reader();
+                Poll::Ready(Err(ReadError::Reset))
+            }
+        }
+    }
+
     fn take<T: Taken>(
         &mut self,
         cx: Option<&mut Context<'_>>,
         pop: impl FnOnce(&mut Pipe) -> (T, Option<Waker>),
     ) -> Poll<Result<T, ReadError>> {
-        let mut pipe = lock(self.0.incoming());
-        match pipe.inflow() {
-            Inflow::Bytes => {}
-            Inflow::End => return Poll::Ready(Ok(T::default())),
-            Inflow::Nothing => {
-                if let Some(cx) = cx {
-                    pipe.wait_readable(cx.waker());
-                }
-                return Poll::Pending;
-            }
-            Inflow::Reset => {
-                pipe.tell_reader();
-                return Poll::Ready(Err(ReadError::Reset));
-            }
-        }
+        let Some(mut pipe) = std::task::ready!(self.inflow(cx))? else {
+            return Poll::Ready(Ok(T::default()));
+        };
         let (taken, waker) = pop(&mut pipe);
         drop(pipe);
         wake(waker);
@@ -265,6 +287,11 @@ impl WriteHalf {
 }
 
 impl WriteHalf {
+    /// Pays for bytes that whoever writes here keeps until there is room. `None`: there is no memory for them.
+    pub(crate) fn hold(&self, bytes: usize) -> Option<Held> {
+        self.0.hold(bytes)
+    }
+
     /// Ends the whole connection the hard way: the other side sees a reset.
     pub fn abort(&mut self) {
         self.0.abort();

@@ -14,9 +14,10 @@
 //! deaf:   the reader wants no more; what is written is thrown away while its other half lives
 //! broken: the reader's whole side is gone; writes fail
 //! ```
-//! Memory: bytes are paid for by the writer's member (and after its death by the reader's), in
-//! steps of [`CHARGE_STEP`], and given back as they are read. At rest nothing is held but this
-//! struct and at most [`CHUNKS_KEPT`] places for chunks.
+//! Memory: what is held is paid for by the writer's member (and after its death by the reader's), in
+//! steps of [`CHARGE_STEP`], and given back as it goes. A chunk goes as a whole: one that is read but
+//! for its last byte is still held, and paid for; so is what the tail has room for. At rest nothing
+//! is held but this struct and at most [`CHUNKS_KEPT`] places for chunks.
 //! Limits: `capacity`, the sum of the writer's send and the reader's receive buffer size.
 
 use std::collections::VecDeque;
@@ -35,6 +36,9 @@ pub(crate) const GATHER_BELOW: usize = 4096;
 /// buffered.
 const TAIL_MIN: usize = 1024;
 const TAIL_MAX: usize = 64 * 1024;
+/// A tail that becomes a chunk may have room for one part in so many of what is in it.
+const SPARE_PART: usize = 8;
+
 /// Memory is paid for in steps of this size, and given back when more than one step is unused:
 /// small messages back and forth then never touch the ledger.
 const CHARGE_STEP: usize = 4096;
@@ -86,6 +90,8 @@ pub(crate) struct Pipe {
     front: Bytes,
     chunks: VecDeque<Bytes>,
     tail: BytesMut,
+    /// Bytes of the first chunk that were read already: they go when the rest of it does.
+    spent: usize,
     buffered: usize,
     /// Of these, how many have not reached the reader (`faults`); always the last.
     withheld: usize,
@@ -115,6 +121,7 @@ impl Pipe {
             front: Bytes::new(),
             chunks: VecDeque::new(),
             tail: BytesMut::new(),
+            spent: 0,
             buffered: 0,
             withheld: 0,
             send_size,
@@ -201,15 +208,26 @@ impl Pipe {
         if n == 0 || self.deaf {
             return Ok(n);
         }
-        let after = self.buffered + n;
-        if after > self.charged {
-            let more = after.next_multiple_of(CHARGE_STEP) - self.charged;
-            if !self.payer.charge(more) {
-                return self.admit_least(n);
-            }
-            self.charged += more;
+        if self.afford(n) { Ok(n) } else { self.admit_least(n) }
+    }
+
+    /// Bytes of memory that are held: what waits, what goes with it, and what the tail has room for.
+    fn held(&self) -> usize {
+        self.buffered + self.spent + (self.tail.capacity() - self.tail.len())
+    }
+
+    /// Pays for `more` bytes beyond what is held, if they are to be had.
+    fn afford(&mut self, more: usize) -> bool {
+        let after = self.held() + more;
+        if after <= self.charged {
+            return true;
         }
-        Ok(n)
+        let price = after.next_multiple_of(CHARGE_STEP) - self.charged;
+        let paid = self.payer.charge(price);
+        if paid {
+            self.charged += price;
+        }
+        paid
     }
 
     /// The same where there is no memory for all of it: a window is made as small as it can be.
@@ -300,22 +318,38 @@ impl Pipe {
     fn stored(&mut self, n: usize) {
         self.buffered += n;
         self.full = self.buffered >= self.capacity();
+        self.settle();
     }
 
     fn gather(&mut self, data: &[u8]) {
         if self.tail.capacity() - self.tail.len() < data.len() {
             self.seal_tail();
-            let size = self.buffered.clamp(TAIL_MIN, TAIL_MAX).max(data.len());
+            let size = self.buffered.clamp(TAIL_MIN, TAIL_MAX);
+            let size = size.min(self.capacity().saturating_sub(self.buffered)).max(data.len());
+            // Where there is no memory for room to grow, it is as large as what comes, which is paid for.
+            let size = if self.afford(size) { size } else { data.len() };
             self.tail = BytesMut::with_capacity(size);
         }
         self.tail.extend_from_slice(data);
     }
 
+    /// The tail grows no more. What it has room for goes, unless that is little.
     fn seal_tail(&mut self) {
-        if !self.tail.is_empty() {
-            let chunk = std::mem::take(&mut self.tail).freeze();
-            self.append(chunk);
+        let tail = std::mem::take(&mut self.tail);
+        if tail.is_empty() {
+            return;
         }
+        let roomy = tail.capacity() - tail.len() > tail.len() / SPARE_PART;
+        let chunk = if roomy {
+            if self.front.is_empty() {
+                // It was the first chunk, and its own beginning is gone with its room.
+                self.spent = 0;
+            }
+            Bytes::copy_from_slice(&tail)
+        } else {
+            tail.freeze()
+        };
+        self.append(chunk);
     }
 
     /// The writer is done, and knows it before the reader does. Returns a writer that waits: its
@@ -395,14 +429,18 @@ impl Pipe {
     pub(crate) fn pop(&mut self, max: usize) -> (Bytes, Option<Waker>) {
         let max = max.min(self.buffered - self.withheld);
         let bytes = if self.front.len() > max {
+            self.spent += max;
             self.front.split_to(max)
         } else if !self.front.is_empty() {
+            self.spent = 0;
             let next = self.chunks.pop_front().unwrap_or_default();
             std::mem::replace(&mut self.front, next)
         } else if self.tail.len() > max {
+            self.spent += max;
             self.tail.split_to(max).freeze()
         } else {
             // The whole tail goes, and with it its memory: a connection at rest holds none.
+            self.spent = 0;
             std::mem::take(&mut self.tail).freeze()
         };
         let waker = self.taken(bytes.len());
@@ -437,18 +475,35 @@ impl Pipe {
             let part = self.front.len().min(most - n);
             self.front.copy_to_slice(&mut into[n..n + part]);
             n += part;
+            self.spent += part;
             if self.front.is_empty() {
                 self.front = self.chunks.pop_front().unwrap_or_default();
+                self.spent = 0;
             }
         }
         if n < most {
             self.tail.copy_to_slice(&mut into[n..most]);
+            self.spent += most - n;
             n = most;
             if self.tail.is_empty() {
                 self.tail = BytesMut::new();
+                self.spent = 0;
             }
         }
         (n, self.taken(n))
+    }
+
+    /// Copies out the first bytes, as many as `into` holds; they stay.
+    pub(crate) fn peek_into(&self, into: &mut [u8]) -> usize {
+        let most = into.len().min(self.buffered - self.withheld);
+        let chunks = std::iter::once(&self.front[..]).chain(self.chunks.iter().map(|it| &it[..]));
+        let mut rest = &mut into[..most];
+        for chunk in chunks.chain(std::iter::once(&self.tail[..])) {
+            let (part, after) = rest.split_at_mut(chunk.len().min(rest.len()));
+            part.copy_from_slice(&chunk[..part.len()]);
+            rest = after;
+        }
+        most
     }
 
     fn taken(&mut self, n: usize) -> Option<Waker> {
@@ -463,7 +518,7 @@ impl Pipe {
     /// Gives back what was paid beyond need: all of it at the end, and beyond one spare step before
     /// that.
     fn settle(&mut self) {
-        let needed = self.buffered.next_multiple_of(CHARGE_STEP);
+        let needed = self.held().next_multiple_of(CHARGE_STEP);
         let spare = if self.is_finished() { 0 } else { CHARGE_STEP };
         if self.charged > needed + spare {
             self.payer.release(self.charged - needed);
@@ -517,6 +572,7 @@ impl Pipe {
         self.front = Bytes::new();
         self.chunks = VecDeque::new();
         self.tail = BytesMut::new();
+        self.spent = 0;
         self.buffered = 0;
         self.withheld = 0;
         self.payer.release(std::mem::take(&mut self.charged));

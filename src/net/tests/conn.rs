@@ -167,3 +167,24 @@ fn an_idle_connection_is_small() {
     let bytes = 2 * size_of::<End>() + size_of::<Conn>() + 4 * size_of::<ReadHalf>();
     assert!(bytes <= 1024, "{bytes} bytes");
 }
+
+#[test]
+fn a_look_leaves_everything_as_it_is() {
+    let net = pod();
+    let (server, client) = (join(&net, "server"), join(&net, "client"));
+    let (_listener, mut near, mut far) = connected(&server, &client);
+    let (bell, mut into) = (Bell::new(), [0; 8]);
+    assert!(bell.with(|cx| far.read.peek_into(Some(cx), &mut into)).is_pending());
+    send(&mut near, b"hello");
+    assert_eq!(bell.rang(), 1);
+    let owed = client.buffered_bytes();
+    for _ in 0..2 {
+        assert_eq!(ready(far.read.peek_into(None, &mut into)), Ok(5));
+        assert_eq!(&into[..5], b"hello");
+        assert_eq!(ready(far.read.peek_into(None, &mut into[..2])), Ok(2));
+    }
+    assert_eq!((client.buffered_bytes(), server.counters().tcp_bytes_received), (owed, 0));
+    assert_eq!(drain(&mut far), b"hello");
+    drop(near);
+    assert_eq!(ready(far.read.peek_into(None, &mut into)), Ok(0), "the end");
+}

@@ -300,3 +300,27 @@ fn everything_can_be_used_from_two_threads_at_once() {
         assert!(received >= total);
     });
 }
+
+#[test]
+fn who_asks_for_too_much_keeps_nobody_from_what_there_is() {
+    const ROUNDS: usize = 200_000;
+    let net = pod();
+    let limits = MemberLimits { max_buffered: 64 * 1024, ..MemberLimits::default() };
+    let member = net.join("a", limits, Arc::new(NoLedger));
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                assert!(!member.0.charge(64 * 1024 + 1));
+            }
+        });
+        let refused = (0..ROUNDS).filter(|_| {
+            let paid = member.0.charge(4096);
+            member.0.release(if paid { 4096 } else { 0 });
+            !paid
+        });
+        let refused = refused.count();
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+        assert_eq!(refused, 0, "of {ROUNDS}");
+    });
+}

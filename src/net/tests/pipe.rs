@@ -113,6 +113,61 @@ fn an_idle_pipe_holds_no_buffer_and_at_most_two_steps_of_money() {
     assert_eq!(purse.owed(), 0, "nothing is owed for a finished, empty pipe");
 }
 
+/// A block of memory that others can see go.
+struct Block {
+    bytes: Vec<u8>,
+    _seen: Arc<()>,
+}
+
+impl AsRef<[u8]> for Block {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[test]
+fn a_block_is_paid_for_until_its_last_byte_is_read() {
+    const SIZE: usize = 64 * 1024;
+    let net = pod();
+    let purse = Purse::of(1 << 20);
+    let member = net.join("a", MemberLimits::default(), purse.clone());
+    let mut pipe = pipe(&member, 128 * 1024);
+    for into in [false, true] {
+        let seen = Arc::new(());
+        let block = Bytes::from_owner(Block { bytes: vec![7; SIZE], _seen: Arc::clone(&seen) });
+        assert_eq!(pipe.push(&mut block.clone()), Ok(SIZE));
+        drop(block);
+        if into {
+            assert_eq!(pipe.pop_into(&mut vec![0; SIZE - 1]).0, SIZE - 1);
+        } else {
+            assert_eq!(pipe.pop(SIZE - 1).0.len(), SIZE - 1);
+        }
+        assert_eq!(Arc::strong_count(&seen), 2, "one byte keeps the whole block");
+        assert!(purse.owed() >= SIZE, "{} paid for it", purse.owed());
+        assert_eq!(pipe.pop(1).0.len(), 1);
+        assert_eq!(Arc::strong_count(&seen), 1);
+        assert!(purse.owed() <= CHARGE_STEP, "{}", purse.owed());
+    }
+}
+
+#[test]
+fn room_to_grow_is_paid_for_and_done_without_where_there_is_no_memory() {
+    let net = pod();
+    for (limit, roomy) in [(1 << 20, true), (37 * 1024, false)] {
+        let purse = Purse::of(limit);
+        let member = net.join("a", MemberLimits::default(), purse.clone());
+        let mut pipe = pipe(&member, 128 * 1024);
+        assert_eq!(pipe.push_slice(&[0; 28 * 1024]), Ok(28 * 1024));
+        assert_eq!(pipe.push_slice(&[1]), Ok(1));
+        assert_eq!(pipe.tail.capacity() > 20 * 1024, roomy);
+        assert!(purse.owed() >= 28 * 1024 + pipe.tail.capacity());
+        // What comes behind it makes a chunk of it, whose room goes.
+        assert_eq!(pipe.push(&mut Bytes::from(vec![2; 4096])), Ok(4096));
+        let _ = pipe.pop(28 * 1024);
+        assert!(purse.owed() <= 1 + 3 * CHARGE_STEP, "{}", purse.owed());
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     PushOwned(usize),
@@ -121,6 +176,7 @@ enum Step {
     Pop(usize),
     PopMany(usize),
     PopInto(usize),
+    Peek(usize),
     Resize(usize),
 }
 
@@ -133,13 +189,14 @@ fn step() -> impl Strategy<Value = Step> {
         2 => size().prop_map(Step::Pop),
         2 => size().prop_map(Step::PopMany),
         2 => size().prop_map(Step::PopInto),
+        1 => size().prop_map(Step::Peek),
         1 => (1usize..20_000).prop_map(Step::Resize),
     ]
 }
 
 proptest! {
     /// The model is a queue of bytes. Bytes in are bytes out, in order; never more than the
-    /// capacity was at the push; money follows bytes; a waiting writer is woken as soon as it may
+    /// capacity was at the push; money follows memory; a waiting writer is woken as soon as it may
     /// go on.
     #[test]
     fn a_pipe_is_a_bounded_queue_of_bytes(steps in prop::collection::vec(step(), 1..120)) {
@@ -202,6 +259,12 @@ proptest! {
                     let expected: Vec<u8> = model.drain(..got).collect();
                     prop_assert_eq!(&into[..got], &expected[..]);
                 }
+                Step::Peek(n) => {
+                    let mut into = vec![0; n];
+                    let got = pipe.peek_into(&mut into);
+                    prop_assert_eq!(got, n.min(model.len()));
+                    prop_assert!(into[..got].iter().eq(model.iter().take(got)));
+                }
                 Step::Resize(n) => {
                     if let Some(w) = pipe.set_send_size(n) { w.wake() }
                 }
@@ -212,8 +275,10 @@ proptest! {
             }
             prop_assert!(!waiting || pipe.room().unwrap() == 0, "left waiting beside room");
             prop_assert_eq!(pipe.buffered(), model.len());
+            let chunks: usize = pipe.chunks.iter().map(Bytes::len).sum();
+            let memory = pipe.front.len() + pipe.spent + chunks + pipe.tail.capacity();
             let owed = purse.owed();
-            prop_assert!(owed >= model.len() && owed <= model.len() + 2 * CHARGE_STEP);
+            prop_assert!(owed >= memory && owed <= memory + 2 * CHARGE_STEP, "{owed} for {memory}");
         }
         drop(pipe);
         prop_assert_eq!(purse.owed(), 0);

@@ -260,3 +260,23 @@ fn the_last_handle_frees_the_port_and_a_reset_does_so_at_once() {
         "the dead socket does not take its successor's port along"
     );
 }
+
+#[test]
+fn a_datagram_that_is_looked_at_stays_where_it_is_and_is_paid_for() {
+    let net = pod();
+    let purse = Purse::of(1 << 20);
+    let member = net.join("a", MemberLimits::default(), purse.clone());
+    let (server, client) = (bound(&member, "127.0.0.1:53"), bound(&member, "127.0.0.1:0"));
+    let bell = Bell::new();
+    assert!(bell.with(|cx| server.peek(Some(cx))).is_pending());
+    client.send(payload("first"), Some(at("127.0.0.1:53"))).unwrap();
+    client.send(payload("second"), Some(at("127.0.0.1:53"))).unwrap();
+    assert_eq!(bell.rang(), 1);
+    let owed = purse.owed();
+    for _ in 0..2 {
+        assert_eq!(ready(server.peek(None)).unwrap().data, "first");
+        assert_eq!(purse.owed(), owed);
+    }
+    assert_eq!(ready(server.try_receive()).unwrap().data, "first");
+    assert_eq!(ready(server.peek(None)).unwrap().data, "second");
+}

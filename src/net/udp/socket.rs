@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -309,15 +309,36 @@ impl UdpSocket {
         })
     }
 
-    fn receive_by(&self, wait: impl FnOnce(&mut State)) -> Poll<Result<Datagram, ReceiveError>> {
+    /// The next datagram, which stays the next one. `Pending` registers `cx` if there is one.
+    pub fn peek(&self, cx: Option<&mut Context<'_>>) -> Poll<Result<Datagram, ReceiveError>> {
+        let state = std::task::ready!(self.next_by(|state| {
+            if let Some(cx) = cx {
+                remember(&mut state.reader, cx.waker());
+            }
+        }))?;
+        Poll::Ready(state.queue.front().cloned().ok_or(ReceiveError::Gone))
+    }
+
+    /// The state, once there is a datagram in its queue.
+    fn next_by(
+        &self,
+        wait: impl FnOnce(&mut State),
+    ) -> Poll<Result<MutexGuard<'_, State>, ReceiveError>> {
         let mut state = lock(&self.0.state);
         if let Some(error) = state.failure() {
             return Poll::Ready(Err(error));
         }
-        let Some(datagram) = state.queue.pop_front() else {
+        if state.queue.is_empty() {
             wait(&mut state);
             return Poll::Pending;
-        };
+        }
+        Poll::Ready(Ok(state))
+    }
+
+    fn receive_by(&self, wait: impl FnOnce(&mut State)) -> Poll<Result<Datagram, ReceiveError>> {
+        let mut state = std::task::ready!(self.next_by(wait))?;
+        // It has just been there.
+        let Some(datagram) = state.queue.pop_front() else { return Poll::Pending };
         let weight = datagram.weight();
         state.weight -= weight;
         drop(state);

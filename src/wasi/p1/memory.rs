@@ -69,15 +69,18 @@ pub(super) fn size(len: usize) -> Result<u32, Errno> {
     u32::try_from(len).map_err(|_| Errno::Overflow)
 }
 
-/// The buffers of a vectored call, each within the memory.
+/// The buffers of a vectored call, each within the memory, with no more bytes in all than the answer can tell (Linux: `EINVAL`). They may
+/// be one and the same.
 pub(super) fn vectors(memory: &[u8], at: u32, count: u32) -> Result<Vec<Range<usize>>, Errno> {
     if count > VECTORS_MAX {
         return Err(Errno::Inval);
     }
+    let mut sum = 0_u32;
     (0..count)
         .map(|n| {
             let entry = at.checked_add(n * 8).ok_or(Errno::Fault)?;
             let len = u32_at(memory, entry.checked_add(4).ok_or(Errno::Fault)?)?;
+            sum = sum.checked_add(len).ok_or(Errno::Inval)?;
             range(memory, u32_at(memory, entry)?, len as usize)
         })
         .collect()
@@ -151,4 +154,25 @@ pub(super) fn put_address(memory: &mut [u8], at: u32, ip: IpAddr) -> Result<(), 
 
 pub(super) fn family(ip: IpAddr) -> u8 {
     if ip.is_ipv4() { INET4 } else { INET6 }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn buffers_have_no_more_bytes_than_an_answer_can_tell() {
+        let mut memory = vec![0; 64 << 10];
+        let mut list = |lens: &[u32]| {
+            for (n, len) in (0..).zip(lens) {
+                assert_eq!(put_u32(&mut memory, n * 8, 0), Ok(()));
+                assert_eq!(put_u32(&mut memory, n * 8 + 4, *len), Ok(()));
+            }
+            vectors(&memory, 0, u32::try_from(lens.len()).unwrap_or(u32::MAX)).map(|all| all.len())
+        };
+        assert_eq!(list(&[65_536; 1000]), Ok(1000), "all of them the same place");
+        assert_eq!(list(&[65_537]), Err(Errno::Fault), "outside the memory");
+        assert_eq!(list(&[10, u32::MAX]), Err(Errno::Inval));
+        assert_eq!(list(&[0; VECTORS_MAX as usize + 1]), Err(Errno::Inval));
+    }
 }

@@ -14,15 +14,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use tokio::time::{Sleep, sleep, timeout};
 
 use super::errno::{self, Errno};
-use crate::net::{Datagram, Family, Member, ReadHalf, Shutdown, TcpSocket, UdpSocket, WriteHalf};
+use crate::net::{Family, Member, ReadHalf, Shutdown, TcpSocket, UdpSocket, WriteHalf};
 use crate::wasi::sockets::CONNECT_TIMEOUT;
-
-/// Bytes that a look ahead (`RECV_PEEK`) may hold back.
-const PEEK_BYTES_MAX: usize = 64 * 1024;
 
 /// One socket.
 #[derive(Debug)]
@@ -45,8 +42,6 @@ enum Kind {
 struct Tcp {
     socket: TcpSocket,
     halves: Option<(ReadHalf, WriteHalf)>,
-    /// Looked at and not yet read.
-    ahead: Bytes,
     /// A connect is under way.
     connecting: bool,
     /// Why the connect failed, until somebody has been told.
@@ -58,7 +53,6 @@ struct Tcp {
 #[derive(Debug)]
 struct Udp {
     socket: UdpSocket,
-    ahead: Option<Datagram>,
 }
 
 /// What a receive found.
@@ -111,14 +105,7 @@ impl Socket {
     }
 
     pub(super) fn tcp(socket: TcpSocket) -> Self {
-        let tcp = Tcp {
-            socket,
-            halves: None,
-            ahead: Bytes::new(),
-            connecting: false,
-            failure: None,
-            patience: None,
-        };
+        let tcp = Tcp { socket, halves: None, connecting: false, failure: None, patience: None };
         Self::of(Kind::Tcp(tcp))
     }
 
@@ -128,7 +115,7 @@ impl Socket {
 
     pub(super) fn open_udp(member: &Member, family: Family) -> Result<Self, Errno> {
         let socket = member.udp_socket(family).map_err(errno::open)?;
-        Ok(Self::of(Kind::Udp(Udp { socket, ahead: None })))
+        Ok(Self::of(Kind::Udp(Udp { socket })))
     }
 
     pub(super) fn is_stream(&self) -> bool {
@@ -309,7 +296,6 @@ impl Socket {
     /// Ready once a read, or an accept, would not wait.
     pub(super) fn poll_readable(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.kind {
-            Kind::Udp(udp) if udp.ahead.is_some() => Poll::Ready(()),
             Kind::Udp(udp) => udp.socket.poll_ready(cx),
             Kind::Tcp(tcp) if tcp.socket.is_listening() => tcp.socket.poll_ready(cx),
             Kind::Tcp(tcp) => {
@@ -317,8 +303,8 @@ impl Socket {
                     return Poll::Pending;
                 }
                 match &mut tcp.halves {
-                    Some((read, _)) if tcp.ahead.is_empty() => read.poll_ready(cx),
-                    Some(_) | None => Poll::Ready(()),
+                    Some((read, _)) => read.poll_ready(cx),
+                    None => Poll::Ready(()),
                 }
             }
         }
@@ -396,41 +382,13 @@ impl Tcp {
         if into.is_empty() {
             return Poll::Ready(self.connected().map(|_| 0));
         }
-        if peek {
-            return self.poll_peek(cx, into);
-        }
-        if !self.ahead.is_empty() {
-            let count = into.len().min(self.ahead.len());
-            self.ahead.copy_to_slice(&mut into[..count]);
-            return Poll::Ready(Ok(count));
-        }
         let (read, _) = self.connected()?;
-        let count = match cx {
-            Some(cx) => read.poll_read_into(cx, into),
-            None => read.try_read_into(into),
+        let count = match (peek, cx) {
+            (true, cx) => read.peek_into(cx, into),
+            (false, Some(cx)) => read.poll_read_into(cx, into),
+            (false, None) => read.try_read_into(into),
         };
         count.map_err(errno::read)
-    }
-
-    /// Looks at what a read would give; looks no further than it has looked already.
-    fn poll_peek(
-        &mut self,
-        cx: Option<&mut Context<'_>>,
-        into: &mut [u8],
-    ) -> Poll<Result<usize, Errno>> {
-        if self.ahead.is_empty() {
-            let (read, _) = self.connected()?;
-            let max = into.len().min(PEEK_BYTES_MAX);
-            let bytes = match cx {
-                Some(cx) => read.poll_read(cx, max),
-                None => read.try_read(max),
-            };
-            let Poll::Ready(bytes) = bytes else { return Poll::Pending };
-            self.ahead = bytes.map_err(errno::read)?;
-        }
-        let count = into.len().min(self.ahead.len());
-        into[..count].copy_from_slice(&self.ahead[..count]);
-        Poll::Ready(Ok(count))
     }
 
     fn poll_write(
@@ -454,24 +412,17 @@ impl Udp {
         into: &mut [u8],
         peek: bool,
     ) -> Poll<Result<Received, Errno>> {
-        let datagram = match self.ahead.take() {
-            Some(datagram) => datagram,
-            None => {
-                let datagram = match cx {
-                    Some(cx) => self.socket.poll_receive(cx),
-                    None => self.socket.try_receive(),
-                };
-                let Poll::Ready(datagram) = datagram else { return Poll::Pending };
-                datagram.map_err(errno::receive)?
-            }
+        let datagram = match (peek, cx) {
+            (true, cx) => self.socket.peek(cx),
+            (false, Some(cx)) => self.socket.poll_receive(cx),
+            (false, None) => self.socket.try_receive(),
         };
+        let Poll::Ready(datagram) = datagram else { return Poll::Pending };
+        let datagram = datagram.map_err(errno::receive)?;
         let count = into.len().min(datagram.data.len());
         into[..count].copy_from_slice(&datagram.data[..count]);
         let truncated = count < datagram.data.len();
         let from = Some(datagram.from);
-        if peek {
-            self.ahead = Some(datagram);
-        }
         Poll::Ready(Ok(Received { count, truncated, from }))
     }
 }

@@ -17,12 +17,16 @@ use wasmtime_wasi_io::async_trait;
 use wasmtime_wasi_io::poll::Pollable;
 use wasmtime_wasi_io::streams::{InputStream, OutputStream, StreamError, StreamResult};
 
-use crate::net::{ReadError, ReadHalf, WriteError, WriteHalf};
+use crate::net::{Held, ReadError, ReadHalf, WriteError, WriteHalf};
 
 /// Most bytes that one read or write moves: what a guest can make the host allocate by one call.
 /// The largest block that programs commonly use, and half of what a connection holds in one
 /// direction.
 const CHUNK_MAX: usize = 64 * 1024;
+
+/// Bytes that a stream holds although there is no memory for them: with others under way before them, waiting is right. They are
+/// few enough to be covered by what a socket costs, as the account goes.
+const UNPAID_MAX: usize = 4 * 1024;
 
 /// The receiving half.
 pub(crate) struct TcpInput(ReadHalf);
@@ -93,6 +97,8 @@ pub(crate) struct TcpOutput {
     /// Permitted bytes that found no room after all: the buffer was made smaller, or the module's
     /// memory used up, between the two calls. They go before anything else does.
     held: Bytes,
+    /// Pays for them.
+    paid: Option<Held>,
     /// What sending the held bytes failed with: the next call tells.
     untold: Option<WriteError>,
     /// An operation has failed: WASI has all later ones find the stream closed.
@@ -110,7 +116,7 @@ fn write_error(error: WriteError) -> StreamError {
 
 impl TcpOutput {
     pub(crate) fn new(half: WriteHalf) -> Self {
-        Self { half, permit: 0, held: Bytes::new(), untold: None, failed: false }
+        Self { half, permit: 0, held: Bytes::new(), paid: None, untold: None, failed: false }
     }
 
     /// Whether anything may still be tried.
@@ -133,6 +139,7 @@ impl TcpOutput {
     /// What is held will not go.
     fn lose_held(&mut self, error: WriteError) {
         self.held = Bytes::new();
+        self.paid = None;
         if error == WriteError::NoMemory {
             // Bytes the guest counts as sent are lost: the reader must not take what is left for
             // the whole.
@@ -145,6 +152,7 @@ impl TcpOutput {
         while !self.held.is_empty() {
             ready!(self.half.poll_write(cx, &mut self.held))?;
         }
+        self.paid = None;
         Poll::Ready(Ok(()))
     }
 
@@ -166,15 +174,26 @@ impl TcpOutput {
         self.half.poll_ready(cx)
     }
 
-    /// Sends what fits and holds the rest.
-    fn put(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.held = bytes;
+    /// Sends what fits of the held bytes.
+    fn send_held(&mut self) -> StreamResult<()> {
         while !self.held.is_empty() {
             match self.half.try_write(&mut self.held) {
                 Poll::Ready(Ok(_)) => {}
-                Poll::Pending => break,
+                Poll::Pending => return self.pay_for_held(),
                 Poll::Ready(Err(error)) => return Err(self.fail(error)),
             }
+        }
+        self.paid = None;
+        Ok(())
+    }
+
+    /// What is held is on the module's account, like everything that it makes the host keep.
+    fn pay_for_held(&mut self) -> StreamResult<()> {
+        if self.paid.is_none() {
+            self.paid = self.half.hold(self.held.len());
+        }
+        if self.paid.is_none() && self.held.len() > UNPAID_MAX {
+            return Err(self.fail(WriteError::NoMemory));
         }
         Ok(())
     }
@@ -185,12 +204,9 @@ impl OutputStream for TcpOutput {
     fn check_write(&mut self) -> StreamResult<usize> {
         self.permit = 0;
         self.check_open()?;
+        self.send_held()?;
         if !self.held.is_empty() {
-            let held = std::mem::take(&mut self.held);
-            self.put(held)?;
-            if !self.held.is_empty() {
-                return Ok(0);
-            }
+            return Ok(0);
         }
         match self.half.try_writable() {
             Poll::Ready(Ok(room)) => {
@@ -207,7 +223,12 @@ impl OutputStream for TcpOutput {
             return Err(StreamError::trap("write of more bytes than check-write permitted"));
         }
         self.check_open()?;
-        self.put(bytes)
+        if bytes.is_empty() {
+            // Needs no permit, and so may come while others are held.
+            return Ok(());
+        }
+        self.held = bytes;
+        self.send_held()
     }
 
     /// Nothing to do: written bytes are with the reader at once.

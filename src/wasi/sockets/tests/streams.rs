@@ -8,7 +8,7 @@ use wasmtime_wasi_io::poll::Pollable as _;
 use wasmtime_wasi_io::streams::{InputStream as _, OutputStream as _, StreamError};
 
 use super::*;
-use crate::net::{Ledger, Listener, Stream};
+use crate::net::{Family, Ledger, Listener, Stream};
 use crate::wasi::sockets::p2::stream::{TcpInput, TcpOutput};
 
 fn connected(server: &Member, client: &Member) -> (Listener, Stream, Stream) {
@@ -248,4 +248,48 @@ fn a_writer_of_mebibytes_against_a_stalled_reader_stays_within_its_bound() {
         received += bytes.len();
     }
     assert_eq!(received, written);
+}
+
+#[test]
+fn a_write_of_nothing_needs_no_permit_and_loses_nothing_that_is_held() {
+    let pod = pod();
+    let tap = Arc::new(Tap::default());
+    let server = join(&pod, "s");
+    let client = pod.join("c", MemberLimits::default(), tap.clone());
+    let (_listener, near, mut far) = connected(&server, &client);
+    let mut output = TcpOutput::new(near.into_split().1);
+    output.check_write().unwrap();
+    output.write(Bytes::from(vec![1; 4096])).unwrap();
+    output.check_write().unwrap();
+    tap.close(true);
+    output.write(Bytes::from_static(b"held!")).unwrap();
+    assert_eq!(output.check_write().unwrap(), 0);
+    output.write(Bytes::new()).unwrap();
+    tap.close(false);
+    assert!(matches!(far.read.try_read(9000), Poll::Ready(Ok(bytes)) if bytes.len() == 4096));
+    assert!(now(output.ready()).is_ready());
+    assert!(matches!(far.read.try_read(9000), Poll::Ready(Ok(bytes)) if bytes == "held!"));
+}
+
+#[test]
+fn what_a_stream_holds_is_on_the_modules_account() {
+    const PERMIT: usize = 64 * 1024;
+    let pod = pod();
+    let (server, client) = (join(&pod, "s"), join(&pod, "c"));
+    let mut listener = server.listen("127.0.0.1:80".parse().unwrap()).unwrap();
+    let mut socket = client.tcp_socket(Family::V4).unwrap();
+    socket.connect(listener.local_address()).unwrap();
+    assert!(socket.try_connected().is_ready());
+    let Poll::Ready(far) = listener.try_accept_socket() else { panic!("someone is there") };
+    let mut far = far.unwrap();
+    let mut output = TcpOutput::new(socket.take_write().unwrap());
+    assert_eq!(output.check_write().unwrap(), PERMIT);
+    // The buffers get smaller between the permit and the write.
+    socket.set_send_buffer_size(1).unwrap();
+    far.set_receive_buffer_size(1).unwrap();
+    output.write(Bytes::from(vec![7; PERMIT])).unwrap();
+    assert_eq!(output.check_write().unwrap(), 0, "most of it is held");
+    assert!(client.buffered_bytes() >= PERMIT, "{}", client.buffered_bytes());
+    drop((output, far, socket));
+    assert_eq!(client.buffered_bytes(), 0);
 }
