@@ -10,7 +10,8 @@
 //! ```
 //! The functions that make a folder grow are replaced in the linkers by ones that ask first: `p2` and `p3` here, `wasi::p1` for core
 //! modules. A module none of whose folders has a wall pays one look at an empty list. Which folder a file is in is told by the kernel
-//! (`/proc/self/fd`), so that neither links nor renaming by another module move it out of its account.
+//! (`/proc/self/fd`), so that neither links nor renaming by another module move it out of its account. It has no name for what lies
+//! deeper than 4,096 bytes of path; nothing is opened, made or written there (`name-too-long`), since it may be in any folder.
 //!
 //! What these functions hold for a module (lists of folders, what a stream has read ahead or not yet written, a path on its way) is on
 //! its account; one measurement at a time for each module.
@@ -32,13 +33,13 @@ mod reader;
 mod stream;
 mod writer;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Semaphore;
 use wasmtime::component::ResourceTable;
@@ -119,8 +120,33 @@ struct Inner {
     /// One measurement at a time: a module may not have all of the host's threads for file work.
     turn: Arc<Semaphore>,
     work: Work,
-    /// Files and folders that a component has opened and not closed.
-    open: AtomicUsize,
+    open: Mutex<Open>,
+}
+
+/// Files and folders that a component has opened and not closed.
+#[derive(Debug, Default)]
+struct Open {
+    /// Their places in the table. Those that are open from the start, however often they are asked for, are none of these.
+    places: HashSet<u32>,
+    /// About to be opened.
+    coming: usize,
+}
+
+/// A file or folder that is about to be opened.
+#[derive(Debug)]
+struct Opening(Walls);
+
+impl Opening {
+    /// It stands there in the table.
+    fn done(self, place: u32) {
+        self.0.open().places.insert(place);
+    }
+}
+
+impl Drop for Opening {
+    fn drop(&mut self) {
+        self.0.open().coming -= 1;
+    }
 }
 
 impl Walls {
@@ -137,7 +163,7 @@ impl Walls {
                 placed.push((room.place().to_owned(), room));
             }
         }
-        let (turn, open) = (Arc::new(Semaphore::new(1)), AtomicUsize::new(0));
+        let (turn, open) = (Arc::new(Semaphore::new(1)), Mutex::default());
         Self(Arc::new(Inner { rooms: placed, account, turn, work, open }))
     }
 
@@ -159,20 +185,25 @@ impl Walls {
         self.0.work
     }
 
-    /// Whether one more file may be opened, whose place would be in `table`.
-    fn has_room_for_one(&self, table: &mut ResourceTable) -> bool {
-        self.0.open.load(Ordering::Relaxed) < FILES_MAX && has_places(table, 1)
+    fn open(&self) -> MutexGuard<'_, Open> {
+        self.0.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// One was opened.
-    fn opened(&self) {
-        self.0.open.fetch_add(1, Ordering::Relaxed);
+    /// Takes a place for one more file, in `table` and among those that may be open; `None` if there is none left.
+    fn open_one(&self, table: &mut ResourceTable) -> Option<Opening> {
+        let mut open = self.open();
+        let fits = open.places.len() + open.coming < FILES_MAX;
+        if !fits || !has_places(table, open.coming + 1) {
+            return None;
+        }
+        open.coming += 1;
+        drop(open);
+        Some(Opening(self.clone()))
     }
 
-    /// One was closed, possibly one that was open from the start and never counted.
-    fn closed(&self) {
-        let less = |open: usize| open.checked_sub(1);
-        let _ = self.0.open.fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+    /// What stood at that place was closed.
+    fn closed(&self, place: u32) {
+        self.open().places.remove(&place);
     }
 
     /// Whether there are any.
@@ -182,16 +213,18 @@ impl Walls {
     }
 
     /// The room that an open file or folder is in; `None`: it has no wall round it.
-    #[must_use]
-    pub fn around(&self, fd: impl AsFd) -> Option<Arc<dyn Room>> {
+    ///
+    /// # Errors
+    /// `ENAMETOOLONG`: it lies so deep that the kernel cannot name it.
+    pub fn around(&self, fd: impl AsFd) -> io::Result<Option<Arc<dyn Room>>> {
         if !self.any() {
-            return None;
+            return Ok(None);
         }
         let link = Path::new("/proc/self/fd").join(fd.as_fd().as_raw_fd().to_string());
         // A file that was removed keeps the name of its folder.
-        let place = std::fs::read_link(link).ok()?;
+        let place = std::fs::read_link(link)?;
         let found = self.0.rooms.iter().find(|(room, _)| place.starts_with(room));
-        found.map(|(_, room)| Arc::clone(room))
+        Ok(found.map(|(_, room)| Arc::clone(room)))
     }
 
     /// Asks for `bytes` more.
@@ -230,10 +263,15 @@ pub trait FilesView: WasiView {
 }
 
 /// Room that was taken for something to be made; if it is not made after all, worth measuring again.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(in crate::wasi) struct Made(Option<Arc<dyn Room>>);
 
 impl Made {
+    /// Nothing was taken: there is no wall.
+    pub(in crate::wasi) fn freely() -> Self {
+        Self(None)
+    }
+
     pub(in crate::wasi) fn new(room: Arc<dyn Room>) -> Self {
         Self(Some(room))
     }
@@ -291,4 +329,94 @@ pub(in crate::wasi) fn size_of(file: &File) -> u64 {
 /// `ENOSPC`.
 fn no_space() -> io::Error {
     rustix::io::Errno::NOSPC.into()
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use std::os::fd::OwnedFd;
+
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+
+    #[derive(Debug)]
+    struct Jar(PathBuf);
+
+    impl Room for Jar {
+        fn place(&self) -> &Path {
+            &self.0
+        }
+
+        fn take(&self, _bytes: u64) -> Grant {
+            Grant::Yes
+        }
+
+        fn take_measured(&self, _bytes: u64) -> bool {
+            true
+        }
+
+        fn freed(&self) {}
+
+        fn opened(&self, _file: &Arc<File>) {}
+
+        fn cost(&self, size: u64) -> u64 {
+            size
+        }
+    }
+
+    fn folder(dir: &OwnedFd, name: &str) -> OwnedFd {
+        let _ = mkdirat(dir, name, Mode::RWXU);
+        openat(dir, name, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+            .unwrap()
+    }
+
+    #[test]
+    fn nothing_lies_so_deep_that_no_wall_is_round_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().canonicalize().unwrap();
+        let mut here = OwnedFd::from(File::open(&place).unwrap());
+        let walls =
+            Walls::new([Arc::new(Jar(place)) as Arc<dyn Room>], Arc::new(Nobody), Work::Here);
+        let mut refused = 0;
+        for _ in 0..20 {
+            here = folder(&here, &"d".repeat(255));
+            match walls.around(&here) {
+                Ok(room) => assert!(room.is_some(), "in no room at all"),
+                Err(error) => {
+                    assert_eq!(
+                        error.raw_os_error(),
+                        Some(rustix::io::Errno::NAMETOOLONG.raw_os_error())
+                    );
+                    refused += 1;
+                }
+            }
+        }
+        assert!(refused > 0, "deeper than the kernel can name");
+        assert!(
+            Walls::none().around(&here).unwrap().is_none(),
+            "where nothing is limited nobody asks"
+        );
+    }
+
+    #[test]
+    fn closing_what_was_open_from_the_start_makes_no_room_and_what_is_coming_counts() {
+        let (walls, mut table) = (Walls::none(), ResourceTable::new());
+        for place in 0..u32::try_from(FILES_MAX).unwrap() - 1 {
+            walls.open_one(&mut table).unwrap().done(place);
+        }
+        let last = walls.open_one(&mut table).unwrap();
+        assert!(walls.open_one(&mut table).is_none(), "as many are coming as fit");
+        walls.closed(u32::MAX);
+        assert!(walls.open_one(&mut table).is_none(), "that was none of them");
+        drop(last);
+        let last = walls.open_one(&mut table).unwrap();
+        walls.closed(7);
+        drop((last, walls.open_one(&mut table).unwrap()));
+        // The table's own places bound it as well, those of others who are on their way included.
+        table.set_max_capacity(2);
+        let first = walls.open_one(&mut table).unwrap();
+        let second = walls.open_one(&mut table).unwrap();
+        assert!(walls.open_one(&mut table).is_none());
+        drop((first, second));
+    }
 }

@@ -61,14 +61,23 @@ impl Files<'_> {
     }
 
     /// A file or folder and the room that it is in; `None` where there is no wall, or no such descriptor.
-    fn walled(&self, fd: &Fd) -> Option<(Arc<File>, Arc<dyn Room>)> {
-        let file = self.walls.any().then(|| self.handle(fd))??;
+    fn walled(&self, fd: &Fd) -> FsResult<Option<(Arc<File>, Arc<dyn Room>)>> {
+        let Some(file) = self.walls.any().then(|| self.handle(fd)).flatten() else {
+            return Ok(None);
+        };
         let room = self.walls.around(&file)?;
-        Some((file, room))
+        Ok(room.map(|room| (file, room)))
     }
 
-    fn room(&self, fd: &Fd) -> Option<Arc<dyn Room>> {
-        self.walled(fd).map(|(_, room)| room)
+    fn room(&self, fd: &Fd) -> FsResult<Option<Arc<dyn Room>>> {
+        Ok(self.walled(fd)?.map(|(_, room)| room))
+    }
+
+    /// Something was taken away: allowed everywhere.
+    fn freed(room: FsResult<Option<Arc<dyn Room>>>) {
+        if let Ok(Some(room)) = room {
+            room.freed();
+        }
     }
 
     async fn grow(&mut self, room: &Arc<dyn Room>, bytes: u64) -> FsResult<()> {
@@ -76,10 +85,10 @@ impl Files<'_> {
     }
 
     /// Before something with a name comes into being.
-    async fn make(&mut self, fd: &Fd, bytes: impl Fn(&dyn Room) -> u64) -> FsResult<Option<Made>> {
-        let Some(room) = self.room(fd) else { return Ok(None) };
+    async fn make(&mut self, fd: &Fd, bytes: impl Fn(&dyn Room) -> u64) -> FsResult<Made> {
+        let Some(room) = self.room(fd)? else { return Ok(Made::freely()) };
         self.grow(&room, bytes(&*room)).await?;
-        Ok(Some(Made::new(room)))
+        Ok(Made::new(room))
     }
 
     /// A place for one more stream.
@@ -123,7 +132,7 @@ impl Files<'_> {
             return Err(ErrorCode::BadDescriptor.into());
         };
         let file = Arc::clone(&file.file);
-        let room = self.walls.around(&file);
+        let room = self.walls.around(&file)?;
         let stream = Output::new(inner, file, room, self.walls.clone(), position);
         let stream: DynOutputStream = Box::new(stream);
         Ok(self.fs.table.push(stream)?)
@@ -197,8 +206,9 @@ impl HostDescriptor for Files<'_> {
     }
 
     fn drop(&mut self, fd: Fd) -> wasmtime::Result<()> {
+        let place = fd.rep();
         HostDescriptor::drop(&mut self.fs, fd)?;
-        self.walls.closed();
+        self.walls.closed(place);
         Ok(())
     }
 
@@ -254,7 +264,7 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn write(&mut self, fd: Fd, bytes: Vec<u8>, offset: u64) -> FsResult<u64> {
-        let Some((file, room)) = self.walled(&fd) else {
+        let Some((file, room)) = self.walled(&fd)? else {
             return self.fs.write(fd, bytes, offset).await;
         };
         let end = offset.saturating_add(bytes.len() as u64);
@@ -267,7 +277,7 @@ impl HostDescriptor for Files<'_> {
     }
 
     async fn set_size(&mut self, fd: Fd, size: u64) -> FsResult<()> {
-        let Some((file, room)) = self.walled(&fd) else {
+        let Some((file, room)) = self.walled(&fd)? else {
             return self.fs.set_size(fd, size).await;
         };
         let before = size_of(&file);
@@ -283,9 +293,7 @@ impl HostDescriptor for Files<'_> {
         fits(&path)?;
         let made = self.make(&fd, folder_bytes).await?;
         self.fs.create_directory_at(fd, path).await?;
-        if let Some(made) = made {
-            made.done();
-        }
+        made.done();
         Ok(())
     }
 
@@ -294,9 +302,7 @@ impl HostDescriptor for Files<'_> {
         fits(&path)?;
         let made = self.make(&fd, |room| link_bytes(room, target.len())).await?;
         self.fs.symlink_at(fd, target, path).await?;
-        if let Some(made) = made {
-            made.done();
-        }
+        made.done();
         Ok(())
     }
 
@@ -310,14 +316,12 @@ impl HostDescriptor for Files<'_> {
     ) -> FsResult<()> {
         fits(&path)?;
         fits(&new_path)?;
-        if are_apart(self.room(&fd).as_ref(), self.room(&new_fd).as_ref()) {
+        if are_apart(self.room(&fd)?.as_ref(), self.room(&new_fd)?.as_ref()) {
             return Err(ErrorCode::CrossDevice.into());
         }
         let made = self.make(&new_fd, |_| ENTRY_BYTES).await?;
         self.fs.link_at(fd, flags, path, new_fd, new_path).await?;
-        if let Some(made) = made {
-            made.done();
-        }
+        made.done();
         Ok(())
     }
 
@@ -329,28 +333,24 @@ impl HostDescriptor for Files<'_> {
         how: OpenFlags,
         flags: DescriptorFlags,
     ) -> FsResult<Fd> {
-        if !self.walls.has_room_for_one(self.fs.table) {
-            return Err(ErrorCode::InsufficientMemory.into());
-        }
+        let opening = self.walls.open_one(self.fs.table).ok_or(ErrorCode::InsufficientMemory)?;
         let is_there = self.look(&fd, path_flags, &path).await?;
-        let room = self.room(&fd);
-        let mut made = None;
-        if let Some(room) = &room {
-            if how.contains(OpenFlags::CREATE) && !is_there {
-                self.grow(room, ENTRY_BYTES).await?;
-                made = Some(Made::new(Arc::clone(room)));
-            }
+        let room = self.room(&fd)?;
+        let mut made = Made::freely();
+        if let Some(room) = room.as_ref().filter(|_| how.contains(OpenFlags::CREATE) && !is_there) {
+            self.grow(room, ENTRY_BYTES).await?;
+            made = Made::new(Arc::clone(room));
+        }
+        let opened = self.fs.open_at(fd, path_flags, path, how, flags).await?;
+        opening.done(opened.rep());
+        made.done();
+        if let Some(room) = room {
             if how.contains(OpenFlags::TRUNCATE) {
                 room.freed();
             }
-        }
-        let opened = self.fs.open_at(fd, path_flags, path, how, flags).await?;
-        self.walls.opened();
-        if let Some(made) = made {
-            made.done();
-        }
-        if let (Some(room), Ok(Descriptor::File(file))) = (room, self.fs.table.get(&opened)) {
-            room.opened(&file.file);
+            if let Ok(Descriptor::File(file)) = self.fs.table.get(&opened) {
+                room.opened(&file.file);
+            }
         }
         Ok(opened)
     }
@@ -359,7 +359,7 @@ impl HostDescriptor for Files<'_> {
         fits(&path)?;
         let room = self.room(&fd);
         self.fs.remove_directory_at(fd, path).await?;
-        room.inspect(|room| room.freed());
+        Self::freed(room);
         Ok(())
     }
 
@@ -372,8 +372,8 @@ impl HostDescriptor for Files<'_> {
     ) -> FsResult<()> {
         fits(&path)?;
         fits(&new_path)?;
-        let room = self.room(&fd);
-        if are_apart(room.as_ref(), self.room(&new_fd).as_ref()) {
+        let room = self.room(&fd)?;
+        if are_apart(room.as_ref(), self.room(&new_fd)?.as_ref()) {
             return Err(ErrorCode::CrossDevice.into());
         }
         self.fs.rename_at(fd, path, new_fd, new_path).await?;
@@ -386,7 +386,7 @@ impl HostDescriptor for Files<'_> {
         fits(&path)?;
         let room = self.room(&fd);
         self.fs.unlink_file_at(fd, path).await?;
-        room.inspect(|room| room.freed());
+        Self::freed(room);
         Ok(())
     }
 }

@@ -7,6 +7,7 @@
 //! Any number of these calls may wait at once, each with the path that it was given.
 
 use std::fs::File;
+use std::io;
 use std::sync::Arc;
 
 use tokio::sync::oneshot;
@@ -75,25 +76,36 @@ type Writable = (Arc<File>, Option<Arc<dyn Room>>);
 /// A file or folder and the room that it is in.
 type Walled = (Arc<File>, Arc<dyn Room>);
 
-fn walled_in<T: FilesView>(data: &mut T, fd: &Fd) -> Option<Walled> {
+fn walled_in<T: FilesView>(data: &mut T, fd: &Fd) -> io::Result<Option<Walled>> {
     let walls = data.walls().clone();
-    let file = match walls.any().then(|| data.ctx().table.get(fd).ok().cloned())?? {
-        Descriptor::File(file) => file.file,
-        Descriptor::Dir(dir) => dir.dir,
+    let file = match walls.any().then(|| data.ctx().table.get(fd).ok().cloned()).flatten() {
+        Some(Descriptor::File(file)) => file.file,
+        Some(Descriptor::Dir(dir)) => dir.dir,
+        None => return Ok(None),
     };
     let room = walls.around(&file)?;
-    Some((file, room))
+    Ok(room.map(|room| (file, room)))
 }
 
-fn walled<T: FilesView + 'static>(store: &Accessor<T, WalledFiles>, fd: &Fd) -> Option<Walled> {
-    store.with(|mut store| walled_in(store.data_mut(), fd))
+fn walled<T: FilesView + 'static>(
+    store: &Accessor<T, WalledFiles>,
+    fd: &Fd,
+) -> FilesystemResult<Option<Walled>> {
+    Ok(store.with(|mut store| walled_in(store.data_mut(), fd))?)
 }
 
 fn room<T: FilesView + 'static>(
     store: &Accessor<T, WalledFiles>,
     fd: &Fd,
-) -> Option<Arc<dyn Room>> {
-    walled(store, fd).map(|(_, room)| room)
+) -> FilesystemResult<Option<Arc<dyn Room>>> {
+    Ok(walled(store, fd)?.map(|(_, room)| room))
+}
+
+/// Something was taken away: allowed everywhere.
+fn freed(room: FilesystemResult<Option<Arc<dyn Room>>>) {
+    if let Ok(Some(room)) = room {
+        room.freed();
+    }
 }
 
 async fn grow<T: FilesView + 'static>(
@@ -110,10 +122,10 @@ async fn make<T: FilesView + 'static>(
     store: &Accessor<T, WalledFiles>,
     fd: &Fd,
     bytes: impl Fn(&dyn Room) -> u64,
-) -> FilesystemResult<Option<Made>> {
-    let Some(room) = room(store, fd) else { return Ok(None) };
+) -> FilesystemResult<Made> {
+    let Some(room) = room(store, fd)? else { return Ok(Made::freely()) };
     grow(store, &room, bytes(&*room)).await?;
-    Ok(Some(Made::new(room)))
+    Ok(Made::new(room))
 }
 
 /// Pays for a call with these paths, as long as it lasts.
@@ -174,8 +186,9 @@ impl types::Host for Files<'_> {
 
 impl HostDescriptor for Files<'_> {
     fn drop(&mut self, fd: Fd) -> wasmtime::Result<()> {
+        let place = fd.rep();
         HostDescriptor::drop(&mut self.files, fd)?;
-        self.walls.closed();
+        self.walls.closed(place);
         Ok(())
     }
 }
@@ -300,7 +313,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         data: StreamReader<u8>,
         offset: u64,
     ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {
-        if let Some(ours) = writable(store.data_mut(), &fd) {
+        if let Some(ours) = writable(store.data_mut(), &fd).transpose() {
             return write_ours(store, ours, data, Some(offset));
         }
         let store = Access::<T, WasiFilesystem>::new(store.as_context_mut(), T::filesystem);
@@ -312,7 +325,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         fd: Fd,
         data: StreamReader<u8>,
     ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {
-        if let Some(ours) = writable(store.data_mut(), &fd) {
+        if let Some(ours) = writable(store.data_mut(), &fd).transpose() {
             return write_ours(store, ours, data, None);
         }
         let store = Access::<T, WasiFilesystem>::new(store.as_context_mut(), T::filesystem);
@@ -321,7 +334,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
 
     async fn set_size(store: &Accessor<T, Self>, fd: Fd, size: u64) -> FilesystemResult<()> {
         let _paid = under_way(store, &[])?;
-        let walled = walled(store, &fd);
+        let walled = walled(store, &fd)?;
         if let Some((file, room)) = &walled {
             grow(store, room, growth(&**room, size_of(file), size)).await?;
             // It may become shorter, or stay as it was.
@@ -340,9 +353,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         let theirs = theirs(store);
         <WasiFilesystem as HostDescriptorWithStore<T>>::create_directory_at(&theirs, fd, path)
             .await?;
-        if let Some(made) = made {
-            made.done();
-        }
+        made.done();
         Ok(())
     }
 
@@ -357,9 +368,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         let theirs = theirs(store);
         <WasiFilesystem as HostDescriptorWithStore<T>>::symlink_at(&theirs, fd, target, path)
             .await?;
-        if let Some(made) = made {
-            made.done();
-        }
+        made.done();
         Ok(())
     }
 
@@ -372,7 +381,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         new_path: String,
     ) -> FilesystemResult<()> {
         let _paid = under_way(store, &[&path, &new_path])?;
-        if are_apart(room(store, &fd).as_ref(), room(store, &new_fd).as_ref()) {
+        if are_apart(room(store, &fd)?.as_ref(), room(store, &new_fd)?.as_ref()) {
             return Err(ErrorCode::CrossDevice.into());
         }
         let made = make(store, &new_fd, |_| ENTRY_BYTES).await?;
@@ -381,9 +390,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
             &theirs, fd, flags, path, new_fd, new_path,
         )
         .await?;
-        if let Some(made) = made {
-            made.done();
-        }
+        made.done();
         Ok(())
     }
 
@@ -397,25 +404,22 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
     ) -> FilesystemResult<Fd> {
         let _paid = under_way(store, &[&path])?;
         let walls = store.with(|mut store| store.data_mut().walls().clone());
-        if !store.with(|mut store| walls.has_room_for_one(store.data_mut().ctx().table)) {
-            return Err(ErrorCode::InsufficientMemory.into());
-        }
+        let opening = store.with(|mut store| walls.open_one(store.data_mut().ctx().table));
+        let opening = opening.ok_or(ErrorCode::InsufficientMemory)?;
         let is_there = look(store, &fd, path_flags, &path).await?;
-        let room = room(store, &fd);
-        let mut made = None;
+        let room = room(store, &fd)?;
+        let mut made = Made::freely();
         if let Some(room) = room.as_ref().filter(|_| how.contains(OpenFlags::CREATE) && !is_there) {
             grow(store, room, ENTRY_BYTES).await?;
-            made = Some(Made::new(Arc::clone(room)));
+            made = Made::new(Arc::clone(room));
         }
         let theirs = theirs(store);
         let opened = <WasiFilesystem as HostDescriptorWithStore<T>>::open_at(
             &theirs, fd, path_flags, path, how, flags,
         )
         .await?;
-        walls.opened();
-        if let Some(made) = made {
-            made.done();
-        }
+        opening.done(opened.rep());
+        made.done();
         if let Some(room) = room {
             if how.contains(OpenFlags::TRUNCATE) {
                 room.freed();
@@ -438,7 +442,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         let (room, theirs) = (room(store, &fd), theirs(store));
         <WasiFilesystem as HostDescriptorWithStore<T>>::remove_directory_at(&theirs, fd, path)
             .await?;
-        room.inspect(|room| room.freed());
+        freed(room);
         Ok(())
     }
 
@@ -450,8 +454,8 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         new_path: String,
     ) -> FilesystemResult<()> {
         let _paid = under_way(store, &[&path, &new_path])?;
-        let (from, theirs) = (room(store, &fd), theirs(store));
-        if are_apart(from.as_ref(), room(store, &new_fd).as_ref()) {
+        let (from, theirs) = (room(store, &fd)?, theirs(store));
+        if are_apart(from.as_ref(), room(store, &new_fd)?.as_ref()) {
             return Err(ErrorCode::CrossDevice.into());
         }
         <WasiFilesystem as HostDescriptorWithStore<T>>::rename_at(
@@ -471,7 +475,7 @@ impl<T: FilesView + 'static> HostDescriptorWithStore<T> for WalledFiles {
         let _paid = under_way(store, &[&path])?;
         let (room, theirs) = (room(store, &fd), theirs(store));
         <WasiFilesystem as HostDescriptorWithStore<T>>::unlink_file_at(&theirs, fd, path).await?;
-        room.inspect(|room| room.freed());
+        freed(room);
         Ok(())
     }
 }
@@ -499,23 +503,33 @@ fn lister<T: FilesView>(data: &mut T, fd: &Fd) -> Result<(Arc<File>, Held, Work)
 }
 
 /// A file that is written by us: behind a wall, or where it may take long. What may not be written is wasmtime-wasi's to refuse.
-fn writable<T: FilesView>(data: &mut T, fd: &Fd) -> Option<Writable> {
+fn writable<T: FilesView>(data: &mut T, fd: &Fd) -> io::Result<Option<Writable>> {
     let file = match data.ctx().table.get(fd) {
         Ok(Descriptor::File(file)) if file.perms == FsPerms::ReadWrite => Arc::clone(&file.file),
-        _ => return None,
+        _ => return Ok(None),
     };
-    let room = data.walls().around(&file);
-    (room.is_some() || data.walls().work() == Work::Elsewhere).then_some((file, room))
+    let room = data.walls().around(&file)?;
+    let ours = room.is_some() || data.walls().work() == Work::Elsewhere;
+    Ok(ours.then_some((file, room)))
 }
 
 fn write_ours<T: FilesView + 'static>(
     mut store: Access<'_, T, WalledFiles>,
-    (file, room): Writable,
-    data: StreamReader<u8>,
+    ours: io::Result<Writable>,
+    mut data: StreamReader<u8>,
     position: Option<u64>,
 ) -> wasmtime::Result<FutureReader<Result<(), ErrorCode>>> {
     let (told, verdict) = oneshot::channel();
     let walls = store.data_mut().walls().clone();
-    data.pipe(&mut store, Writer::new(file, room, walls, position, told))?;
+    match ours {
+        Ok((file, room)) => {
+            data.pipe(&mut store, Writer::new(file, room, walls, position, told))?;
+        }
+        Err(error) => {
+            data.close(&mut store)?;
+            // The receiver is right here.
+            let _ = told.send(Err(error.into()));
+        }
+    }
     FutureReader::new(&mut store, verdict)
 }

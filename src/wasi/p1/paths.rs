@@ -77,17 +77,15 @@ impl Preview1 {
                 self.wasi.path_open(mem, dir, lookup, path, how, base, inheriting, flags).await?;
             return Ok(Fd::from(self.fds.insert(Entry::Host(opened.into()))?));
         };
-        let mut made = None;
+        let mut made = Made::freely();
         if how.contains(types::Oflags::CREAT) && !is_there {
             self.walled.grow(&room, ENTRY_BYTES).await?;
-            made = Some(Made::new(Arc::clone(&room)));
+            made = Made::new(Arc::clone(&room));
         }
         let place = walls::next_place(self.wasi.ctx().table);
         let opened =
             self.wasi.path_open(mem, dir, lookup, path, how, base, inheriting, flags).await?;
-        if let Some(made) = made {
-            made.done();
-        }
+        made.done();
         if how.contains(types::Oflags::TRUNC) {
             room.freed();
         }
@@ -123,9 +121,7 @@ impl Preview1 {
         let dir = self.dir(dir)?;
         let made = self.walled.make(dir.into(), folder_bytes).await?;
         self.wasi.path_create_directory(mem, dir, path).await?;
-        if let Some(made) = made {
-            made.done();
-        }
+        made.done();
         Ok(())
     }
 
@@ -143,9 +139,7 @@ impl Preview1 {
         }
         let made = self.walled.make(to.into(), |_| ENTRY_BYTES).await?;
         self.wasi.path_link(mem, from, flags, from_path, to, to_path).await?;
-        if let Some(made) = made {
-            made.done();
-        }
+        made.done();
         Ok(())
     }
 
@@ -162,9 +156,7 @@ impl Preview1 {
         let len = target.len() as usize;
         let made = self.walled.make(dir.into(), |room| link_bytes(room, len)).await?;
         self.wasi.path_symlink(mem, target, dir, path).await?;
-        if let Some(made) = made {
-            made.done();
-        }
+        made.done();
         Ok(())
     }
 
@@ -182,7 +174,7 @@ impl Preview1 {
         }
         self.wasi.path_rename(mem, from, from_path, to, to_path).await?;
         // What had the new name before may be gone.
-        self.walled.room(to.into()).inspect(|room| room.freed());
+        self.walled.freed(to.into());
         Ok(())
     }
 
@@ -195,7 +187,7 @@ impl Preview1 {
         fits(path)?;
         let dir = self.dir(dir)?;
         self.wasi.path_remove_directory(mem, dir, path).await?;
-        self.walled.room(dir.into()).inspect(|room| room.freed());
+        self.walled.freed(dir.into());
         Ok(())
     }
 
@@ -208,7 +200,7 @@ impl Preview1 {
         fits(path)?;
         let dir = self.dir(dir)?;
         self.wasi.path_unlink_file(mem, dir, path).await?;
-        self.walled.room(dir.into()).inspect(|room| room.freed());
+        self.walled.freed(dir.into());
         Ok(())
     }
 }

@@ -64,10 +64,17 @@ impl Walled {
         &self,
         fd: u32,
         bytes: impl Fn(&dyn Room) -> u64,
-    ) -> Result<Option<Made>, Errno> {
-        let Some(room) = self.room(fd) else { return Ok(None) };
+    ) -> Result<Made, Errno> {
+        let Some(room) = self.room(fd) else { return Ok(Made::freely()) };
         self.grow(&room, bytes(&*room)).await?;
-        Ok(Some(Made::new(room)))
+        Ok(Made::new(room))
+    }
+
+    /// Something in the folder `fd` was removed, or replaced.
+    pub(super) fn freed(&self, fd: u32) {
+        if let Some(behind) = self.behind.get(&fd) {
+            behind.room.freed();
+        }
     }
 
     /// Before `len` bytes are written to the file `fd` at `at`, or at the end of a file that is appended to. The room, if there is a wall:
@@ -86,12 +93,12 @@ impl Walled {
     }
 
     /// Before the file `fd` gets a new size.
-    pub(super) async fn resize(&self, fd: u32, size: u64) -> Result<Option<Made>, Errno> {
-        let Some(behind) = self.behind.get(&fd) else { return Ok(None) };
+    pub(super) async fn resize(&self, fd: u32, size: u64) -> Result<Made, Errno> {
+        let Some(behind) = self.behind.get(&fd) else { return Ok(Made::freely()) };
         let before = behind.file.upgrade().map_or(0, |file| size_of(&file));
         self.grow(&behind.room, growth(&*behind.room, before, size)).await?;
         // Worth measuring again however it ends: it may become shorter.
-        Ok(Some(Made::new(Arc::clone(&behind.room))))
+        Ok(Made::new(Arc::clone(&behind.room)))
     }
 
     /// What was opened as `fd` in a room.
