@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::oneshot;
 
-use crate::pod::run::{Ingredients, StartFailure};
+use crate::pod::run::{Begun, Ingredients, StartFailure};
 use crate::runtime::{LogSink, RunControl, Stream};
 use crate::spec::{Container, ContainerName, Exit};
 
@@ -41,12 +41,20 @@ pub enum ExecRefused {
     Failed(String),
 }
 
-/// Ends the instance when the caller loses interest (a timeout drops the future).
-struct KillOnDrop(RunControl);
+/// An instance under way. Dropped (the caller has lost interest: a timeout), it is ended, and its folders go when it is gone.
+struct Instance(Option<Begun>);
 
-impl Drop for KillOnDrop {
+impl Drop for Instance {
     fn drop(&mut self) {
-        self.0.kill();
+        let Some(Begun { handle, folders }) = self.0.take() else { return };
+        handle.control.kill();
+        // Without a runtime the daemon ends, and everything with it.
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _exit = handle.exit.await;
+                let _message = folders.clear().await;
+            });
+        }
     }
 }
 
@@ -56,7 +64,7 @@ impl Drop for KillOnDrop {
 /// If the instance could not be started: says nothing about what it would have answered.
 ///
 /// # Cancel safety
-/// Safe: dropping it kills the instance; the private folders of a killed instance go with the pod's.
+/// Safe: dropping it kills the instance, and its private folders go when it has ended.
 pub async fn exec(
     ingredients: &Ingredients,
     container: &Container,
@@ -67,10 +75,15 @@ pub async fn exec(
     let output = Arc::new(Output::default());
     let sink: Arc<dyn LogSink> = Arc::<Output>::clone(&output);
     let begun = ingredients.exec(container, serial, command, sink, charge_to).await?;
-    let _kill = KillOnDrop(begun.handle.control);
-    let exit = begun.handle.exit.await;
-    // The instance has no termination message of its own; only its folders have to go.
-    let _message = ingredients.clear(begun.mounts).await;
+    let mut instance = Instance(Some(begun));
+    let exit = match &mut instance.0 {
+        Some(begun) => (&mut begun.handle.exit).await,
+        None => return Err(StartFailure::broken(&"an instance was gone before its end")),
+    };
+    if let Some(Begun { folders, .. }) = instance.0.take() {
+        // The instance has no termination message of its own; only its folders have to go.
+        let _message = folders.clear().await;
+    }
     let bytes = output.0.lock().unwrap_or_else(PoisonError::into_inner);
     let output = String::from_utf8_lossy(&bytes).into_owned();
     Ok(ExecResult { exit, output })

@@ -6,31 +6,29 @@
 //! Reports come over one bounded channel. Things that the worker must hold (a sandbox, a control of a run) come before
 //! the event that tells of them, so when the core answers, they are there.
 
+mod asked;
+mod events;
+mod live;
+
 use std::collections::BTreeMap;
-use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use futures_util::FutureExt;
-use k8s_openapi::api::core::v1 as corev1;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::board::EventDraft;
 use crate::image::{PullFailure, ResolvedImage};
 use crate::lifecycle::{
     Action, Event, HookKind, PodEvent, ProbeOutcome, Restored, RunId, StopReason,
 };
 use crate::pod::context::NodeContext;
-use crate::pod::exec::{ExecAsk, ExecRefused, exec};
 use crate::pod::images;
-use crate::pod::logs::{LogRing, PodLogs, RunLog};
-use crate::pod::prober::Target;
-use crate::pod::run::{Begun, Ingredients, StartFailure};
+use crate::pod::logs::PodLogs;
+use crate::pod::run::{Ingredients, StartFailure};
 use crate::pod::sandbox::{self, Sandbox};
-use crate::runtime::{LogSink, RunControl};
-use crate::spec::{Container, ContainerKind, ContainerName, Exit, Pod, ProbeKind};
+use crate::runtime::RunControl;
+use crate::spec::{Container, ContainerName, Pod, ProbeKind};
 use crate::volume::space::Excess;
 
 /// Serials of exec instances begin here, far from any attempt's number: both name private folders of a container.
@@ -332,7 +330,7 @@ impl Hands {
         };
         self.runs.insert(run.container.clone(), active);
         let reports = self.reports.clone();
-        tokio::spawn(live(ingredients, container, run, ring, abort, reports));
+        tokio::spawn(live::live(ingredients, container, run, ring, abort, reports));
     }
 
     fn probe(&mut self, run: RunId, kind: ProbeKind) {
@@ -362,97 +360,11 @@ impl Hands {
         });
     }
 
-    /// Runs a command beside a module until it ends, the module does, or nobody waits for it any more.
-    pub fn exec(&mut self, ask: ExecAsk) {
-        let ExecAsk { container, command, mut reply } = ask;
-        let target = self.exec_container(container).and_then(|name| {
-            let not_running = || ExecRefused::NotRunning(name.to_string());
-            let run = self.runs.get(&name).map(|active| active.run.clone());
-            run.and_then(|run| self.target(&run)).ok_or_else(not_running)
-        });
-        let (target, over) = match target {
-            Ok(found) => found,
-            // Who has gone away needs no answer.
-            Err(refused) => return drop(reply.send(Err(refused))),
-        };
-        tokio::spawn(async move {
-            let Target { ingredients, container, control, serial } = target;
-            let name = container.name.to_string();
-            let run = Box::pin(exec(&ingredients, &container, serial, &command, control));
-            tokio::select! {
-                ran = over.run_until_cancelled(run) => {
-                    let answer = match ran {
-                        Some(Ok(result)) => Ok(result),
-                        Some(Err(failure)) => Err(ExecRefused::Failed(failure.message)),
-                        None => Err(ExecRefused::NotRunning(name)),
-                    };
-                    drop(reply.send(answer));
-                }
-                () = reply.closed() => {}
-            }
-        });
-    }
-
-    fn exec_container(&self, asked: Option<ContainerName>) -> Result<ContainerName, ExecRefused> {
-        match (asked, self.pod.containers.as_slice()) {
-            (Some(name), _) => Ok(name),
-            (None, [only]) => Ok(only.name.clone()),
-            (None, several) => {
-                let names = several.iter().map(|c| c.name.to_string()).collect();
-                Err(ExecRefused::WhichContainer(names))
-            }
-        }
-    }
-
-    /// The running module, as probes and hooks see it, and what tells them that it is over.
-    fn target(&mut self, run: &RunId) -> Option<(Target, CancellationToken)> {
-        let container = self.container(run)?;
-        let serial = self.next_exec_serial;
-        // Wraps after two thousand million execs, back to where it began.
-        self.next_exec_serial = serial.checked_add(1).unwrap_or(FIRST_EXEC_SERIAL);
-        let active = self.active(run)?;
-        let control = active.control.clone()?;
-        let target = Target { ingredients: active.ingredients.clone(), container, control, serial };
-        Some((target, active.over.clone()))
-    }
-
     fn end(&mut self, run: &RunId, how: impl Fn(&RunControl)) {
         let Some(active) = self.active(run) else { return };
         match &active.control {
             Some(control) => how(control),
             None => active.abort.cancel(),
-        }
-    }
-
-    fn record(&self, event: &PodEvent) {
-        let draft = EventDraft {
-            involved: self.reference(event.container.as_ref()),
-            warning: event.warning,
-            reason: event.reason.to_owned(),
-            message: event.message.clone(),
-            component: "podling".to_owned(),
-            host: self.node.node.name.clone(),
-        };
-        self.node.board.record(&draft, self.node.clock.now());
-    }
-
-    fn reference(&self, container: Option<&ContainerName>) -> corev1::ObjectReference {
-        let field_path = container.and_then(|name| {
-            let list = match self.pod.container(name)?.kind {
-                ContainerKind::Init | ContainerKind::Sidecar => "initContainers",
-                ContainerKind::Regular => "containers",
-                ContainerKind::Ephemeral => "ephemeralContainers",
-            };
-            Some(format!("spec.{list}{{{name}}}"))
-        });
-        corev1::ObjectReference {
-            api_version: Some("v1".into()),
-            kind: Some("Pod".into()),
-            namespace: Some(self.pod.key.namespace.to_string()),
-            name: Some(self.pod.key.name.to_string()),
-            uid: Some(self.pod.uid.to_string()),
-            field_path,
-            ..corev1::ObjectReference::default()
         }
     }
 
@@ -480,6 +392,7 @@ impl Hands {
 impl Drop for Hands {
     /// A worker that goes in disorder must not leave modules running.
     fn drop(&mut self) {
+        self.gone.cancel();
         self.node.usage.pod_is_gone(&self.pod.uid);
         for active in self.runs.values() {
             active.abort.cancel();
@@ -488,47 +401,4 @@ impl Drop for Hands {
             }
         }
     }
-}
-
-/// The life of one run: start, wait, clear up. Reports `Running` and then exactly one `Exited`, or one `StartFailed`.
-async fn live(
-    ingredients: Ingredients,
-    container: Container,
-    run: RunId,
-    ring: Arc<LogRing>,
-    abort: CancellationToken,
-    reports: mpsc::Sender<Report>,
-) {
-    let sink: Arc<dyn LogSink> = Arc::new(RunLog(Arc::clone(&ring)));
-    let start =
-        AssertUnwindSafe(ingredients.start(&container, &run, sink, &reports)).catch_unwind();
-    let started = match abort.run_until_cancelled(Box::pin(start)).await {
-        Some(Ok(started)) => started,
-        Some(Err(_panic)) => Err(StartFailure::broken(&"starting the module panicked")),
-        None => Err(StartFailure {
-            reason: "RunContainerError",
-            message: "stopped before it had started".to_owned(),
-        }),
-    };
-    let report = match started {
-        Err(StartFailure { reason, message }) => {
-            ring.finish();
-            Event::StartFailed { run, reason, message }
-        }
-        Ok(Begun { handle, mounts }) => {
-            let running = Report::Running(run.clone(), handle.control.clone());
-            if reports.send(running).await.is_err() {
-                // The worker has gone meanwhile: nobody could ever stop this run.
-                handle.control.kill();
-            }
-            let exit = AssertUnwindSafe(handle.exit).catch_unwind().await;
-            let exit = exit.unwrap_or_else(|_panic| Exit::Lost {
-                message: "the runtime failed while the module ran".to_owned(),
-            });
-            ring.finish();
-            let message = ingredients.finish(&container, mounts, &exit, &ring).await;
-            Event::Exited { run, exit, message }
-        }
-    };
-    drop(reports.send(Report::Event(report)).await);
 }

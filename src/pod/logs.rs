@@ -8,10 +8,11 @@
 //!                          previous LogRing     read(from) by followers, woken through a watch
 //! ```
 
-use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
+mod pace;
+mod rings;
+
+use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::watch;
@@ -19,36 +20,18 @@ use tokio::sync::watch;
 use crate::board::logs::{LogChunk, LogCursor, LogLine, LogSource, LogStream};
 use crate::clock::{Clock, Timestamp};
 use crate::lifecycle::Attempt;
-use crate::limits::{
-    LOG_BURST_BYTES_MIN, LOG_BURST_SECONDS, LOG_BYTES_PER_SECOND, LOG_LINE_BYTES_MAX,
-    LOG_RING_BYTES_MAX,
-};
+use crate::limits::{LOG_BYTES_PER_SECOND, LOG_LINE_BYTES_MAX, LOG_RING_BYTES_MAX};
 use crate::runtime::{self, LogSink, PodAccount};
-use crate::spec::ContainerName;
+use pace::Pace;
+
+pub use pace::Dropped;
+pub use rings::PodLogs;
 
 /// What one line costs beside its bytes, so that a flood of empty lines is bounded too.
-const LINE_OVERHEAD_BYTES: usize = 48;
+const LINE_OVERHEAD_BYTES: usize = size_of::<LogLine>() + 16;
 
-/// What was dropped of a container's log because it was too much, over all its runs.
-#[derive(Debug, Default)]
-pub struct Dropped {
-    lines: AtomicU64,
-    bytes: AtomicU64,
-}
-
-impl Dropped {
-    /// Lines.
-    #[must_use]
-    pub fn lines(&self) -> u64 {
-        self.lines.load(Ordering::Relaxed)
-    }
-
-    /// Bytes, without what ends the lines.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        self.bytes.load(Ordering::Relaxed)
-    }
-}
+/// Bytes taken with the ring locked once: a module may hand over megabytes of empty lines, and whoever reads them waits meanwhile.
+const WRITE_AT_ONCE: usize = 64 << 10;
 
 #[derive(Debug)]
 struct Lines {
@@ -62,66 +45,6 @@ struct Lines {
     pace: Pace,
     /// Pays for `bytes`.
     account: Option<PodAccount>,
-}
-
-/// How much may be printed, and what was dropped because it was more.
-#[derive(Debug)]
-struct Pace {
-    /// Bytes a second.
-    rate: u64,
-    left: u64,
-    filled_at: Duration,
-    lines: u64,
-    bytes: u64,
-    total: Arc<Dropped>,
-}
-
-impl Pace {
-    fn new(rate: u64, total: Arc<Dropped>) -> Self {
-        let (filled_at, lines, bytes) = (Duration::ZERO, 0, 0);
-        Self { rate, left: Self::burst(rate), filled_at, lines, bytes, total }
-    }
-
-    /// What may be printed at once.
-    fn burst(rate: u64) -> u64 {
-        rate.saturating_mul(LOG_BURST_SECONDS).max(LOG_BURST_BYTES_MIN)
-    }
-
-    fn refill(&mut self, now: Duration) {
-        let since = now.saturating_sub(self.filled_at).as_micros();
-        let earned = since.saturating_mul(self.rate.into()) / 1_000_000;
-        let earned = u64::try_from(earned).unwrap_or(u64::MAX);
-        if earned > 0 {
-            self.left = self.left.saturating_add(earned).min(Self::burst(self.rate));
-            self.filled_at = now;
-        }
-    }
-
-    /// Whether a line of so many bytes may be kept; if not, it is counted.
-    fn allows(&mut self, bytes: usize) -> bool {
-        let cost = (bytes + LINE_OVERHEAD_BYTES) as u64;
-        let allowed = cost <= self.left;
-        if allowed {
-            self.left -= cost;
-        } else {
-            self.lines += 1;
-            self.bytes += bytes as u64;
-            self.total.lines.fetch_add(1, Ordering::Relaxed);
-            self.total.bytes.fetch_add(bytes as u64, Ordering::Relaxed);
-        }
-        allowed
-    }
-
-    /// What to say of the lines that were dropped, once.
-    fn note(&mut self) -> Option<String> {
-        let (lines, bytes) = (std::mem::take(&mut self.lines), std::mem::take(&mut self.bytes));
-        (lines > 0).then(|| {
-            format!(
-                "podling: {lines} lines ({bytes} bytes) dropped: more than {} KiB of log a second",
-                self.rate >> 10
-            )
-        })
-    }
 }
 
 /// The output of one run.
@@ -162,13 +85,13 @@ impl LogRing {
     }
 
     /// Takes output as it comes. Never waits for a reader.
-    pub fn write(&self, stream: LogStream, mut bytes: &[u8]) {
+    pub fn write(&self, stream: LogStream, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
         }
         let time = self.clock.now();
         let now = wall_ns(time);
-        {
+        for mut bytes in parts(bytes) {
             let mut lines = self.lock();
             lines.pace.refill(time.mono());
             while let Some(at) = bytes.iter().position(|b| *b == b'\n') {
@@ -257,6 +180,18 @@ impl LogSource for LogRing {
     }
 }
 
+/// Cuts what was printed at once into parts of [`WRITE_AT_ONCE`] at most, between lines where there are any.
+fn parts(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let most = bytes.get(..WRITE_AT_ONCE).unwrap_or(bytes);
+        let last = || most.iter().rposition(|byte| *byte == b'\n').map(|at| at + 1);
+        let whole = if most.len() < bytes.len() { last() } else { None };
+        let (part, rest) = bytes.split_at(whole.unwrap_or(most.len()));
+        bytes = rest;
+        (!part.is_empty()).then_some(part)
+    })
+}
+
 fn wall_ns(now: Timestamp) -> i64 {
     now.wall_ms().saturating_mul(1_000_000)
 }
@@ -313,7 +248,9 @@ impl Lines {
             }
         }
         self.bytes += cost;
-        self.kept.push_back(LogLine { time_ns, stream, partial, bytes: Bytes::from(bytes) });
+        // Without the room that it had to grow, which nobody would pay for.
+        let bytes = Bytes::from(bytes.into_boxed_slice());
+        self.kept.push_back(LogLine { time_ns, stream, partial, bytes });
     }
 
     fn drop_oldest(&mut self) -> bool {
@@ -353,241 +290,5 @@ impl LogSink for RunLog {
     fn flush(&self) {}
 }
 
-/// The rings of one pod: for each container the current run's and the one before it.
-#[derive(Debug)]
-pub struct PodLogs {
-    rings: Mutex<BTreeMap<ContainerName, Rings>>,
-    changed: watch::Sender<u64>,
-}
-
-#[derive(Debug)]
-struct Rings {
-    current: Arc<LogRing>,
-    previous: Option<Arc<LogRing>>,
-    dropped: Arc<Dropped>,
-}
-
-impl PodLogs {
-    #[must_use]
-    pub fn new() -> Arc<Self> {
-        Arc::new(Self { rings: Mutex::default(), changed: watch::Sender::new(0) })
-    }
-
-    /// A new run begins; its predecessor's ring stays readable, the one before that goes. A run that is tried again under the
-    /// same number (it did not start) replaces its own ring only.
-    #[must_use]
-    pub fn begin(
-        &self,
-        container: &ContainerName,
-        attempt: Attempt,
-        clock: Clock,
-        rate: u64,
-    ) -> Arc<LogRing> {
-        let ring = {
-            let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-            let before = rings.remove(container);
-            let dropped = before.as_ref().map(|r| Arc::clone(&r.dropped)).unwrap_or_default();
-            let previous = before.and_then(|r| match r.current.attempt {
-                again if again == attempt => r.previous,
-                _ => Some(r.current),
-            });
-            let ring = LogRing::paced(attempt, clock, rate, Arc::clone(&dropped));
-            let entry = Rings { current: Arc::clone(&ring), previous, dropped };
-            rings.insert(container.clone(), entry);
-            ring
-        };
-        self.changed.send_modify(|version| *version += 1);
-        ring
-    }
-
-    /// A run did not come about: it leaves no log, and the one before it is the newest again.
-    pub fn abandon(&self, container: &ContainerName, attempt: Attempt) {
-        let mut rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(entry) = rings.remove(container) else { return };
-        if entry.current.attempt != attempt {
-            rings.insert(container.clone(), entry);
-        } else if let Some(current) = entry.previous {
-            let (previous, dropped) = (None, entry.dropped);
-            rings.insert(container.clone(), Rings { current, previous, dropped });
-        }
-    }
-
-    /// What was dropped of a container's log.
-    #[must_use]
-    pub fn dropped(&self, container: &ContainerName) -> Arc<Dropped> {
-        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        rings.get(container).map(|rings| Arc::clone(&rings.dropped)).unwrap_or_default()
-    }
-
-    #[must_use]
-    pub fn get(&self, container: &ContainerName, previous: bool) -> Option<Arc<LogRing>> {
-        let rings = self.rings.lock().unwrap_or_else(PoisonError::into_inner);
-        let rings = rings.get(container)?;
-        if previous { rings.previous.clone() } else { Some(Arc::clone(&rings.current)) }
-    }
-
-    /// Changes whenever a run begins.
-    #[must_use]
-    pub fn changed(&self) -> watch::Receiver<u64> {
-        self.changed.subscribe()
-    }
-}
-
 #[cfg(test)]
-mod test {
-    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use super::*;
-
-    fn ring() -> Arc<LogRing> {
-        LogRing::new(0, Clock::start())
-    }
-
-    fn read(ring: &LogRing, from: u64) -> LogChunk {
-        ring.read(LogCursor(from), usize::MAX)
-    }
-
-    fn texts(chunk: &LogChunk) -> Vec<(String, bool)> {
-        let text = |l: &LogLine| (String::from_utf8_lossy(&l.bytes).into_owned(), l.partial);
-        chunk.lines.iter().map(text).collect()
-    }
-
-    #[test]
-    fn output_becomes_lines_however_it_is_cut() {
-        let ring = ring();
-        for piece in ["he", "llo\nwor", "ld\n", "\n", "end"] {
-            ring.write(LogStream::Stdout, piece.as_bytes());
-        }
-        ring.finish();
-        let lines = texts(&read(&ring, 0));
-        let expected = [("hello", false), ("world", false), ("", false), ("end", true)]
-            .map(|(t, p)| (t.to_owned(), p));
-        assert_eq!(lines, expected);
-    }
-
-    #[test]
-    fn the_two_streams_do_not_mix_within_a_line() {
-        let ring = ring();
-        ring.write(LogStream::Stdout, b"out");
-        ring.write(LogStream::Stderr, b"err\n");
-        ring.write(LogStream::Stdout, b"put\n");
-        assert_eq!(
-            texts(&read(&ring, 0)),
-            [("err".to_owned(), false), ("output".to_owned(), false)]
-        );
-    }
-
-    #[test]
-    fn a_line_without_end_is_cut_and_a_flood_is_bounded() {
-        let ring = ring();
-        for _ in 0..64 {
-            ring.write(LogStream::Stdout, &[b'x'; 10_000]);
-        }
-        let chunk = read(&ring, 0);
-        assert!(chunk.lines.iter().all(|l| l.partial && l.bytes.len() == LOG_LINE_BYTES_MAX));
-        assert!(chunk.dropped > 0);
-        for _ in 0..100_000 {
-            ring.write(LogStream::Stderr, b"\n");
-        }
-        let kept = read(&ring, 0).lines.len();
-        assert!(kept <= LOG_RING_BYTES_MAX / LINE_OVERHEAD_BYTES, "{kept}");
-    }
-
-    #[test]
-    fn who_prints_too_fast_loses_lines_and_a_line_says_how_many() {
-        let ring = ring();
-        let line = [b'x'; 999];
-        let fit = Pace::burst(LOG_BYTES_PER_SECOND) / (999 + LINE_OVERHEAD_BYTES as u64);
-        for _ in 0..fit + 500 {
-            ring.write(LogStream::Stdout, &line);
-            ring.write(LogStream::Stdout, b"\n");
-        }
-        // As long as it goes on there is no room for a word about it; afterwards there is.
-        ring.lock().pace.left = 5000;
-        ring.write(LogStream::Stdout, b"later\n");
-        let said = ring.last_text(2, 1000);
-        let (note, last) = said.split_once('\n').unwrap();
-        assert_eq!(last, "later\n");
-        let dropped = note.strip_prefix("podling: ").and_then(|note| note.split_once(" lines ("));
-        let (lines, rest) = dropped.unwrap_or_else(|| panic!("{said}"));
-        let lines: u64 = lines.parse().unwrap();
-        // The bucket fills while this goes on.
-        assert!((1..=500).contains(&lines), "{said}");
-        assert_eq!(
-            rest,
-            format!("{} bytes) dropped: more than 256 KiB of log a second", lines * 999)
-        );
-        assert!(ring.lock().pace.note().is_none());
-        let dropped = Arc::clone(&ring.lock().pace.total);
-        // Some may have been told of before.
-        assert!(dropped.lines() >= lines, "for the metrics");
-        assert_eq!(dropped.bytes(), dropped.lines() * 999);
-    }
-
-    #[test]
-    fn a_pace_is_a_burst_and_then_a_rate() {
-        let mut pace = Pace::new(LOG_BYTES_PER_SECOND, Arc::default());
-        let line = (LOG_BYTES_PER_SECOND / 256) as usize - LINE_OVERHEAD_BYTES;
-        let mut kept = 0;
-        for ms in 0..10_000 {
-            pace.refill(Duration::from_millis(ms));
-            for _ in 0..3 {
-                kept += u64::from(pace.allows(line));
-            }
-        }
-        // Ten seconds' worth, and the burst.
-        assert!((256 * 10 + 1024 - 2..=256 * 10 + 1024).contains(&kept), "{kept}");
-    }
-
-    #[test]
-    fn lines_are_on_the_pods_account_as_long_as_they_are_kept() {
-        let limits = crate::runtime::PodLimits { memory_bytes: Some(10_000), ..Default::default() };
-        let account = PodAccount::new(limits);
-        let ring = ring();
-        ring.pay_from(&account);
-        for _ in 0..100 {
-            ring.write(LogStream::Stdout, &[b'x'; 900]);
-            ring.write(LogStream::Stdout, b"\n");
-        }
-        let held = account.memory_bytes();
-        assert!((9000..=10_000).contains(&held), "{held}");
-        let chunk = read(&ring, 0);
-        assert_eq!((chunk.lines.len(), chunk.dropped), (10, 90), "the oldest went");
-        assert!(account.take_memory(10_000 - held));
-        ring.write(LogStream::Stdout, b"x\n");
-        assert_eq!(read(&ring, 0).lines.last().unwrap().bytes, "x");
-        drop(ring);
-        assert_eq!(account.memory_bytes(), 10_000 - held);
-    }
-
-    #[test]
-    fn a_reader_goes_on_where_it_stopped_and_learns_the_end() {
-        let ring = ring();
-        ring.write(LogStream::Stdout, b"a\nb\nc\n");
-        let first = ring.read(LogCursor::START, 2);
-        assert_eq!((first.lines.len(), first.ended), (2, false));
-        ring.finish();
-        let second = read(&ring, first.next.0);
-        assert_eq!(texts(&second), [("c".to_owned(), false)]);
-        assert!(second.ended);
-        assert_eq!(read(&ring, ring.tail(1).0).lines.len(), 1);
-        assert!(read(&ring, ring.tail(0).0).lines.is_empty());
-    }
-
-    #[test]
-    fn the_previous_run_stays_readable_and_no_more_than_that() {
-        let (logs, name) = (PodLogs::new(), ContainerName::new("c"));
-        for attempt in 0..3 {
-            let ring = logs.begin(&name, attempt, Clock::start(), LOG_BYTES_PER_SECOND);
-            ring.write(LogStream::Stdout, format!("run {attempt}\n").as_bytes());
-        }
-        let again = logs.begin(&name, 2, Clock::start(), LOG_BYTES_PER_SECOND);
-        again.write(LogStream::Stdout, b"run 2\n");
-        let run = |previous| logs.get(&name, previous).map(|r| r.last_text(80, 2048));
-        assert_eq!(run(false).as_deref(), Some("run 2\n"));
-        assert_eq!(run(true).as_deref(), Some("run 1\n"));
-        logs.abandon(&name, 1);
-        assert_eq!(run(false).as_deref(), Some("run 2\n"), "an older run is not the newest");
-        logs.abandon(&name, 2);
-        assert_eq!(run(false).as_deref(), Some("run 1\n"));
-    }
-}
+mod tests;

@@ -25,7 +25,7 @@ use crate::runtime::{
     TcpPort,
 };
 use crate::spec::{Container, Exit, Pod, Protocol, TerminationMessagePolicy};
-use crate::volume::RunMounts;
+use crate::volume::{PreparedMount, RunMounts};
 
 /// Log tail that stands in for an empty termination message (`MaxContainerTerminationMessageLogLines/LogLength`).
 const FALLBACK_LINES: usize = 80;
@@ -54,7 +54,48 @@ impl StartFailure {
 #[derive(Debug)]
 pub struct Begun {
     pub handle: RunHandle,
-    pub mounts: RunMounts,
+    pub folders: RunFolders,
+}
+
+/// What was made on disk for one run. It goes with this: a run that does not come about, or that nobody waits for any more, leaves
+/// nothing behind either.
+#[derive(Debug)]
+pub struct RunFolders {
+    node: Arc<NodeContext>,
+    pod: Arc<Pod>,
+    mounts: Option<RunMounts>,
+}
+
+impl RunFolders {
+    /// The folders to be handed to the run; once.
+    fn take_mounts(&mut self) -> Vec<PreparedMount> {
+        self.mounts.as_mut().map(|run| std::mem::take(&mut run.mounts)).unwrap_or_default()
+    }
+
+    /// Takes them away, on another thread; returns what the run left as termination message.
+    pub async fn clear(mut self) -> String {
+        match self.removal() {
+            Some(removal) => tokio::task::spawn_blocking(removal).await.unwrap_or_default(),
+            None => String::new(),
+        }
+    }
+
+    fn removal(&mut self) -> Option<impl FnOnce() -> String + Send + use<>> {
+        let mounts = self.mounts.take()?;
+        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
+        Some(move || node.volumes.end_run(&pod, mounts))
+    }
+}
+
+impl Drop for RunFolders {
+    fn drop(&mut self) {
+        let Some(removal) = self.removal() else { return };
+        match tokio::runtime::Handle::try_current() {
+            Ok(runtime) => drop(runtime.spawn_blocking(removal)),
+            // The daemon ends; what is left is removed when the pod is set up again.
+            Err(_) => drop(removal),
+        }
+    }
 }
 
 /// What a run is made of.
@@ -80,9 +121,9 @@ impl Ingredients {
     ) -> Result<Begun, StartFailure> {
         let resolved = self.environment(container)?;
         let artifact = self.artifact(container, Some((run, news))).await?;
-        let mut mounts = self.mounts(container, run.attempt, &resolved).await?;
-        let handle = self.instance(container, resolved, artifact, &mut mounts, sink, None).await?;
-        Ok(Begun { handle, mounts })
+        let mut folders = self.folders(container, run.attempt, &resolved).await?;
+        let handle = self.instance(container, resolved, artifact, &mut folders, sink, None).await?;
+        Ok(Begun { handle, folders })
     }
 
     /// Starts a second instance of the module with another argv (exec probe or hook), charged to the running one.
@@ -100,11 +141,11 @@ impl Ingredients {
         let mut resolved = self.environment(container)?;
         resolved.argv = command.to_vec();
         let artifact = self.artifact(container, None).await?;
-        let mut mounts = self.mounts(container, serial, &resolved).await?;
+        let mut folders = self.folders(container, serial, &resolved).await?;
         let handle = self
-            .instance(container, resolved, artifact, &mut mounts, sink, Some(charge_to))
+            .instance(container, resolved, artifact, &mut folders, sink, Some(charge_to))
             .await?;
-        Ok(Begun { handle, mounts })
+        Ok(Begun { handle, folders })
     }
 
     fn environment(&self, container: &Container) -> Result<Resolved, StartFailure> {
@@ -152,20 +193,24 @@ impl Ingredients {
         Ok(prepared.artifact)
     }
 
-    async fn mounts(
+    async fn folders(
         &self,
         container: &Container,
         attempt: u32,
         resolved: &Resolved,
-    ) -> Result<RunMounts, StartFailure> {
+    ) -> Result<RunFolders, StartFailure> {
         let (this, container) = (self.clone(), container.clone());
         let sub_paths = resolved.sub_paths.clone();
         let prepared = tokio::task::spawn_blocking(move || {
             let volumes = this.sandbox.volumes();
-            this.node.volumes.prepare(&this.pod, &container, attempt, volumes, &sub_paths)
+            let mounts =
+                this.node.volumes.prepare(&this.pod, &container, attempt, volumes, &sub_paths);
+            let Self { node, pod, .. } = this;
+            // Here, so that they go also if nobody waits for them any more.
+            mounts.map(|mounts| RunFolders { node, pod, mounts: Some(mounts) })
         });
         match prepared.await {
-            Ok(Ok(mounts)) => Ok(mounts),
+            Ok(Ok(folders)) => Ok(folders),
             Ok(Err(e)) => Err(StartFailure::new(e.reason(), chain(&e))),
             Err(e) => Err(StartFailure::broken(&e)),
         }
@@ -176,14 +221,14 @@ impl Ingredients {
         container: &Container,
         resolved: Resolved,
         artifact: Artifact,
-        mounts: &mut RunMounts,
+        folders: &mut RunFolders,
         logs: Arc<dyn LogSink>,
         charge_to: Option<RunControl>,
     ) -> Result<RunHandle, StartFailure> {
         let failed = |e: &dyn std::error::Error| StartFailure::new("RunContainerError", chain(e));
         let mut guest_mounts = vec![];
         // The handles pass to the runtime; keeping ours as well would cost each module twice the descriptors.
-        for mount in std::mem::take(&mut mounts.mounts) {
+        for mount in folders.take_mounts() {
             // The path leads to the very directory that was checked, not to its name.
             let dir = open(
                 mount.host(),
@@ -223,22 +268,15 @@ impl Ingredients {
         self.node.runtime.start(run).await.map_err(|e| failed(&e))
     }
 
-    /// Takes the run's private folders away; returns what it left as termination message.
-    pub async fn clear(&self, mounts: RunMounts) -> String {
-        let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
-        let cleared = tokio::task::spawn_blocking(move || node.volumes.end_run(&pod, mounts));
-        cleared.await.unwrap_or_default()
-    }
-
     /// Takes the run's private folders away and says what its termination message is.
     pub async fn finish(
         &self,
         container: &Container,
-        mounts: RunMounts,
+        folders: RunFolders,
         exit: &Exit,
         ring: &LogRing,
     ) -> String {
-        let file = self.clear(mounts).await;
+        let file = folders.clear().await;
         if !file.is_empty() {
             return file;
         }

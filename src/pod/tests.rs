@@ -18,9 +18,10 @@ use super::sandbox::Sandbox;
 use super::{NodeContext, PublishedPod, Worker, WorkerHandle};
 use crate::board::wire_time;
 use crate::clock::Timestamp;
-use crate::lifecycle::StopReason;
+use crate::lifecycle::{Action, Event, RunId, StopReason};
 use crate::spec::{
-    Handler, Hook, Pod, PodUid, Port, Protocol, RestartPolicy, Source, Volume, VolumeSource,
+    ContainerName, Handler, Hook, Pod, PodUid, Port, Protocol, RestartPolicy, Source, Volume,
+    VolumeSource,
 };
 use crate::testkit::node::{TestNode, guest};
 use crate::testkit::pods::{self, Tweak as _};
@@ -78,6 +79,58 @@ async fn a_hook_ends_with_the_run_it_belongs_to() {
     })
     .await;
     until("the end of the hook's instance", || node.runtime.live_runs() == 0).await;
+    until("its folders to go", || runs_left(&lab) == 0).await;
+}
+
+/// Private folders of runs, of all pods.
+fn runs_left(lab: &TestNode) -> usize {
+    let entries = |dir: &Path| std::fs::read_dir(dir).into_iter().flatten().flatten();
+    let pods = lab.dir.path().join("volumes/pods");
+    entries(&pods).map(|pod| entries(&pod.path().join("runs")).count()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_does_not_come_about_leaves_no_folder() {
+    let lab = TestNode::new(Arc::new(NoKeeper));
+    let node = &lab.context;
+    // It answers HTTP, and has no port to be served on.
+    let pod = pods::pod([guest("c", "handler", &[])]).tweak(|pod| {
+        of_folder(pod);
+        pod.restart_policy = RestartPolicy::Never;
+    });
+    let (worker, _gone) = worker(node, pod);
+    until("the failure", || status(node, &worker).phase.as_deref() == Some("Failed")).await;
+    assert!(lab.dir.path().join("volumes/pods").read_dir().unwrap().next().is_some());
+    until("its folders to go", || runs_left(&lab) == 0).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_goes_takes_back_what_it_was_fetching() {
+    let lab = TestNode::new(Arc::new(NoKeeper));
+    // A registry that never answers.
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let image = format!("{}/acme/web:1", silent.local_addr().unwrap());
+    let pod = pods::pod([pods::regular("c")]).tweak(|pod| {
+        pod.containers[0].image = crate::image::parse_reference(&image, None).unwrap();
+    });
+    let (report, mut reports) = mpsc::channel(8);
+    let node = Arc::clone(&lab.context);
+    let mut hands = Hands::new(node, Arc::new(pod), PodLogs::new(), report, Arc::default());
+    let run = RunId { container: ContainerName::new("c"), attempt: 0 };
+    hands.perform(Action::Prepare { run });
+    let asked = tokio::time::timeout(PATIENCE, silent.accept()).await.unwrap().unwrap();
+    drop(hands);
+    let told = async {
+        let mut told = vec![];
+        while let Some(report) = reports.recv().await {
+            told.push(report);
+        }
+        told
+    };
+    let told = tokio::time::timeout(PATIENCE, told).await.unwrap();
+    let fetching = |report: &Report| matches!(report, Report::Event(Event::Pulling { .. }));
+    assert!(told.iter().all(fetching), "nobody heeds what comes of it: {told:?}");
+    drop(asked);
 }
 
 #[tokio::test(flavor = "multi_thread")]

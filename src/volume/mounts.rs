@@ -22,7 +22,7 @@ use std::sync::atomic::Ordering;
 
 use rustix::fs::{FileType, OFlags, fstat};
 
-use crate::spec::{Container, Mount, Pod};
+use crate::spec::{Container, Mount, Pod, PodUid};
 use crate::store::record::file_name;
 
 use super::beneath;
@@ -108,8 +108,7 @@ impl VolumeRoot {
     ///
     /// # Errors
     ///
-    /// A mount that cannot be; nothing is left behind that the run's next attempt or [`VolumeRoot::tear_down`]
-    /// would not remove.
+    /// A mount that cannot be; nothing is left behind.
     pub fn prepare(
         &self,
         pod: &Pod,
@@ -139,13 +138,15 @@ impl VolumeRoot {
     pub fn end_run(&self, pod: &Pod, run: RunMounts) -> String {
         let message = self.read_log(&pod.uid, &run.log);
         if let Some((place, name)) = &run.private {
-            // What cannot be removed now is removed with the pod.
-            let _ = self
-                .base(*place)
-                .part(&pod.uid, RUNS)
-                .and_then(|runs| beneath::remove_tree(&runs, name));
+            self.remove_run(&pod.uid, *place, name);
         }
         message
+    }
+
+    /// What cannot be removed now is removed with the pod.
+    fn remove_run(&self, uid: &PodUid, place: Place, name: &str) {
+        let runs = self.base(place).part(uid, RUNS);
+        let _ = runs.and_then(|runs| beneath::remove_tree(&runs, name));
     }
 
     /// A name for a run's private folder, never given twice: an exec probe runs beside the run that it asks.
@@ -325,7 +326,10 @@ impl<'a> Preparing<'a> {
                 &mut run,
                 in_volume.is_none().then_some((&log_parent, &log_name)),
             )
-            .map_err(|cause| self.prepare_error(cause))?;
+            .map_err(|cause| {
+                self.root.remove_run(&self.pod.uid, *place, &self.name);
+                self.prepare_error(cause)
+            })?;
         }
         if let Some(log) = in_volume {
             run.log = log;
