@@ -208,6 +208,8 @@ pub(crate) struct Fuel {
 #[derive(Debug)]
 struct Pace {
     level: i64,
+    /// Earned beside, billionths of an instruction.
+    rest: u128,
     filled_at: u64,
 }
 
@@ -217,7 +219,7 @@ impl Fuel {
 
     /// A budget for the whole run, and a pace; `None`: no bound.
     pub(crate) fn new(budget: Option<u64>, per_second: Option<u64>) -> Self {
-        let pace = Mutex::new(Pace { level: 0, filled_at: monotonic_ns() });
+        let pace = Mutex::new(Pace { level: 0, rest: 0, filled_at: monotonic_ns() });
         Self { budget, spent: AtomicU64::new(0), per_second, pace }
     }
 
@@ -241,8 +243,11 @@ impl Fuel {
     fn owed(&self, spent: u64, now: u64) -> Option<Duration> {
         let rate = u128::from(self.per_second?.max(1));
         let mut pace = lock(&self.pace);
-        let earned = u128::from(now.saturating_sub(pace.filled_at)) * rate / 1_000_000_000;
-        pace.filled_at = now;
+        // Many stores of a run ask, each when it looks up: none may lose a part, nor earn the same time twice.
+        let earned = u128::from(now.saturating_sub(pace.filled_at)) * rate + pace.rest;
+        pace.filled_at = pace.filled_at.max(now);
+        pace.rest = earned % 1_000_000_000;
+        let earned = earned / 1_000_000_000;
         let burst = i64::try_from(rate * Self::BURST.as_millis() / 1000).unwrap_or(i64::MAX).max(1);
         pace.level = pace
             .level
@@ -329,6 +334,25 @@ mod test {
         }
         let pace = 200 * 50_000 * 1_000_000_000 / (now - start);
         assert!((990_000..1_010_000).contains(&pace), "{pace} per second");
+    }
+
+    #[test]
+    fn a_pace_does_not_depend_on_who_looks_how_often() {
+        for (rate, every) in [(1_000, 300_000), (50_000, 15_000), (999_999, 1_700)] {
+            let (often, once) = (Fuel::new(None, Some(rate)), Fuel::new(None, Some(rate)));
+            let start = lock(&often.pace).filled_at.max(lock(&once.pace).filled_at);
+            for fuel in [&often, &once] {
+                *lock(&fuel.pace) = Pace { level: -1_000_000, rest: 0, filled_at: start };
+            }
+            for turn in 1..=1000 {
+                often.owed(0, start + every * turn);
+                // Read by another thread a moment before, and told only now.
+                often.owed(0, start + every * (turn - 1));
+            }
+            once.owed(0, start + every * 1000);
+            assert_eq!(lock(&often.pace).level, lock(&once.pace).level, "{rate} a second");
+            assert!(lock(&once.pace).level > -1_000_000);
+        }
     }
 
     #[test]

@@ -27,106 +27,76 @@ impl HasData for Table {
     type Data<'a> = &'a mut ResourceTable;
 }
 
-/// Each interface of WASI 0.2 that we offer.
-const WASI_0_2: &[(&str, Link)] = {
-    use p2::bindings::{cli, clocks, filesystem, random};
-    &[
-        ("wasi:io/error", |l| {
-            io::error::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)
-        }),
-        ("wasi:io/poll", crate::wasi::io::add_to_linker),
-        ("wasi:io/streams", |l| {
-            io::streams::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)
-        }),
-        ("wasi:clocks/wall-clock", |l| {
-            clocks::wall_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
-        }),
-        ("wasi:clocks/monotonic-clock", |l| {
-            clocks::monotonic_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
-        }),
-        ("wasi:filesystem/types", files::p2::add_to_linker),
-        ("wasi:filesystem/preopens", |l| {
-            filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem)
-        }),
-        ("wasi:random/random", |l| {
-            random::random::add_to_linker::<_, WasiRandom>(l, Guest::random)
-        }),
-        ("wasi:random/insecure", |l| {
-            random::insecure::add_to_linker::<_, WasiRandom>(l, Guest::random)
-        }),
-        ("wasi:random/insecure-seed", |l| {
-            random::insecure_seed::add_to_linker::<_, WasiRandom>(l, Guest::random)
-        }),
-        ("wasi:cli/exit", |l| cli::exit::add_to_linker::<_, WasiCli>(l, Guest::cli)),
-        ("wasi:cli/environment", |l| cli::environment::add_to_linker::<_, WasiCli>(l, Guest::cli)),
-        ("wasi:cli/stdin", |l| cli::stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)),
-        ("wasi:cli/stdout", |l| cli::stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)),
-        ("wasi:cli/stderr", |l| cli::stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)),
-        ("wasi:cli/terminal-input", |l| {
-            cli::terminal_input::add_to_linker::<_, WasiCli>(l, Guest::cli)
-        }),
-        ("wasi:cli/terminal-output", |l| {
-            cli::terminal_output::add_to_linker::<_, WasiCli>(l, Guest::cli)
-        }),
-        ("wasi:cli/terminal-stdin", |l| {
-            cli::terminal_stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)
-        }),
-        ("wasi:cli/terminal-stdout", |l| {
-            cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)
-        }),
-        ("wasi:cli/terminal-stderr", |l| {
-            cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)
-        }),
-    ]
+/// The interfaces that WASI 0.2 and 0.3 have under the same names, from the bindings of one of them, and that version's own.
+macro_rules! offered {
+    ($version:ident: $($own:tt)*) => {{
+        use $version::bindings::{cli, clocks, filesystem, random};
+        &[
+            $($own)*
+            ("wasi:filesystem/types", files::$version::add_to_linker),
+            ("wasi:clocks/monotonic-clock", |l| {
+                clocks::monotonic_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
+            }),
+            ("wasi:filesystem/preopens", |l| {
+                filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem)
+            }),
+            ("wasi:random/random", |l| {
+                random::random::add_to_linker::<_, WasiRandom>(l, Guest::random)
+            }),
+            ("wasi:random/insecure", |l| {
+                random::insecure::add_to_linker::<_, WasiRandom>(l, Guest::random)
+            }),
+            ("wasi:random/insecure-seed", |l| {
+                random::insecure_seed::add_to_linker::<_, WasiRandom>(l, Guest::random)
+            }),
+            ("wasi:cli/exit", |l| cli::exit::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+            ("wasi:cli/environment", |l| {
+                cli::environment::add_to_linker::<_, WasiCli>(l, Guest::cli)
+            }),
+            ("wasi:cli/stdin", |l| cli::stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+            ("wasi:cli/stdout", |l| cli::stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+            ("wasi:cli/stderr", |l| cli::stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)),
+            ("wasi:cli/terminal-input", |l| {
+                cli::terminal_input::add_to_linker::<_, WasiCli>(l, Guest::cli)
+            }),
+            ("wasi:cli/terminal-output", |l| {
+                cli::terminal_output::add_to_linker::<_, WasiCli>(l, Guest::cli)
+            }),
+            ("wasi:cli/terminal-stdin", |l| {
+                cli::terminal_stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)
+            }),
+            ("wasi:cli/terminal-stdout", |l| {
+                cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)
+            }),
+            ("wasi:cli/terminal-stderr", |l| {
+                cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)
+            }),
+        ]
+    }};
+}
+
+/// Each interface of WASI 0.2 that we offer beside sockets and HTTP.
+const WASI_0_2: &[(&str, Link)] = offered! { p2:
+    ("wasi:io/error", |l| {
+        io::error::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)
+    }),
+    ("wasi:io/poll", crate::wasi::io::add_to_linker),
+    ("wasi:io/streams", |l| {
+        io::streams::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)
+    }),
+    ("wasi:clocks/wall-clock", |l| {
+        clocks::wall_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
+    }),
 };
 
 /// Each interface of WASI 0.3 that we offer beside sockets and HTTP.
-const WASI_0_3: &[(&str, Link)] = {
-    use p3::bindings::{cli, clocks, filesystem, random};
-    &[
-        // Types alone: there is nothing to link.
-        ("wasi:cli/types", |_| Ok(())),
-        ("wasi:cli/exit", |l| cli::exit::add_to_linker::<_, WasiCli>(l, Guest::cli)),
-        ("wasi:cli/environment", |l| cli::environment::add_to_linker::<_, WasiCli>(l, Guest::cli)),
-        ("wasi:cli/stdin", |l| cli::stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)),
-        ("wasi:cli/stdout", |l| cli::stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)),
-        ("wasi:cli/stderr", |l| cli::stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)),
-        ("wasi:cli/terminal-input", |l| {
-            cli::terminal_input::add_to_linker::<_, WasiCli>(l, Guest::cli)
-        }),
-        ("wasi:cli/terminal-output", |l| {
-            cli::terminal_output::add_to_linker::<_, WasiCli>(l, Guest::cli)
-        }),
-        ("wasi:cli/terminal-stdin", |l| {
-            cli::terminal_stdin::add_to_linker::<_, WasiCli>(l, Guest::cli)
-        }),
-        ("wasi:cli/terminal-stdout", |l| {
-            cli::terminal_stdout::add_to_linker::<_, WasiCli>(l, Guest::cli)
-        }),
-        ("wasi:cli/terminal-stderr", |l| {
-            cli::terminal_stderr::add_to_linker::<_, WasiCli>(l, Guest::cli)
-        }),
-        ("wasi:clocks/types", |l| clocks::types::add_to_linker::<_, WasiClocks>(l, Guest::clocks)),
-        ("wasi:clocks/monotonic-clock", |l| {
-            clocks::monotonic_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
-        }),
-        ("wasi:clocks/system-clock", |l| {
-            clocks::system_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
-        }),
-        ("wasi:filesystem/types", files::p3::add_to_linker),
-        ("wasi:filesystem/preopens", |l| {
-            filesystem::preopens::add_to_linker::<_, WasiFilesystem>(l, Guest::filesystem)
-        }),
-        ("wasi:random/random", |l| {
-            random::random::add_to_linker::<_, WasiRandom>(l, Guest::random)
-        }),
-        ("wasi:random/insecure", |l| {
-            random::insecure::add_to_linker::<_, WasiRandom>(l, Guest::random)
-        }),
-        ("wasi:random/insecure-seed", |l| {
-            random::insecure_seed::add_to_linker::<_, WasiRandom>(l, Guest::random)
-        }),
-    ]
+const WASI_0_3: &[(&str, Link)] = offered! { p3:
+    // Types alone: there is nothing to link.
+    ("wasi:cli/types", |_| Ok(())),
+    ("wasi:clocks/types", |l| clocks::types::add_to_linker::<_, WasiClocks>(l, Guest::clocks)),
+    ("wasi:clocks/system-clock", |l| {
+        clocks::system_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
+    }),
 };
 
 /// Both linkers of one engine.

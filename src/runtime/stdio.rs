@@ -12,6 +12,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::net::Waiters;
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use wasmtime_wasi::cli::{IsTerminal, StdinStream, StdoutStream};
@@ -129,9 +130,9 @@ struct Pipe {
     closed: bool,
     /// The module has ended; nobody will read any more.
     abandoned: bool,
-    /// Guests may hold several handles to one standard input, so there may be several that wait: one per handle, and
+    /// Guests may hold several handles to one standard input, so there may be several that wait: each handle has one place, and
     /// handles are bounded by the resource table.
-    readers: Vec<Waker>,
+    readers: Waiters,
     writers: Vec<Waker>,
 }
 
@@ -172,7 +173,9 @@ impl StdinPipe {
         let n = room.min(bytes.len());
         pipe.chunks.push_back(Bytes::copy_from_slice(&bytes[..n]));
         pipe.len += n;
-        wake(&mut pipe.readers);
+        let readers = pipe.readers.take();
+        drop(pipe);
+        readers.into_iter().for_each(Waker::wake);
         Poll::Ready(Ok(n))
     }
 
@@ -180,8 +183,7 @@ impl StdinPipe {
     pub fn close(&self) {
         let mut pipe = self.pipe();
         pipe.closed = true;
-        wake(&mut pipe.readers);
-        wake(&mut pipe.writers);
+        pipe.wake_all();
     }
 
     /// The reader is gone: writers are told, and what nobody will read is freed.
@@ -190,8 +192,12 @@ impl StdinPipe {
         pipe.abandoned = true;
         pipe.chunks = VecDeque::new();
         pipe.len = 0;
-        wake(&mut pipe.readers);
-        wake(&mut pipe.writers);
+        pipe.wake_all();
+    }
+
+    /// A handle to read from.
+    fn reader(&self) -> StdinReader {
+        StdinReader { pipe: self.clone(), place: None }
     }
 
     /// Up to `size` bytes; empty: none yet; `None`: end of file.
@@ -208,14 +214,37 @@ impl StdinPipe {
         wake(&mut pipe.writers);
         Some(bytes)
     }
+}
 
-    fn poll_ready(&self, cx: &Context<'_>) -> Poll<()> {
-        let mut pipe = self.pipe();
+impl Pipe {
+    fn wake_all(&mut self) {
+        self.readers.take().into_iter().for_each(Waker::wake);
+        wake(&mut self.writers);
+    }
+}
+
+/// One handle to a module's standard input: it waits in one place, however often it asks.
+struct StdinReader {
+    pipe: StdinPipe,
+    place: Option<usize>,
+}
+
+impl StdinReader {
+    fn poll_ready(&mut self, cx: &Context<'_>) -> Poll<()> {
+        let mut pipe = self.pipe.pipe();
         if pipe.closed || !pipe.chunks.is_empty() {
             return Poll::Ready(());
         }
-        remember(&mut pipe.readers, cx.waker());
+        pipe.readers.wait(&mut self.place, cx.waker());
         Poll::Pending
+    }
+}
+
+impl Drop for StdinReader {
+    fn drop(&mut self) {
+        if let Some(place) = self.place {
+            self.pipe.pipe().readers.leave(place);
+        }
     }
 }
 
@@ -244,35 +273,35 @@ impl IsTerminal for StdinPipe {
 
 impl StdinStream for StdinPipe {
     fn async_stream(&self) -> Box<dyn AsyncRead + Send + Sync> {
-        Box::new(self.clone())
+        Box::new(self.reader())
     }
 
     fn p2_stream(&self) -> Box<dyn InputStream> {
-        Box::new(self.clone())
+        Box::new(self.reader())
     }
 }
 
-impl InputStream for StdinPipe {
+impl InputStream for StdinReader {
     fn read(&mut self, size: usize) -> StreamResult<Bytes> {
-        self.take(size).ok_or(StreamError::Closed)
+        self.pipe.take(size).ok_or(StreamError::Closed)
     }
 }
 
 #[wasmtime_wasi::async_trait]
-impl Pollable for StdinPipe {
+impl Pollable for StdinReader {
     async fn ready(&mut self) {
         std::future::poll_fn(|cx| self.poll_ready(cx)).await;
     }
 }
 
-impl AsyncRead for StdinPipe {
+impl AsyncRead for StdinReader {
     fn poll_read(
-        self: Pin<&mut Self>,
+        mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         std::task::ready!(self.poll_ready(cx));
-        if let Some(bytes) = self.take(buf.remaining()) {
+        if let Some(bytes) = self.pipe.take(buf.remaining()) {
             buf.put_slice(&bytes);
         }
         Poll::Ready(Ok(()))
@@ -288,7 +317,7 @@ mod test {
     #[tokio::test]
     async fn a_writer_waits_for_the_reader_and_nothing_is_lost() {
         let pipe = StdinPipe::new();
-        let mut reader = pipe.clone();
+        let mut reader = pipe.reader();
         let sent: Vec<u8> = (0..300_000u32).map(|n| n.to_le_bytes()[0]).collect();
         let expected = sent.clone();
         let writer = tokio::spawn(async move {
@@ -304,7 +333,7 @@ mod test {
     #[tokio::test]
     async fn an_open_pipe_says_not_yet_and_a_closed_one_end_of_file() {
         let pipe = StdinPipe::new();
-        let mut reader = pipe.clone();
+        let mut reader = pipe.reader();
         let mut read = |size| InputStream::read(&mut reader, size);
         assert!(read(10).unwrap().is_empty());
         pipe.write(b"last").await.unwrap();
@@ -313,6 +342,31 @@ mod test {
         assert_eq!(&read(2).unwrap()[..], b"la");
         assert_eq!(&read(20).unwrap()[..], b"st");
         assert!(matches!(read(1), Err(StreamError::Closed)));
+    }
+
+    /// A program of WASI 0.3 that begins to read and gives up, again and again, is another waker each time.
+    #[test]
+    fn whoever_asks_often_waits_in_one_place_and_leaves_it() {
+        struct Idle;
+        impl std::task::Wake for Idle {
+            fn wake(self: Arc<Self>) {}
+        }
+        let pipe = StdinPipe::new();
+        let first = Arc::new(Idle);
+        let mut reader = pipe.reader();
+        let ask = |reader: &mut StdinReader, waker: Arc<Idle>| {
+            reader.poll_ready(&Context::from_waker(&Waker::from(waker)))
+        };
+        assert!(ask(&mut reader, Arc::clone(&first)).is_pending());
+        assert_eq!(Arc::strong_count(&first), 2);
+        for _ in 0..1000 {
+            assert!(ask(&mut reader, Arc::new(Idle)).is_pending());
+        }
+        assert_eq!(Arc::strong_count(&first), 1, "the last one counts");
+        let last = Arc::new(Idle);
+        assert!(ask(&mut reader, Arc::clone(&last)).is_pending());
+        drop(reader);
+        assert_eq!(Arc::strong_count(&last), 1, "who has gone waits no more");
     }
 
     #[tokio::test]
