@@ -28,7 +28,7 @@ use crate::pod::logs::PodLogs;
 use crate::pod::run::{Ingredients, StartFailure};
 use crate::pod::sandbox::{self, Sandbox};
 use crate::runtime::RunControl;
-use crate::spec::{Container, ContainerName, Pod, ProbeKind};
+use crate::spec::{Container, ContainerName, Exit, Pod, ProbeKind};
 use crate::volume::space::Excess;
 
 /// Serials of exec instances begin here, far from any attempt's number: both name private folders of a container.
