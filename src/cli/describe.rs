@@ -1,9 +1,10 @@
-//! `podling describe`: everything about a pod, a Service or a NetworkPolicy on one page, as `kubectl describe` sets it.
+//! `podling describe`: everything about a pod, a Service, a NetworkPolicy or the node on one page, as `kubectl describe` sets it.
 //!
 //! Owns: fetching, and the order of the page's parts. Follows `kubectl/pkg/describe/describe.go`.
 
 mod container;
 mod network;
+pub(super) mod node;
 mod page;
 mod policy;
 mod service;
@@ -13,7 +14,9 @@ use std::process::ExitCode;
 
 use anyhow::{bail, ensure};
 use k8s_openapi::List;
-use k8s_openapi::api::core::v1::{Endpoints, Event, Pod, PodSpec, PodStatus, Service, Toleration};
+use k8s_openapi::api::core::v1::{
+    Endpoints, Event, Node, Pod, PodSpec, PodStatus, Service, Toleration,
+};
 use k8s_openapi::api::networking::v1::NetworkPolicy;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use k8s_openapi::{ListableResource, Metadata};
@@ -71,14 +74,26 @@ pub(super) async fn run(
             let pages: Vec<String> = policies.iter().map(policy::describe).collect();
             finish(&pages, &errors, out)
         }
+        Kind::Node => {
+            let (nodes, errors) = asked.fetch::<Node>(kind).await?;
+            let pods: List<Pod> = client.get(PathBuilder::new(&["pods"]).as_str()).await?;
+            let mut pages = Vec::new();
+            for node in &nodes {
+                let place = |pod: &Pod| pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
+                let here = pods.items.iter().filter(|pod| place(pod) == node.metadata.name);
+                let here: Vec<Pod> = here.cloned().collect();
+                let events = events_of(client, kind, &node.metadata).await?;
+                pages.push(node::describe(node, &here, &events, asked.now_ms));
+            }
+            finish(&pages, &errors, out)
+        }
         Kind::ConfigMap
         | Kind::Endpoints
         | Kind::EndpointSlice
         | Kind::Event
         | Kind::Namespace
-        | Kind::Node
         | Kind::Secret => bail!(
-            "describe shows pods, services and networkpolicies; for {} use: podling get {} -o yaml",
+            "describe shows pods, services, networkpolicies and nodes; for {} use: podling get {} -o yaml",
             kind.plural(),
             kind.plural()
         ),
@@ -170,12 +185,15 @@ async fn events_of(
     meta: &ObjectMeta,
 ) -> Result<Vec<Event>, ClientError> {
     let (name, namespace) = (text(&meta.name), text(&meta.namespace));
-    let selector = format!(
-        "involvedObject.name={name},involvedObject.namespace={namespace},involvedObject.kind={},involvedObject.uid={}",
-        kind.as_str(),
-        text(&meta.uid)
-    );
-    let path = PathBuilder::new(&["namespaces", &namespace, "events"]);
+    let mut selector = format!("involvedObject.name={name},involvedObject.kind={}", kind.as_str());
+    let path = if kind.namespaced() {
+        let uid = text(&meta.uid);
+        selector += &format!(",involvedObject.namespace={namespace},involvedObject.uid={uid}");
+        PathBuilder::new(&["namespaces", &namespace, "events"])
+    } else {
+        // Of the node, they stand in whatever namespace they came up in, and some know its name only.
+        PathBuilder::new(&["events"])
+    };
     let list: List<Event> = client.get(path.with("fieldSelector", &selector).as_str()).await?;
     let mut events = list.items;
     events.sort_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0));

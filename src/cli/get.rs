@@ -58,7 +58,7 @@ struct Get<'a> {
     args: &'a GetArgs,
     kind: Kind,
     names: Vec<String>,
-    format: Format,
+    format: &'a Format,
     table: TablePrinter,
     /// Version of the one object that was printed by name.
     printed: Option<String>,
@@ -69,41 +69,57 @@ pub(super) async fn run(
     args: &GetArgs,
     out: &mut Out,
 ) -> anyhow::Result<ExitCode> {
-    let (kind, names) = kinds::kind_and_names(&args.kind, &args.names)?;
     let format = Format::parse(args.output.as_deref())?;
-    let by_name = !names.is_empty();
+    let asked = kinds::several(&args.kind, &args.names)?.into_iter();
+    let gets: Vec<Get<'_>> = asked
+        .map(|(kind, names)| Get::new(client, args, &format, kind, names))
+        .collect::<anyhow::Result<_>>()?;
+    match <[Get<'_>; 1]>::try_from(gets) {
+        Ok([get]) => get.one(out).await,
+        Err(gets) => many(gets, &format, args, out).await,
+    }
+}
+
+/// Several types: a table for each that has something, or one list of everything.
+async fn many(
+    gets: Vec<Get<'_>>,
+    format: &Format,
+    args: &GetArgs,
+    out: &mut Out,
+) -> anyhow::Result<ExitCode> {
     ensure!(
-        !(by_name && args.select.all_namespaces && kind.namespaced()),
-        "a resource cannot be retrieved by name across all namespaces"
-    );
-    let selecting = args.select.selector.is_some() || args.select.field_selector.is_some();
-    ensure!(!(by_name && selecting), "name cannot be provided when a selector is specified");
-    ensure!(
-        !args.watch || names.len() <= 1,
+        !args.watch,
         "watch is only supported on individual resources and resource collections"
     );
-    let table = TablePrinter {
-        columns: Columns::default(),
-        definitions: Vec::new(),
-        wide: matches!(format, Format::Table { wide: true }),
-        namespace: args.select.all_namespaces && kind.namespaced(),
-        labels: args.show_labels,
-        headers: !args.no_headers,
+    let nothing = match gets.iter().find(|get| get.kind.namespaced()).or(gets.first()) {
+        Some(get) => nothing_found(get.kind, get.namespace(), &args.select),
+        None => String::new(),
     };
-    let mut get = Get { client, args, kind, names, format, table, printed: None };
-    if get.names.is_empty() {
-        let version = get.list(out).await?;
-        if args.watch {
-            return get.watch(version, out).await;
+    let (mut tables, mut objects, mut errors) = (Vec::new(), Vec::new(), Vec::new());
+    for mut get in gets {
+        get.table.prefix = format!("{}/", kinds::shown(get.kind));
+        let found = get.seek().await?;
+        let mut text = String::new();
+        for table in found.tables.iter().filter(|table| !table.rows.is_empty()) {
+            text.push_str(&get.table.print(table)?);
         }
-        return Ok(ExitCode::SUCCESS);
+        if !text.is_empty() {
+            tables.push(text);
+        }
+        objects.extend(found.objects);
+        errors.extend(found.errors);
     }
-    let code = get.named(out).await?;
-    if args.watch && code == ExitCode::SUCCESS {
-        let version = get.catch_up(out).await?;
-        return get.watch(version, out).await;
+    match format {
+        Format::Table { .. } if tables.is_empty() && errors.is_empty() => complain(&nothing),
+        Format::Table { .. } => out.text(&tables.join("\n"))?,
+        Format::Name => objects.iter().try_for_each(|object| print_name(object, out))?,
+        Format::Yaml | Format::Json | Format::JsonPath(_) => {
+            print_object(format, &list_of(objects), out)?;
+        }
     }
-    Ok(code)
+    out.flush()?;
+    errors.iter().for_each(show_error);
+    Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The collection with the selectors of the command line.
@@ -141,7 +157,62 @@ pub(super) fn explain_selector(error: ClientError, kind: Kind, select: &Select) 
     ClientError::Refused { status }
 }
 
-impl Get<'_> {
+/// What was found, in the form that was asked for, and what was not.
+#[derive(Debug, Default)]
+struct Found {
+    tables: Vec<Table>,
+    objects: Vec<Value>,
+    errors: Vec<anyhow::Error>,
+}
+
+impl<'a> Get<'a> {
+    fn new(
+        client: &'a Client,
+        args: &'a GetArgs,
+        format: &'a Format,
+        kind: Kind,
+        names: Vec<String>,
+    ) -> anyhow::Result<Self> {
+        let by_name = !names.is_empty();
+        ensure!(
+            !(by_name && args.select.all_namespaces && kind.namespaced()),
+            "a resource cannot be retrieved by name across all namespaces"
+        );
+        let selecting = args.select.selector.is_some() || args.select.field_selector.is_some();
+        ensure!(!(by_name && selecting), "name cannot be provided when a selector is specified");
+        ensure!(
+            !args.watch || names.len() <= 1,
+            "watch is only supported on individual resources and resource collections"
+        );
+        let table = TablePrinter {
+            columns: Columns::default(),
+            definitions: Vec::new(),
+            wide: matches!(format, Format::Table { wide: true }),
+            namespace: args.select.all_namespaces && kind.namespaced(),
+            labels: args.show_labels,
+            headers: !args.no_headers,
+            prefix: String::new(),
+        };
+        Ok(Get { client, args, kind, names, format, table, printed: None })
+    }
+
+    /// Objects of one type: printed, and followed if that was asked for.
+    async fn one(mut self, out: &mut Out) -> anyhow::Result<ExitCode> {
+        if self.names.is_empty() {
+            let version = self.list(out).await?;
+            if self.args.watch {
+                return self.watch(version, out).await;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+        let code = self.named(out).await?;
+        if self.args.watch && code == ExitCode::SUCCESS {
+            let version = self.catch_up(out).await?;
+            return self.watch(version, out).await;
+        }
+        Ok(code)
+    }
+
     fn namespace(&self) -> &str {
         self.args.target.namespace()
     }
@@ -169,53 +240,66 @@ impl Get<'_> {
             }
             Format::Name => {
                 for item in found["items"].as_array().into_iter().flatten() {
-                    self.print_name(item, out)?;
+                    print_name(item, out)?;
                 }
             }
             Format::Yaml | Format::Json | Format::JsonPath(_) => {
-                let items = found["items"].clone();
-                let list = json!({
-                    "apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items,
-                });
-                self.print_object(&list, out)?;
+                let mut found = found;
+                let items = found["items"].as_array_mut().map(std::mem::take);
+                self.print_object(&list_of(items.unwrap_or_default()), out)?;
             }
         }
         Ok(version)
     }
 
-    /// Each name on its own: what exists is printed, what does not is an error at the end.
-    async fn named(&mut self, out: &mut Out) -> anyhow::Result<ExitCode> {
-        let mut found = Vec::new();
-        let mut errors: Vec<anyhow::Error> = Vec::new();
+    /// The list, or each name on its own: what does not exist is an error at the end.
+    async fn seek(&self) -> anyhow::Result<Found> {
+        let (mut answers, mut found) = (Vec::new(), Found::default());
+        if self.names.is_empty() {
+            let path = listing(self.kind, self.namespace(), &self.args.select);
+            answers.push(self.fetch(&path.with("limit", "500")).await?);
+        }
         for name in &self.names {
             let mut segments = kinds::collection(self.kind, Some(self.namespace()));
             segments.push(name);
             match self.fetch(&PathBuilder::of(self.kind, &segments)).await {
-                Ok(object) => found.push(object),
+                Ok(object) => answers.push(object),
                 Err(error) if error.is_not_found() && self.args.ignore_not_found => {}
-                Err(error @ ClientError::Refused { .. }) => errors.push(error.into()),
+                Err(error @ ClientError::Refused { .. }) => found.errors.push(error.into()),
                 Err(error) => return Err(error.into()),
             }
         }
-        self.printed = found.last().and_then(resource_version);
         if let Format::Table { .. } = self.format {
-            for table in found {
-                let table: Table = serde_json::from_value(table)?;
-                out.text(&self.table.print(&table)?)?;
-            }
-        } else if self.names.len() == 1 || matches!(self.format, Format::Name) {
-            for object in &found {
+            let tables = answers.into_iter().map(serde_json::from_value);
+            found.tables = tables.collect::<Result<_, _>>()?;
+        } else if self.names.is_empty() {
+            let items = |mut list: Value| list["items"].as_array_mut().map(std::mem::take);
+            found.objects = answers.into_iter().filter_map(items).flatten().collect();
+        } else {
+            found.objects = answers;
+        }
+        Ok(found)
+    }
+
+    /// What exists of the names is printed.
+    async fn named(&mut self, out: &mut Out) -> anyhow::Result<ExitCode> {
+        let found = self.seek().await?;
+        let of_table = |table: &Table| table.rows.first().and_then(|row| row.object.clone());
+        let last = found.tables.last().and_then(of_table);
+        self.printed = last.as_ref().or(found.objects.last()).and_then(resource_version);
+        for table in &found.tables {
+            out.text(&self.table.print(table)?)?;
+        }
+        if self.names.len() == 1 || matches!(self.format, Format::Name) {
+            for object in &found.objects {
                 self.print_object(object, out)?;
             }
-        } else if !found.is_empty() {
-            let list = json!({
-                "apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": found,
-            });
-            self.print_object(&list, out)?;
+        } else if !found.objects.is_empty() {
+            self.print_object(&list_of(found.objects), out)?;
         }
         out.flush()?;
-        errors.iter().for_each(show_error);
-        Ok(if errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        found.errors.iter().for_each(show_error);
+        Ok(if found.errors.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
 
     /// Lists the one object that was just printed, since its own version may be older than the server remembers. Prints it
@@ -281,33 +365,40 @@ impl Get<'_> {
     }
 
     fn print_object(&self, object: &Value, out: &mut Out) -> anyhow::Result<()> {
-        let mut object = object.clone();
-        match &self.format {
-            Format::Name => return self.print_name(&object, out),
-            Format::Json | Format::Yaml | Format::JsonPath(_) | Format::Table { .. } => {
-                without_managed_fields(&mut object);
-            }
-        }
-        match &self.format {
-            Format::Json => {
-                let mut text = Vec::new();
-                let four = serde_json::ser::PrettyFormatter::with_indent(b"    ");
-                let mut serializer = serde_json::Serializer::with_formatter(&mut text, four);
-                serde::Serialize::serialize(&object, &mut serializer)?;
-                out.bytes(&text)?;
-                out.line("")
-            }
-            Format::JsonPath(path) => out.text(&path.evaluate(&object)?),
-            Format::Yaml | Format::Name | Format::Table { .. } => {
-                out.text(&yaml::to_string(&object))
-            }
-        }
+        print_object(self.format, object, out)
     }
+}
 
-    fn print_name(&self, object: &Value, out: &mut Out) -> anyhow::Result<()> {
-        let name = object["metadata"]["name"].as_str().unwrap_or_default();
-        out.line(&format!("{}/{name}", kinds::shown(self.kind)))
+fn list_of(items: Vec<Value>) -> Value {
+    json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
+}
+
+fn print_object(format: &Format, object: &Value, out: &mut Out) -> anyhow::Result<()> {
+    let mut object = object.clone();
+    match format {
+        Format::Name => return print_name(&object, out),
+        Format::Json | Format::Yaml | Format::JsonPath(_) | Format::Table { .. } => {
+            without_managed_fields(&mut object);
+        }
     }
+    match format {
+        Format::Json => {
+            let mut text = Vec::new();
+            let four = serde_json::ser::PrettyFormatter::with_indent(b"    ");
+            let mut serializer = serde_json::Serializer::with_formatter(&mut text, four);
+            serde::Serialize::serialize(&object, &mut serializer)?;
+            out.bytes(&text)?;
+            out.line("")
+        }
+        Format::JsonPath(path) => out.text(&path.evaluate(&object)?),
+        Format::Yaml | Format::Name | Format::Table { .. } => out.text(&yaml::to_string(&object)),
+    }
+}
+
+fn print_name(object: &Value, out: &mut Out) -> anyhow::Result<()> {
+    let word = object["kind"].as_str().unwrap_or_default().to_ascii_lowercase();
+    let kind = kinds::kind(&word).map_or(word, kinds::shown);
+    out.line(&format!("{kind}/{}", object["metadata"]["name"].as_str().unwrap_or_default()))
 }
 
 fn without_managed_fields(object: &mut Value) {

@@ -22,7 +22,7 @@ pub(super) fn kind(word: &str) -> anyhow::Result<Kind> {
     match Kind::ALL.into_iter().find(named) {
         Some(kind) => Ok(kind),
         None if word.contains(',') || word == "all" => {
-            bail!("one type at a time (kubectl takes several): {}", types.join(", "))
+            bail!("one type at a time (only get takes several): {}", types.join(", "))
         }
         None => bail!(
             "the server doesn't have a resource type \"{word}\": there are {}. A pod of that name is pod/{word}",
@@ -61,6 +61,34 @@ pub(super) fn kind_and_names(first: &str, rest: &[String]) -> anyhow::Result<(Ki
         "arguments in resource/name form may not have an empty name"
     );
     Ok((kind, names))
+}
+
+/// What `get` is asked for: `TYPE[,TYPE…] NAME…`, or `TYPE/NAME…`, where each may be of another type; `all` is what runs and what leads to it.
+///
+/// # Errors
+/// As [`kind_and_names`].
+pub(super) fn several(first: &str, rest: &[String]) -> anyhow::Result<Vec<(Kind, Vec<String>)>> {
+    let mut asked: Vec<(Kind, Vec<String>)> = Vec::new();
+    if first.contains('/') {
+        for word in std::iter::once(first).chain(rest.iter().map(String::as_str)) {
+            let (kind, names) = kind_and_names(word, &[])?;
+            ensure!(!names.is_empty(), "{word}: arguments must all be of the form TYPE/NAME");
+            match asked.iter_mut().find(|(other, _)| *other == kind) {
+                Some((_, all)) => all.extend(names),
+                None => asked.push((kind, names)),
+            }
+        }
+        return Ok(asked);
+    }
+    let words = if first == "all" { "pods,services" } else { first };
+    for word in words.split(',') {
+        ensure!(!word.is_empty(), "{first}: a resource type is missing");
+        let (kind, names) = kind_and_names(word, rest)?;
+        if asked.iter().all(|(other, _)| *other != kind) {
+            asked.push((kind, names));
+        }
+    }
+    Ok(asked)
 }
 
 /// The kind as `apply` and `delete` print it, with its group: `pod`, `networkpolicy.networking.k8s.io`.

@@ -17,6 +17,8 @@ pub(super) struct TablePrinter {
     pub(super) namespace: bool,
     pub(super) labels: bool,
     pub(super) headers: bool,
+    /// Stands before each name, as `pod/`: where tables of several types follow one another.
+    pub(super) prefix: String,
 }
 
 impl TablePrinter {
@@ -57,6 +59,9 @@ impl TablePrinter {
         for (column, value) in self.definitions.iter().zip(&row.cells) {
             if self.shows(column) {
                 cells.push(match value {
+                    Value::String(text) if column.name == "Name" => {
+                        format!("{}{}", self.prefix, columns::cell(text))
+                    }
                     Value::String(text) => columns::cell(text),
                     Value::Null => "<none>".to_owned(),
                     Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => {

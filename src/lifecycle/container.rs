@@ -13,9 +13,10 @@
 //!                                                              ▼               ▼
 //!                                                            Ended           Idle
 //! ```
-//! Every event names its run; one that names another run than the stage expects is stale and changes nothing.
+//! Another image begins the circle anew from wherever the container is (`redefining`). Every event names its run; one that names another run than the stage expects is stale and changes nothing.
 
 mod probing;
+mod redefining;
 mod running;
 mod starting;
 mod view;
@@ -26,7 +27,7 @@ pub use view::mark_lost;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::spec::{Container, ContainerKind, ContainerName, Pod};
+use crate::spec::{Container, ContainerKind, ContainerName, ImageRef, Pod};
 
 use super::backoff::{self, CrashBackoff, Retry};
 use super::probe::Prober;
@@ -119,6 +120,8 @@ pub struct Machine {
     passed: bool,
     /// The first try of this round has had an outcome: the next container may begin.
     settled: bool,
+    /// The image that was found last, and its digest.
+    image: Option<ImageRef>,
     image_id: String,
     container_id: Option<String>,
 }
@@ -134,20 +137,23 @@ struct Waiting {
 enum Stage {
     /// It is not its turn, or its turn is now.
     Idle,
-    /// `pulling`: that it is being fetched was said.
+    /// `pulling`: that it is being fetched was said. `stale`: it is an image that is no longer wanted.
     Preparing {
         since: Timestamp,
         pulling: bool,
+        stale: bool,
     },
     /// `announced`: shows `ImagePullBackOff`, no longer the error itself.
     ImageBackOff {
         until: Timestamp,
         announced: bool,
     },
-    /// `give_up`: the pod ends; when the start will be cut short. `compiling`: the module is not ready for this machine yet.
+    /// `give_up`: the pod ends; when the start will be cut short. `compiling`: the module is not ready for this machine yet. `stale`: it is
+    /// of an image that is no longer wanted.
     Starting {
         give_up: Option<Timestamp>,
         compiling: Option<Compiling>,
+        stale: bool,
     },
     StartBackOff {
         until: Timestamp,
@@ -206,6 +212,7 @@ impl Machine {
             fresh: true,
             passed: false,
             settled: false,
+            image: None,
             image_id: String::new(),
             container_id: None,
         }
@@ -224,8 +231,11 @@ impl Machine {
             self.cause = if record.by_probe { Cause::Probe } else { Cause::Exit };
             // A pod that has ended runs nothing; a run that was cut short runs again at once.
             if record.finished && cx.course == Course::Live {
-                self.crashes = CrashBackoff::restored(record.backoff, cx.now);
-                self.waited = record.backoff.min(backoff::MAX);
+                let about = record.image.as_deref();
+                let same = about.is_none_or(|image| image == cx.spec.image.text());
+                let owed = if same { record.backoff } else { Duration::ZERO };
+                self.crashes = CrashBackoff::restored(owed, cx.now);
+                self.waited = owed.min(backoff::MAX);
                 self.resume(cx, last.exit_code);
             }
         }
@@ -303,7 +313,7 @@ impl Machine {
     /// It is its turn: look for its image. Does nothing unless it waits for exactly that.
     pub fn begin(&mut self, cx: &mut Context<'_>) {
         if self.stage == Stage::Idle {
-            self.stage = Stage::Preparing { since: cx.now, pulling: false };
+            self.stage = Stage::Preparing { since: cx.now, pulling: false, stale: false };
             cx.actions.push(Action::Prepare { run: cx.run(self.begun) });
         }
     }
@@ -366,13 +376,14 @@ impl Machine {
     /// The facts about it that survive the daemon. `ended`: the pod is over, so a coming run that was counted already
     /// stays counted.
     #[must_use]
-    pub fn restored(&self, ended: bool) -> RestoredContainer {
+    pub fn restored(&self, spec: &Container, ended: bool) -> RestoredContainer {
         let end = if self.interrupted { &self.last } else { &self.exit };
         let counted = if ended && self.restarts_min > 0 { self.restarts_min + 1 } else { 0 };
         RestoredContainer {
             name: self.name.clone(),
             next_attempt: self.begun.max(counted),
             backoff: self.waited,
+            image: (!self.waited.is_zero()).then(|| spec.image.text().to_owned()),
             finished: self.finished,
             by_probe: self.finished && self.cause == Cause::Probe,
             last: end.as_ref().map(|end| RestoredExit {
@@ -439,6 +450,7 @@ impl Machine {
             Why::Pod if cx.course == Course::RestartingAll => "killing".to_owned(),
             Why::Pod => format!("Stopping container {}", self.name),
             Why::PostStart => "FailedPostStartHook".to_owned(),
+            Why::Redefined => texts::killing_for_definition(cx.spec),
             Why::Probe(kind) => {
                 let policy = cx.pod.restart_policy;
                 let again = restart::decide(policy, cx.spec, 0, Cause::Probe) == Decision::Restart;

@@ -34,7 +34,7 @@ mod tests;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
-use crate::spec::{ContainerName, Exit, ProbeKind};
+use crate::spec::{ContainerName, Exit, ProbeKind, Redefinition};
 
 pub use pod::PodState;
 pub use status::{
@@ -120,6 +120,10 @@ pub enum Event {
     TimerFired {
         timer: Timer,
     },
+    /// The pod is defined anew: other images, another deadline. Comes after that is durable; the newest holds.
+    Redefined {
+        to: Redefinition,
+    },
     /// The pod must end. `grace` overrides the pod's own; a second stop may only shorten it.
     Stop {
         grace: Option<Duration>,
@@ -180,6 +184,9 @@ pub enum Action {
     SetUpSandbox,
     /// Resolve the container's image → `Prepared` | `PrepareFailed`.
     Prepare { run: RunId },
+    /// That image is no longer wanted. One answer to its `Prepare` is awaited all the same: a worker that can give up (a long pull)
+    /// answers `PrepareFailed` at once.
+    AbandonPrepare { run: RunId },
     /// Resolve its environment, compile or map it, start it → `Started` (then one `Exited`) | `StartFailed`.
     Start { run: RunId },
     /// Perform one probe within its timeout → `ProbeDone`.
@@ -256,6 +263,8 @@ pub struct RestoredContainer {
     /// Run `next_attempt - 1` is over, as `last` says. False: it was cut short by the end of the daemon, or there was
     /// none; then it is run again, whatever the restart policy says.
     pub finished: bool,
+    /// The image that `backoff` is about, as the manifest wrote it; another one owes nothing. `None`: whatever it has now.
+    pub image: Option<String>,
     /// The run that is over was killed because a probe failed: its policy is asked as for a failure, whatever its exit
     /// code was.
     pub by_probe: bool,

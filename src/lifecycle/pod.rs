@@ -154,7 +154,12 @@ impl PodState {
     pub fn restored(&self) -> Restored {
         let ended = self.ended.is_some();
         Restored {
-            containers: self.machines.iter().map(|machine| machine.restored(ended)).collect(),
+            containers: self
+                .machines
+                .iter()
+                .zip(self.pod.all_containers())
+                .map(|(machine, spec)| machine.restored(spec, ended))
+                .collect(),
             ended: self.ended.clone(),
         }
     }

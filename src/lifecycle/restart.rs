@@ -16,6 +16,8 @@ pub enum Cause {
     Exit,
     /// Killed because a liveness or startup probe failed: only policies are asked, and the exit code does not matter.
     Probe,
+    /// Ended because the container was given another image. Its next run was decided with that; nobody is asked.
+    Redefined,
 }
 
 /// The answer.

@@ -133,7 +133,7 @@ pub struct ContainerStatus {
     pub started: Option<bool>,
     /// Restarts performed in this pod's life; never falls.
     pub restart_count: Attempt,
-    /// As the manifest wrote it.
+    /// As the manifest wrote it: that of `image_id`, which is not the spec's any more while a container changes to another one.
     pub image: String,
     /// Digest of what runs; empty before the image was found.
     pub image_id: String,

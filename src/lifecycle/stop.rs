@@ -36,6 +36,8 @@ pub enum Why {
     Probe(ProbeKind),
     /// Its postStart hook failed.
     PostStart,
+    /// The container is to run another image.
+    Redefined,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]

@@ -126,6 +126,18 @@ pub fn killing_for_probe(container: &Container, probe: &str, again: bool) -> Str
     }
 }
 
+/// Message of a `Killing` event for a run whose container is to run another image. As above: it is restarted whatever its kind.
+pub fn killing_for_definition(container: &Container) -> String {
+    use crate::spec::ContainerKind as Kind;
+    let name = &container.name;
+    match container.kind {
+        Kind::Init | Kind::Sidecar => format!("Init container {name} definition changed"),
+        Kind::Regular | Kind::Ephemeral => {
+            format!("Container {name} definition changed, will be restarted")
+        }
+    }
+}
+
 /// A duration as Go prints it: `10s`, `1m20s`, `5m0s`, `1.5s`, `250ms`.
 #[must_use]
 pub fn go_duration(duration: Duration) -> String {

@@ -3,7 +3,10 @@
 //! Owns: telling allowed changes from others. Not: what an allowed change does to a running pod
 //! (`reconciler`).
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::api::core::v1 as corev1;
+use serde_json::{Map, Value};
 
 use super::error::{FieldError, FieldErrorKind};
 use super::path::Path;
@@ -16,11 +19,17 @@ const FIXED: &str = "pod updates may not change fields other than \
                      `spec.tolerations` (only additions to existing tolerations),\
                      `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
-/// Compares two defaulted pods of the same name: whether the spec is changed at all.
+/// Fields that a refusal names. Whoever changes more than that has another pod in mind.
+const NAMED_MAX: usize = 8;
+
+/// Compares two defaulted pods of the same name: the spec after the change, if it is changed at all.
 ///
 /// # Errors
 /// Everything that changes though it may not.
-pub fn pod(old: &corev1::Pod, new: &corev1::Pod) -> Result<bool, Vec<FieldError>> {
+pub fn pod(
+    old: &corev1::Pod,
+    new: &corev1::Pod,
+) -> Result<Option<corev1::PodSpec>, Vec<FieldError>> {
     let mut errors = Vec::new();
     identity(old, new, &mut errors);
     let absent = corev1::PodSpec::default();
@@ -42,10 +51,56 @@ pub fn pod(old: &corev1::Pod, new: &corev1::Pod) -> Result<bool, Vec<FieldError>
     }
     active_deadline(old, new, &mut errors);
     tolerations(old, new, &mut errors);
-    if errors.is_empty() && with_allowed_changes(old, new) != *new {
-        forbid(&SPEC, FIXED, &mut errors);
+    let changed = with_allowed_changes(old, new);
+    if errors.is_empty() {
+        let fixed = fixed_fields(&changed, new);
+        if !fixed.is_empty() {
+            forbid(&SPEC, &format!("{FIXED}; changed: {}", fixed.join(", ")), &mut errors);
+        }
     }
-    if errors.is_empty() { Ok(old != new) } else { Err(errors) }
+    if errors.is_empty() { Ok(Some(changed).filter(|changed| changed != old)) } else { Err(errors) }
+}
+
+/// Paths of what differs though it may not, [`NAMED_MAX`] at most. (Kubernetes prints Go's difference of the two.)
+fn fixed_fields(allowed: &corev1::PodSpec, new: &corev1::PodSpec) -> Vec<String> {
+    let mut allowed = allowed.clone();
+    // Filled in by the node; a client's file does not have it.
+    if new.node_name.as_deref().unwrap_or_default().is_empty() {
+        allowed.node_name.clone_from(&new.node_name);
+    }
+    let mut paths = Vec::new();
+    if allowed != *new {
+        let json = |spec: &corev1::PodSpec| {
+            serde_json::to_value(spec).expect("a spec always has a JSON form")
+        };
+        differences("spec", &json(&allowed), &json(new), &mut paths);
+        // What differs in no field that is written, such as an empty list for none, cannot be named.
+        if paths.is_empty() {
+            paths.push("spec".to_owned());
+        }
+    }
+    paths
+}
+
+fn differences(path: &str, old: &Value, new: &Value, paths: &mut Vec<String>) {
+    if old == new || paths.len() >= NAMED_MAX {
+        return;
+    }
+    match (old, new) {
+        (Value::Object(old), Value::Object(new)) => {
+            let keys: BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+            for key in keys {
+                let of = |map: &Map<String, Value>| map.get(key).cloned().unwrap_or_default();
+                differences(&format!("{path}.{key}"), &of(old), &of(new), paths);
+            }
+        }
+        (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
+            for (i, (old, new)) in old.iter().zip(new).enumerate() {
+                differences(&format!("{path}[{i}]"), old, new, paths);
+            }
+        }
+        _ => paths.push(path.to_owned()),
+    }
 }
 
 fn identity(old: &corev1::Pod, new: &corev1::Pod, errors: &mut Vec<FieldError>) {
@@ -89,14 +144,20 @@ fn active_deadline(old: &corev1::PodSpec, new: &corev1::PodSpec, errors: &mut Ve
 
 fn tolerations(old: &corev1::PodSpec, new: &corev1::PodSpec, errors: &mut Vec<FieldError>) {
     let new = new.tolerations.as_deref().unwrap_or_default();
-    let kept = |toleration| new.contains(toleration);
+    let kept = |old: &corev1::Toleration| {
+        let same = |new: &corev1::Toleration| {
+            let toleration_seconds = new.toleration_seconds;
+            corev1::Toleration { toleration_seconds, ..old.clone() } == *new
+        };
+        new.iter().any(same)
+    };
     if !old.tolerations.iter().flatten().all(kept) {
         let detail = "existing toleration can not be modified except its tolerationSeconds";
         forbid(&SPEC.field("tolerations"), detail, errors);
     }
 }
 
-/// The old spec with everything from the new one that may change.
+/// The old spec with everything from the new one that may change. (A negative `terminationGracePeriodSeconds` is 1 by now in both.)
 fn with_allowed_changes(old: &corev1::PodSpec, new: &corev1::PodSpec) -> corev1::PodSpec {
     let mut allowed = old.clone();
     for (old, new) in allowed.containers.iter_mut().zip(&new.containers) {
@@ -108,10 +169,6 @@ fn with_allowed_changes(old: &corev1::PodSpec, new: &corev1::PodSpec) -> corev1:
     }
     allowed.active_deadline_seconds = new.active_deadline_seconds;
     allowed.tolerations.clone_from(&new.tolerations);
-    // Filled in by the node; a client's file does not have it.
-    if new.node_name.as_deref().unwrap_or_default().is_empty() {
-        allowed.node_name.clone_from(&new.node_name);
-    }
     allowed
 }
 
@@ -122,65 +179,145 @@ fn forbid(path: &Path<'_>, detail: &str, errors: &mut Vec<FieldError>) {
 
 #[cfg(test)]
 mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
 
+    const SAMPLE: &str = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","uid":"1"},
+        "spec":{"activeDeadlineSeconds":60,"nodeName":"gw","terminationGracePeriodSeconds":-5,
+        "tolerations":[{"key":"a","operator":"Exists","tolerationSeconds":5}],
+        "initContainers":[{"name":"i","image":"i:1"}],
+        "containers":[{"name":"c","image":"x:1","env":[{"name":"A","value":"1"}]}]}}"#;
+
     fn sample() -> corev1::Pod {
-        let text = r#"{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a","uid":"1"},
-            "spec":{"activeDeadlineSeconds":60,"containers":[{"name":"c","image":"x:1"}]}}"#;
-        let mut pod = serde_json::from_str(text).expect("the sample is a pod");
+        let mut pod = serde_json::from_str(SAMPLE).unwrap();
         crate::manifest::default::pod(&mut pod);
         pod
     }
 
     type Change = fn(&mut corev1::Pod, &mut corev1::PodSpec);
 
-    fn check(change: Change) -> Result<bool, Vec<String>> {
+    fn check(change: Change) -> Result<Option<corev1::PodSpec>, Vec<String>> {
         let old = sample();
-        let mut new = sample();
+        let mut new: corev1::Pod = serde_json::from_str(SAMPLE).unwrap();
         let mut spec = new.spec.take().unwrap_or_default();
         change(&mut new, &mut spec);
         new.spec = Some(spec);
+        crate::manifest::default::pod(&mut new);
         pod(&old, &new).map_err(|errors| errors.iter().map(ToString::to_string).collect())
     }
 
+    fn toleration(key: &str, seconds: Option<i64>) -> corev1::Toleration {
+        corev1::Toleration {
+            key: Some(key.to_owned()),
+            operator: Some("Exists".to_owned()),
+            toleration_seconds: seconds,
+            ..corev1::Toleration::default()
+        }
+    }
+
     #[test]
-    fn only_what_kubernetes_lets_change_may_change() {
-        assert_eq!(check(|_, _| {}), Ok(false));
-        assert_eq!(
-            check(|pod, _| pod.metadata.labels = Some([("a".into(), "b".into())].into())),
-            Ok(false)
-        );
-        assert_eq!(check(|_, spec| spec.containers[0].image = Some("x:2".to_owned())), Ok(true));
-        assert_eq!(check(|_, spec| spec.active_deadline_seconds = Some(30)), Ok(true));
-        let cases: [(Change, &str); 6] = [
+    fn what_kubernetes_lets_change_is_taken_over_and_nothing_else() {
+        let same: [Change; 4] = [
+            |_, _| {},
+            |pod, _| pod.metadata.labels = Some([("a".into(), "b".into())].into()),
+            |_, spec| spec.node_name = None,
+            // Stored as 1 when it was negative, it may be said to be that.
+            |_, spec| spec.termination_grace_period_seconds = Some(1),
+        ];
+        for change in same {
+            assert_eq!(check(change), Ok(None));
+        }
+        let changes: [Change; 6] = [
+            |_, spec| spec.containers[0].image = Some("x:2".to_owned()),
+            |_, spec| spec.init_containers.as_mut().unwrap()[0].image = Some("i:2".to_owned()),
+            |_, spec| spec.active_deadline_seconds = Some(30),
+            |_, spec| {
+                let more = toleration("b", None);
+                spec.tolerations.as_mut().unwrap().push(more);
+            },
+            |_, spec| spec.tolerations = Some(vec![toleration("a", Some(7))]),
+            |_, spec| spec.tolerations = Some(vec![toleration("a", None)]),
+        ];
+        for change in changes {
+            let mut expected = sample();
+            let mut spec = expected.spec.take().unwrap();
+            change(&mut expected, &mut spec);
+            assert_eq!(
+                check(change),
+                Ok(Some(spec)),
+                "the rest, the node's name too, is as before"
+            );
+        }
+    }
+
+    #[test]
+    fn a_deadline_may_be_newly_set() {
+        let mut old = sample();
+        let mut new = sample();
+        old.spec.as_mut().unwrap().active_deadline_seconds = None;
+        new.spec.as_mut().unwrap().active_deadline_seconds = Some(5);
+        assert_eq!(pod(&old, &new), Ok(new.spec));
+    }
+
+    #[test]
+    fn everything_else_is_refused_in_kubernetes_words_with_the_fields() {
+        const OTHERS: &str = "(allow it to be set to 1 if it was previously negative); changed: ";
+        let cases: [(Change, &str, &str); 9] = [
             (
                 |_, spec| spec.active_deadline_seconds = Some(61),
                 "spec.activeDeadlineSeconds: Invalid value: 61: must be less than or equal to previous value",
+                "",
             ),
             (
                 |_, spec| spec.active_deadline_seconds = None,
                 "spec.activeDeadlineSeconds: Invalid value: null: must not update from a positive integer to nil value",
+                "",
             ),
             (
                 |_, spec| spec.containers.push(corev1::Container::default()),
                 "spec.containers: Forbidden: pod updates may not add or remove containers",
+                "",
+            ),
+            (
+                |_, spec| spec.tolerations = Some(vec![toleration("b", Some(5))]),
+                "spec.tolerations: Forbidden: existing toleration can not be modified except its tolerationSeconds",
+                "",
             ),
             (
                 |_, spec| spec.containers[0].name = "d".to_owned(),
                 "spec: Forbidden: pod updates may not change fields other than",
+                "spec.containers[0].name",
             ),
             (
-                |_, spec| spec.hostname = Some("h".to_owned()),
+                |_, spec| {
+                    spec.hostname = Some("h".to_owned());
+                    spec.containers[0].env.as_mut().unwrap()[0].value = Some("2".to_owned());
+                    spec.containers[0].image = Some("x:2".to_owned());
+                },
                 "spec: Forbidden: pod updates may not change fields other than",
+                "spec.containers[0].env[0].value, spec.hostname",
+            ),
+            (
+                |_, spec| spec.termination_grace_period_seconds = Some(30),
+                "spec: Forbidden: pod updates may not change fields other than",
+                "spec.terminationGracePeriodSeconds",
+            ),
+            (
+                |_, spec| spec.node_name = Some("other".to_owned()),
+                "spec: Forbidden: pod updates may not change fields other than",
+                "spec.nodeName",
             ),
             (
                 |pod, _| pod.metadata.uid = Some("2".to_owned()),
                 "metadata.uid: Invalid value: \"2\": field is immutable",
+                "",
             ),
         ];
-        for (change, expected) in cases {
+        for (change, expected, fields) in cases {
             let errors = check(change).expect_err(expected);
             assert!(errors.len() == 1 && errors[0].starts_with(expected), "{errors:?}");
+            let named = errors[0].split_once(OTHERS).map_or("", |(_, named)| named);
+            assert_eq!(named, fields);
         }
     }
 }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::image::{PullFailure, ResolvedImage};
+use crate::image::{Pin, PullFailure, ResolvedImage};
 use crate::lifecycle::{
     Action, Event, HookKind, PodEvent, ProbeOutcome, Restored, RunId, StopReason,
 };
@@ -57,6 +57,8 @@ pub enum Report {
 struct ActiveRun {
     run: RunId,
     ingredients: Ingredients,
+    /// Its probes and hooks need the module's file, also when its container is to run another image from then on.
+    _module: Pin,
     /// Absent until the instance runs.
     control: Option<RunControl>,
     /// Ends a start that has not come to an instance yet.
@@ -80,6 +82,8 @@ pub struct Hands {
     reports: mpsc::Sender<Report>,
     sandbox: Option<Arc<Sandbox>>,
     images: BTreeMap<ContainerName, (RunId, ResolvedImage)>,
+    /// Ends the search for an image that has not been found yet.
+    searches: BTreeMap<ContainerName, CancellationToken>,
     runs: BTreeMap<ContainerName, ActiveRun>,
     next_exec_serial: u32,
     /// A ConfigMap or Secret changed while the volumes were being set up.
@@ -106,11 +110,19 @@ impl Hands {
             reports,
             sandbox: None,
             images: BTreeMap::new(),
+            searches: BTreeMap::new(),
             runs: BTreeMap::new(),
             next_exec_serial: FIRST_EXEC_SERIAL,
             volumes_are_stale: false,
             keep_volumes,
             gone: CancellationToken::new(),
+        }
+    }
+
+    /// The pod is defined as this from now on.
+    pub fn follow(&mut self, pod: &Arc<Pod>) {
+        if !Arc::ptr_eq(&self.pod, pod) {
+            self.pod = Arc::clone(pod);
         }
     }
 
@@ -155,6 +167,9 @@ impl Hands {
                 if let Event::Exited { run, .. } | Event::StartFailed { run, .. } = &event {
                     let oom = matches!(event, Event::Exited { exit: Exit::OutOfMemory { .. }, .. });
                     self.forget(run, oom);
+                }
+                if let Event::Prepared { run, .. } | Event::PrepareFailed { run, .. } = &event {
+                    self.searches.remove(&run.container);
                 }
                 Some(event)
             }
@@ -207,6 +222,11 @@ impl Hands {
         match action {
             Action::SetUpSandbox => self.set_up_sandbox(),
             Action::Prepare { run } => self.prepare(run),
+            Action::AbandonPrepare { run } => {
+                if let Some(search) = self.searches.get(&run.container) {
+                    search.cancel();
+                }
+            }
             Action::Start { run } => self.start(run),
             Action::Probe { run, kind } => self.probe(run, kind),
             Action::RunHook { run, hook, within } => self.hook(run, hook, within),
@@ -277,19 +297,26 @@ impl Hands {
         });
     }
 
-    fn prepare(&self, run: RunId) {
+    fn prepare(&mut self, run: RunId) {
         let Some(container) = self.container(&run) else { return };
         let (node, pod) = (Arc::clone(&self.node), Arc::clone(&self.pod));
         let reports = self.reports.clone();
         let name = container.name.clone();
+        let search = CancellationToken::new();
+        self.searches.insert(name.clone(), search.clone());
         self.spawn_until(self.gone.clone(), async move {
             let pulling = async {
                 let told = reports.send(Report::Event(Event::Pulling { run: run.clone() })).await;
                 drop(told);
             };
-            let obtained = match images::obtain(&node, &pod, &container, pulling).await {
-                Ok(obtained) => obtained,
-                Err(PullFailure { reason, message }) => {
+            let found = Box::pin(images::obtain(&node, &pod, &container, pulling));
+            let obtained = match search.run_until_cancelled(found).await {
+                Some(Ok(obtained)) => obtained,
+                Some(Err(PullFailure { reason, message })) => {
+                    return Report::Event(Event::PrepareFailed { run, reason, message });
+                }
+                None => {
+                    let (reason, message) = ("ErrImagePull", "no longer wanted".to_owned());
                     return Report::Event(Event::PrepareFailed { run, reason, message });
                 }
             };
@@ -324,6 +351,7 @@ impl Hands {
         let active = ActiveRun {
             run: run.clone(),
             ingredients: ingredients.clone(),
+            _module: self.node.images.pins().hold([ingredients.image.digest]),
             control: None,
             abort: abort.clone(),
             over: CancellationToken::new(),

@@ -54,6 +54,7 @@ impl PublishedPod {
         Arc::new(Self { board, fabric, host_ips, pod, shown })
     }
 
+    /// The pod as it was taken on. Its images and its deadline may have changed since; what it needs and publishes has not.
     #[must_use]
     pub fn pod(&self) -> &Arc<Pod> {
         &self.pod
@@ -67,9 +68,9 @@ impl PublishedPod {
         matches!(phase, Some("Succeeded" | "Failed"))
     }
 
-    /// Shows a new status.
-    pub fn set_status(&self, status: &PodStatus) {
-        let wire = manifest::status::pod_status(&self.pod, status, &self.host_ips);
+    /// Shows a new status of the pod, as its worker has it: what it was told last, it may not have acted upon yet.
+    pub fn set_status(&self, pod: &Pod, status: &PodStatus) {
+        let wire = manifest::status::pod_status(pod, status, &self.host_ips);
         self.change(|shown| shown.object.status = Some(wire));
     }
 
@@ -97,6 +98,17 @@ impl PublishedPod {
             *generation = (*generation).max(meta.generation);
             shown.object.metadata.labels.clone_from(&meta.labels);
             shown.object.metadata.annotations.clone_from(&meta.annotations);
+        })
+    }
+
+    /// Shows another definition of the pod: its spec, its labels and annotations, its generation.
+    pub fn redefine(&self, object: &corev1::Pod) -> Arc<corev1::Pod> {
+        self.change(|shown| {
+            let (meta, new) = (&mut shown.object.metadata, &object.metadata);
+            meta.generation = meta.generation.max(new.generation);
+            meta.labels.clone_from(&new.labels);
+            meta.annotations.clone_from(&new.annotations);
+            shown.object.spec.clone_from(&object.spec);
         })
     }
 

@@ -4,9 +4,9 @@
 //! should exist (`reconciler`), what to do next (`lifecycle`), nor doing it (`hands`).
 //!
 //! ```text
-//!  StopOrder (one slot) ─┐
-//!  reports (bounded) ────┼─► event ─► PodState::step ─► status to the board, actions to the hands, timers armed
-//!  timers ───────────────┘
+//!  StopOrder, Redefinition (one slot each) ─┐
+//!  reports (bounded) ───────────────────────┼─► event ─► PodState::step ─► status to the board, actions to the hands, timers armed
+//!  timers ──────────────────────────────────┘
 //! ```
 //!
 //! A worker that was told to stop never starts anything again, and does not end before everything it started is gone.
@@ -26,7 +26,7 @@ use crate::pod::hands::{Hands, Report};
 use crate::pod::logs::PodLogs;
 use crate::pod::published::PublishedPod;
 use crate::pod::timers::Timers;
-use crate::spec::{PodKey, PodUid};
+use crate::spec::{PodKey, PodUid, Redefinition};
 
 /// How long a pod whose worker panicked is left alone before it is started anew.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
@@ -49,6 +49,7 @@ pub struct WorkerHandle {
     pub logs: Arc<PodLogs>,
     pub published: Arc<PublishedPod>,
     order: watch::Sender<Option<StopOrder>>,
+    definition: watch::Sender<Option<Redefinition>>,
     refresh: Arc<Notify>,
     keep_volumes: Arc<AtomicBool>,
     asks: mpsc::Sender<ExecAsk>,
@@ -69,6 +70,11 @@ impl WorkerHandle {
     /// Tells the pod that a ConfigMap or Secret of its namespace changed: its volumes are brought up to date.
     pub fn refresh(&self) {
         self.refresh.notify_one();
+    }
+
+    /// Tells the pod that it is defined anew. Of several in a row, the newest.
+    pub fn redefine(&self, to: Redefinition) {
+        self.definition.send_replace(Some(to));
     }
 
     /// Tells the pod to end. May be repeated; grace only shrinks.
@@ -131,6 +137,7 @@ pub struct Worker {
     timers: Timers,
     reports: mpsc::Receiver<Report>,
     order: watch::Receiver<Option<StopOrder>>,
+    definition: watch::Receiver<Option<Redefinition>>,
     refresh: Arc<Notify>,
     asks: mpsc::Receiver<ExecAsk>,
     shown: Option<PodStatus>,
@@ -148,6 +155,7 @@ impl Worker {
         let pod = Arc::clone(published.pod());
         let logs = PodLogs::new();
         let (order, orders) = watch::channel(None);
+        let (definition, definitions) = watch::channel(None);
         let refresh = Arc::new(Notify::new());
         let keep_volumes = Arc::new(AtomicBool::new(false));
         let (ask, asks) = mpsc::channel(ASKS_MAX);
@@ -157,6 +165,7 @@ impl Worker {
             logs: Arc::clone(&logs),
             published: Arc::clone(&published),
             order,
+            definition,
             refresh: Arc::clone(&refresh),
             keep_volumes: Arc::clone(&keep_volumes),
             asks: ask,
@@ -171,6 +180,7 @@ impl Worker {
             timers: Timers::default(),
             reports,
             order: orders,
+            definition: definitions,
             refresh,
             asks,
             shown: None,
@@ -196,6 +206,7 @@ impl Worker {
             let event = self.next_event().await;
             let now = self.node.clock.now();
             let actions = self.state.step(now, event);
+            self.hands.follow(self.state.pod());
             self.perform(actions);
         }
     }
@@ -227,6 +238,11 @@ impl Worker {
                         return Event::Stop { grace: order.grace, why: order.why };
                     }
                 }
+                Ok(()) = self.definition.changed() => {
+                    if let Some(to) = self.definition.borrow_and_update().clone() {
+                        return Event::Redefined { to };
+                    }
+                }
                 Some(report) = self.reports.recv() => {
                     if let Some(event) = self.hands.take(report) {
                         return event;
@@ -242,7 +258,7 @@ impl Worker {
     fn show(&mut self) {
         let status = self.state.status();
         if self.shown.as_ref() != Some(&status) {
-            self.published.set_status(&status);
+            self.published.set_status(self.state.pod(), &status);
             self.shown = Some(status);
         }
     }

@@ -150,11 +150,14 @@ impl Desired {
         self.pods.get(key).is_some_and(|entry| entry.in_place && entry.next.is_some())
     }
 
-    /// Replaces the object of the same incarnation: labels or annotations changed.
+    /// Replaces the object of the same incarnation: labels, annotations, or images changed. One that waits to begin anew as itself
+    /// begins as this.
     pub fn amend(&mut self, pod: Accepted) {
-        if let Some(entry) = self.pods.get_mut(&pod.pod.key)
-            && entry.current.pod.uid == pod.pod.uid
-        {
+        let Some(entry) = self.pods.get_mut(&pod.pod.key) else { return };
+        if let Some(next) = entry.next.as_mut().filter(|next| next.pod.uid == pod.pod.uid) {
+            *next = pod.clone();
+        }
+        if entry.current.pod.uid == pod.pod.uid {
             entry.current = pod;
         }
     }

@@ -40,6 +40,9 @@ struct Container {
     name: String,
     next_attempt: u32,
     backoff_ms: u64,
+    /// Absent where there is no back-off, and in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    image: Option<String>,
     finished: bool,
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     by_probe: bool,
@@ -91,6 +94,7 @@ pub fn to_json(facts: &Restored, form: Option<&Form>) -> Vec<u8> {
         name: c.name.to_string(),
         next_attempt: c.next_attempt,
         backoff_ms: u64::try_from(c.backoff.as_millis()).unwrap_or(u64::MAX),
+        image: c.image.clone(),
         finished: c.finished,
         by_probe: c.by_probe,
         last: c.last.as_ref().map(|l| Last {
@@ -124,6 +128,7 @@ pub fn from_json(json: &[u8]) -> Result<Remembered, serde_json::Error> {
         name: ContainerName::new(&c.name),
         next_attempt: c.next_attempt,
         backoff: Duration::from_millis(c.backoff_ms),
+        image: c.image,
         finished: c.finished,
         by_probe: c.by_probe,
         last: c.last.map(|l| RestoredExit {
@@ -392,6 +397,7 @@ mod test {
                 name: ContainerName::new("web"),
                 next_attempt: 7,
                 backoff: Duration::from_secs(160),
+                image: Some("web:2".into()),
                 finished: true,
                 by_probe: true,
                 last: Some(RestoredExit {

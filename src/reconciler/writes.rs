@@ -57,7 +57,10 @@ impl NodeTask {
         Ok(Written { object: object.unwrap_or(accepted.object), warnings })
     }
 
-    /// Changes labels and annotations; the rest of a running pod is fixed in this version.
+    /// Changes what Kubernetes lets change of a pod: labels, annotations, images, its deadline, tolerations. The pod stays itself.
+    ///
+    /// The record is rewritten first. A power cut after that finds the new definition and starts with it; what is remembered of the pod's
+    /// runs holds for it as well, since it is the same pod (`records`): only a back-off belongs to the image that earned it.
     pub(super) async fn update_pod(
         &mut self,
         mut pod: corev1::Pod,
@@ -66,19 +69,19 @@ impl NodeTask {
         manifest::default::pod(&mut pod);
         let key = pod_key(&pod.metadata);
         let shown = self.check_pod(&key, &how.only_if)?;
-        if manifest::update::pod(&shown, &pod).map_err(Refusal::Invalid)? {
-            return Err(Refusal::NotSupported(
-                "this version changes only labels and annotations of a running pod: delete it and \
-                 create it anew (`kubectl replace --force -f FILE` does both)"
-                    .to_owned(),
-            ));
-        }
+        let spec = manifest::update::pod(&shown, &pod).map_err(Refusal::Invalid)?;
+        let is_redefined = spec.is_some();
         let Some((current, deleting)) = self.desired.get(&key) else {
             return Err(Refusal::NotFound);
         };
         let mut object = (*current.object).clone();
         object.metadata.labels = pod.metadata.labels;
         object.metadata.annotations = pod.metadata.annotations;
+        if spec.is_some() {
+            object.spec = spec;
+            // That of what is shown: a deletion has raised it as well.
+            object.metadata.generation = shown.metadata.generation.map(|g| g.saturating_add(1));
+        }
         let uid = current.pod.uid.clone();
         let node_name = self.node.node.name.clone();
         let (changed, warnings) =
@@ -86,12 +89,18 @@ impl NodeTask {
         if how.dry_run {
             return Ok(Written { object: changed.object, warnings });
         }
-        // The record of a pod that is being deleted is gone already, and must not come back.
-        if deleting.is_none() {
+        // The record of a pod that is being deleted is gone already, and must not come back. One that begins anew keeps it.
+        if deleting.is_none() || self.desired.is_replaced_in_place(&key) {
             self.commit_pod(&changed).await?;
         }
         let object = match self.worker(&uid) {
-            Some(worker) => worker.published.set_metadata(&changed.object.metadata),
+            Some(worker) => {
+                let object = worker.published.redefine(&changed.object);
+                if is_redefined {
+                    worker.redefine(changed.pod.redefinition());
+                }
+                object
+            }
             None => Arc::clone(&changed.object),
         };
         // Policies that select by the new labels are in force when this is acknowledged.

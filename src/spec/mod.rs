@@ -35,7 +35,7 @@ pub use network::{
     AddressRange, DnsConfig, NODE_PORTS, POD_RANGE, PodNetwork, SERVICE_RANGE, host_number,
     name_hash,
 };
-pub use pod::{HostAlias, Pod, QosClass, RestartPolicy, Source};
+pub use pod::{HostAlias, Pod, QosClass, Redefinition, RestartPolicy, Source};
 pub use policy::{
     Cidr, IpBlock, NamePattern, NamePorts, NameRule, NetworkPolicy, PolicyPeer, PolicyPort,
     PolicyRule, PortMatch,

@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::{
-    Container, ContainerKind, ContainerName, PodKey, PodNetwork, PodResources, PodUid, Volume,
+    Container, ContainerKind, ContainerName, ImageRef, PodKey, PodNetwork, PodResources, PodUid,
+    Volume,
 };
 
 /// A validated, defaulted pod. See `docs/manifest.md` for the fields it comes from.
@@ -89,11 +90,45 @@ impl Pod {
         Some(most.max(sidecars.saturating_add(regular)))
     }
 
+    /// What of the pod may change while it runs, as it is now.
+    #[must_use]
+    pub fn redefinition(&self) -> Redefinition {
+        let image = |c: &Container| (c.name.clone(), c.image.clone());
+        Redefinition {
+            generation: self.generation,
+            images: self.all_containers().map(image).collect(),
+            active_deadline: self.active_deadline,
+        }
+    }
+
+    /// The same pod as `to` says. An image of a container that it does not have is nobody's.
+    #[must_use]
+    pub fn redefined(&self, to: &Redefinition) -> Self {
+        let mut pod = self.clone();
+        (pod.generation, pod.active_deadline) = (to.generation, to.active_deadline);
+        for container in pod.init_containers.iter_mut().chain(&mut pod.containers) {
+            if let Some((_, image)) = to.images.iter().find(|(name, _)| *name == container.name) {
+                container.image.clone_from(image);
+            }
+        }
+        pod
+    }
+
     /// Whether any init container is a sidecar (`restartPolicy: Always`).
     #[must_use]
     pub fn has_sidecars(&self) -> bool {
         self.init_containers.iter().any(|c| c.kind == ContainerKind::Sidecar)
     }
+}
+
+/// All that may change of a pod that runs (`manifest::update` has the rule): which images its containers are of, and how long it may be
+/// active. Everything else is as it was accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Redefinition {
+    /// `metadata.generation` of the object that says so; shown as `observedGeneration` once it is acted upon.
+    pub generation: i64,
+    pub images: Vec<(ContainerName, ImageRef)>,
+    pub active_deadline: Option<Duration>,
 }
 
 /// Who asked for this pod. Shown in its status; decides who may change it.

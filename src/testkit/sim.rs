@@ -58,6 +58,7 @@ impl Due {
                 | Event::Exited { .. }
                 | Event::ProbeDone { .. }
                 | Event::TimerFired { .. }
+                | Event::Redefined { .. }
                 | Event::Stop { .. }
                 | Event::SandboxGone => return None,
             },
@@ -135,6 +136,14 @@ impl Sim {
         self
     }
 
+    /// The containers are given these images at that time.
+    #[must_use]
+    pub fn edited_at(mut self, seconds: u64, images: &[(&str, &str)]) -> Self {
+        self.world = self.world.edited(images);
+        let to = self.world.pod.redefinition();
+        self.at(seconds, Event::Redefined { to })
+    }
+
     /// The pod is deleted at that time, with the pod's own grace.
     #[must_use]
     pub fn deleted_at(self, seconds: u64) -> Self {
@@ -159,7 +168,8 @@ impl Sim {
             let due = self.queue.remove(&(at, serial)).expect("it was just seen");
             match due {
                 Due::Event(event) => self.step(event),
-                Due::Begin(run) if self.alive.contains_key(&run) => {
+                // Not if it was given up, also if it is being started again by now.
+                Due::Begin(run) if self.alive.get(&run).is_some_and(|a| a.since == at) => {
                     self.step(Event::Started { run });
                 }
                 Due::Begin(_) => {}

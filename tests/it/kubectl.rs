@@ -4,11 +4,16 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
-use super::support::{Node, program, text};
+use serde_json::Value;
+
+use super::support::{
+    Node, container, free_port, http_get, is_ready, program, restarts, text, wait_for,
+};
 
 /// kubectl with a node to talk to.
 pub(super) struct Kubectl {
@@ -108,7 +113,7 @@ fn what_kubectl_asks_in_vain_is_refused_with_words_that_help() {
     node.apply(WEB);
     node.wait_ready("web");
     node.wait_ready("folder");
-    let image = r#"{"spec":{"containers":[{"name":"main","image":"web:2"}]}}"#;
+    let hostname = r#"{"spec":{"hostname":"other"}}"#;
     let rows: [(&[&str], &str); 22] = [
         (
             &["exec", "web", "--", "ls"],
@@ -117,8 +122,11 @@ fn what_kubectl_asks_in_vain_is_refused_with_words_that_help() {
         (&["attach", "web"], "pods/attach is not offered by podling"),
         (&["cp", "web:/srv/x", "x"], "kubectl cp needs one too"),
         (&["debug", "web", "--image=x"], "a container cannot be added to a pod that runs"),
-        (&["patch", "pod", "web", "-p", image], "kubectl replace --force -f FILE"),
-        (&["set", "image", "pod/web", "main=web:2"], "delete it and create it anew"),
+        (
+            &["patch", "pod", "web", "-p", hostname],
+            "spec: Forbidden: pod updates may not change fields other than `spec.containers[*].image`",
+        ),
+        (&["set", "image", "pod/folder", "main=web:2"], "folder.yaml; change or remove it there"),
         (&["patch", "pod", "web", "-p", "words"], "a strategic merge patch is an object"),
         (
             &["patch", "pod", "web", "--type=json", "-p", r#"[{"op":"remove","path":"/x"}]"#],
@@ -202,4 +210,101 @@ fn kubectl_asks_waits_replaces_and_prints_as_it_likes() {
         kubectl.ok(&["delete", "pod/web", "svc/web", "--timeout=100s"]).matches("deleted").count(),
         2
     );
+}
+
+/// `web` serves what `job` leaves in the volume: `graceful` leaves a file when it is stopped.
+fn edited_pod(port: u16, image: &str, more: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: edit}}\nspec:\n  volumes: [{{name: data, emptyDir: {{}}}}]\n  containers:\n  \
+         - name: web\n    image: web:test\n    ports: [{{containerPort: 8080, hostPort: {port}, hostIP: 127.0.0.1}}]\n    \
+         volumeMounts: [{{name: data, mountPath: /srv}}]\n  \
+         - name: job\n    image: {image}\n    args: [forever]\n    env: [{{name: STATE_DIR, value: /srv}}, {{name: STOP_MS, value: '0'}}{more}]\n    \
+         volumeMounts: [{{name: data, mountPath: /srv}}]\n"
+    )
+}
+
+#[test]
+fn images_of_a_running_pod_are_changed_in_place() {
+    let mut node = Node::start();
+    let Some(kubectl) = Kubectl::of(&node) else { return };
+    for guest in ["web", "graceful", "sleep"] {
+        node.load(guest);
+    }
+    let port = free_port();
+    let apply = ["apply", "--validate=false", "-f", "-"];
+    kubectl.fed(&apply, &edited_pod(port, "graceful:test", ""));
+    let before = node.wait_ready("edit");
+    let same = |pod: &Value| {
+        for path in ["/metadata/uid", "/status/podIP", "/status/startTime"] {
+            assert_eq!(pod.pointer(path), before.pointer(path), "{path}");
+        }
+        assert_eq!(restarts(pod, "web"), 0, "only what is edited is restarted");
+        assert!(wait_for("the page", || http_get(port, "/healthz")).0 == 200);
+    };
+    let runs = |image: &str, count: i64| {
+        node.wait_pod("edit", image, |pod| {
+            let job = container(pod, "job");
+            let runs = job["image"] == image && job["state"]["running"].is_object();
+            runs && restarts(pod, "job") == count && is_ready(pod)
+        })
+    };
+
+    let set = kubectl.ok(&["set", "image", "pod/edit", "job=sleep:test"]);
+    assert_eq!(set, "pod/edit image updated\n");
+    let pod = runs("sleep:test", 1);
+    same(&pod);
+    let generations = [&pod["metadata"]["generation"], &pod["status"]["observedGeneration"]];
+    assert_eq!(generations, [2, 2]);
+    let (job, old) = (container(&pod, "job"), container(&before, "job"));
+    assert_ne!(job["imageID"], old["imageID"]);
+    assert_eq!(job["lastState"]["terminated"]["exitCode"], 0, "it had its grace");
+    let left = http_get(port, "/stopped").expect("the page is there");
+    assert_eq!(left.0, 200, "the volume has what the old module left");
+    let events = kubectl.ok(&["events", "--for", "pod/edit"]);
+    assert!(events.contains("Container job definition changed, will be restarted"), "{events}");
+
+    // An image that nobody has: the old one is gone by then, the neighbour runs.
+    let editor = node.path("editor.sh");
+    std::fs::write(&editor, "#!/bin/sh\nsed -i s/sleep:test/nowhere:9/ \"$1\"\n").unwrap();
+    std::fs::set_permissions(&editor, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let mut edit = kubectl.command();
+    edit.args(["edit", "pod", "edit"]).env("KUBE_EDITOR", &editor);
+    let output = edit.output().unwrap();
+    assert!(output.status.success(), "{}", text(&output.stderr));
+    assert_eq!(text(&output.stdout), "pod/edit edited\n");
+    let pod = node.wait_pod("edit", "waiting", |pod| {
+        let reason = container(pod, "job")["state"]["waiting"]["reason"].as_str();
+        reason.is_some_and(|reason| reason.contains("ImagePull"))
+    });
+    same(&pod);
+    assert_eq!(pod["status"]["phase"], "Running");
+
+    // The file that is applied says the last word.
+    let configured = kubectl.fed(&apply, &edited_pod(port, "sleep:test", ""));
+    assert_eq!(configured, "pod/edit configured\n");
+    let pod = runs("sleep:test", 2);
+    same(&pod);
+    assert_eq!(pod["metadata"]["generation"], 4);
+
+    let more = ", {name: MORE, value: x}";
+    let refused = kubectl.fails(&apply, &edited_pod(port, "graceful:test", more));
+    let words = "pod updates may not change fields other than `spec.containers[*].image`";
+    assert!(refused.contains(words), "{refused}");
+    assert!(refused.contains("; changed: spec.containers[1].env"), "{refused}");
+    let deadline = |seconds: &str| format!("{{\"spec\":{{\"activeDeadlineSeconds\":{seconds}}}}}");
+    kubectl.ok(&["patch", "pod", "edit", "-p", &deadline("7200")]);
+    let refused = kubectl.fails(&["patch", "pod", "edit", "-p", &deadline("7201")], "");
+    assert!(refused.contains("must be less than or equal to previous value"), "{refused}");
+    same(&runs("sleep:test", 2));
+
+    // What was acknowledged last is what comes back.
+    kubectl.ok(&["set", "image", "pod/edit", "job=graceful:test"]);
+    node.power_cut();
+    node.boot();
+    let pod = node.wait_pod("edit", "back", |pod| {
+        is_ready(pod) && container(pod, "job")["image"] == "graceful:test"
+    });
+    assert_eq!(pod["metadata"]["uid"], before["metadata"]["uid"]);
+    let generations = [&pod["metadata"]["generation"], &pod["status"]["observedGeneration"]];
+    assert_eq!(generations, [6, 6]);
 }

@@ -8,7 +8,7 @@ use super::{NodeArgs, ReportFormat, Target};
 
 #[derive(Debug, Args)]
 pub struct GetArgs {
-    /// What to list: pods, services, endpoints, endpointslices, networkpolicies, configmaps, secrets, events, nodes or namespaces; TYPE or TYPE/NAME
+    /// What to list: pods, services, endpoints, endpointslices, networkpolicies, configmaps, secrets, events, nodes or namespaces, or several as pods,svc; TYPE or TYPE/NAME
     #[arg(value_name = "TYPE")]
     pub kind: String,
     /// Only these
@@ -50,7 +50,7 @@ pub struct Select {
 
 #[derive(Debug, Args)]
 pub struct DescribeArgs {
-    /// pod, or pod/NAME
+    /// pod, service, networkpolicy or node; TYPE or TYPE/NAME
     #[arg(value_name = "TYPE")]
     pub kind: String,
     /// Only these; without any, all of them

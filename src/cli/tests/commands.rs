@@ -128,6 +128,31 @@ async fn get_prints_tables_names_and_documents() {
 }
 
 #[tokio::test]
+async fn get_takes_several_types_at_once() {
+    let daemon = Daemon::start();
+    daemon.apply(&format!("{WEB}---{MAP}")).await;
+    let names = |table: &str| -> Vec<String> {
+        let first = |line: &str| line.split(' ').next().unwrap_or_default().to_owned();
+        table.lines().map(first).collect()
+    };
+    let table = daemon.prints("get pods,cm,po").await;
+    assert_eq!(names(&table), ["NAME", "pod/web", "", "NAME", "configmap/cm"], "{table}");
+    assert_eq!(
+        names(&daemon.prints("get all").await),
+        ["NAME", "pod/web"],
+        "the empty is left out"
+    );
+    assert_eq!(daemon.prints("get cm,pods -o name").await, "configmap/cm\npod/web\n");
+    assert_eq!(daemon.prints("get pod/web cm/cm -o name").await, "pod/web\nconfigmap/cm\n");
+    let kinds = daemon.prints("get pods,cm -o jsonpath={.items[*].kind}").await;
+    assert_eq!(kinds, "Pod ConfigMap");
+    assert_eq!(daemon.prints("get pods,cm -n elsewhere").await, "");
+    let (printed, outcome) = daemon.run("get pods,cm web").await;
+    assert_eq!(names(&printed), ["NAME", "pod/web"], "{printed}");
+    assert_eq!(outcome.unwrap(), ExitCode::FAILURE, "there is no ConfigMap of that name");
+}
+
+#[tokio::test]
 async fn get_by_name_prints_what_there_is_and_fails_for_the_rest() {
     let daemon = Daemon::start();
     daemon.apply(WEB).await;
@@ -161,8 +186,8 @@ async fn mistakes_are_said_in_kubectls_words() {
             "the server doesn't have a resource type \"web\": there are configmaps, endpoints, endpointslices, events, namespaces, networkpolicies, nodes, pods, secrets, services. A pod of that name is pod/web",
         ),
         (
-            "get po,svc",
-            "one type at a time (kubectl takes several): configmaps, endpoints, endpointslices, events, namespaces, networkpolicies, nodes, pods, secrets, services",
+            "describe po,svc",
+            "one type at a time (only get takes several): configmaps, endpoints, endpointslices, events, namespaces, networkpolicies, nodes, pods, secrets, services",
         ),
         ("get pods web -A", "a resource cannot be retrieved by name across all namespaces"),
         ("get pods web -l a=b", "name cannot be provided when a selector is specified"),
@@ -183,8 +208,18 @@ async fn mistakes_are_said_in_kubectls_words() {
             "--force and --grace-period greater than 0 cannot be specified together",
         ),
         (
-            "describe node gateway",
-            "describe shows pods, services and networkpolicies; for nodes use: podling get nodes -o yaml",
+            "describe secret key",
+            "describe shows pods, services, networkpolicies and nodes; for secrets use: podling get secrets -o yaml",
+        ),
+        (
+            "get pods,nope",
+            "the server doesn't have a resource type \"nope\": there are configmaps, endpoints, endpointslices, events, namespaces, networkpolicies, nodes, pods, secrets, services. A pod of that name is pod/nope",
+        ),
+        ("get pods, -o name", "pods,: a resource type is missing"),
+        ("get pod/web svc", "svc: arguments must all be of the form TYPE/NAME"),
+        (
+            "get pods,svc -w",
+            "watch is only supported on individual resources and resource collections",
         ),
     ];
     for (line, message) in cases {

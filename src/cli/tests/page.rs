@@ -1,6 +1,6 @@
 use serde_json::json;
 
-use crate::cli::describe::{Seen, describe};
+use crate::cli::describe::{Seen, describe, node};
 use crate::cli::top::rows_of;
 
 /// 2024-01-01T01:00:00Z
@@ -100,4 +100,57 @@ fn a_bare_pod_that_ends_is_described_without_a_gap() {
     }))
     .unwrap();
     insta::assert_snapshot!(describe(&pod, &Seen::default(), &[], NOW));
+}
+
+#[test]
+fn a_described_node_says_what_it_has_and_what_its_pods_ask_of_it() {
+    let node = serde_json::from_value(json!({
+        "metadata": {
+            "name": "gw-1", "uid": "gw-1", "creationTimestamp": "2024-01-01T00:00:00Z",
+            "labels": {"kubernetes.io/os": "wasi", "site": "north"},
+        },
+        "status": {
+            "capacity": {"cpu": "4000m", "memory": "1073741824", "pods": "110"},
+            "allocatable": {"cpu": "2000m", "memory": "536870912", "pods": "110"},
+            "addresses": [{"type": "InternalIP", "address": "192.0.2.7"}, {"type": "Hostname", "address": "gw-1"}],
+            "conditions": [
+                {"type": "MemoryPressure", "status": "False", "reason": "KubeletHasSufficientMemory", "message": "memory is sufficient",
+                 "lastHeartbeatTime": "2024-01-01T00:00:00Z", "lastTransitionTime": "2024-01-01T00:00:00Z"},
+                {"type": "Ready", "status": "True", "reason": "KubeletReady", "message": "podling is up",
+                 "lastHeartbeatTime": "2024-01-01T00:00:00Z", "lastTransitionTime": "2024-01-01T00:00:00Z"},
+            ],
+            "nodeInfo": {
+                "architecture": "arm64", "bootID": "", "containerRuntimeVersion": "podling://0.1.0", "kernelVersion": "6.1", "kubeProxyVersion": "",
+                "kubeletVersion": "v0.1.0", "machineID": "", "operatingSystem": "wasi", "osImage": "Linux", "systemUUID": "",
+            },
+        },
+    }));
+    let container = |name: &str, policy: Option<&str>, cpu: &str, memory: &str| json!({"name": name, "restartPolicy": policy, "resources": {"requests": {"cpu": cpu}, "limits": {"cpu": cpu, "memory": memory}}});
+    let pod = |name: &str, phase: &str, spec: serde_json::Value| {
+        let meta = json!({"name": name, "namespace": "default", "creationTimestamp": "2024-01-01T00:58:00Z"});
+        serde_json::from_value(json!({"metadata": meta, "spec": spec, "status": {"phase": phase}}))
+            .unwrap()
+    };
+    let pods = [
+        // The largest init container needs more than what runs after it, but not of memory.
+        pod(
+            "web",
+            "Running",
+            json!({
+                "initContainers": [container("log", Some("Always"), "100m", "8Mi"), container("load", None, "900m", "8Mi")],
+                "containers": [container("a", None, "200m", "32Mi"), container("b", None, "250m", "32Mi")],
+            }),
+        ),
+        pod(
+            "own",
+            "Pending",
+            json!({
+                "resources": {"requests": {"cpu": "1"}, "limits": {"memory": "64Mi"}},
+                "containers": [container("a", None, "10m", "1Mi")],
+            }),
+        ),
+        pod("bare", "Running", json!({"containers": [{"name": "a"}]})),
+        pod("done", "Succeeded", json!({"containers": [container("a", None, "2", "1Gi")]})),
+    ];
+    insta::assert_snapshot!(node::describe(&node.unwrap(), &pods, &[], NOW));
 }

@@ -9,7 +9,7 @@ use crate::lifecycle::restart::{self, Cause, Decision};
 use crate::lifecycle::status::Terminated;
 use crate::lifecycle::stop::{Step, Why};
 use crate::lifecycle::{Action, Attempt, HookKind, Timer, texts};
-use crate::spec::{Exit, ProbeKind};
+use crate::spec::{ContainerKind, Exit, ProbeKind};
 
 use super::probing::begin_probing;
 use super::{Context, Course, Machine, Prober, Stage, Up, Waiting, container_id};
@@ -29,7 +29,8 @@ pub enum Demand {
 
 impl Machine {
     pub fn started(&mut self, cx: &mut Context<'_>, attempt: Attempt) {
-        if !matches!(self.stage, Stage::Starting { .. }) || attempt != self.begun {
+        let Stage::Starting { stale, .. } = self.stage else { return };
+        if attempt != self.begun {
             return;
         }
         // The first run of this daemon's life is written down: after a power cut the next one is a restart.
@@ -49,6 +50,14 @@ impl Machine {
         } else {
             self.show(cx, up);
         }
+        if self.is_unwanted(cx, stale) {
+            self.stop(cx, Why::Redefined, cx.now.plus(cx.pod.grace));
+        }
+    }
+
+    /// Whether a run that has come about is of an image that is to run no more. An init container does its work all the same.
+    fn is_unwanted(&self, cx: &Context<'_>, stale: bool) -> bool {
+        stale && cx.course == Course::Live && self.kind != ContainerKind::Init
     }
 
     /// Numbers a run; gives its id.
@@ -177,15 +186,17 @@ impl Machine {
     ) -> Demand {
         let (since, cause) = match &self.stage {
             // It ended before its start was reported: both are now known.
-            Stage::Starting { .. } if attempt == self.begun => {
+            Stage::Starting { stale, .. } if attempt == self.begun => {
+                let redefined = self.is_unwanted(cx, *stale);
                 self.begin_run(cx);
-                (cx.now, Cause::Exit)
+                (cx.now, if redefined { Cause::Redefined } else { Cause::Exit })
             }
             Stage::PostStart(up) | Stage::Running(up) if up.attempt == attempt => {
                 (up.since, Cause::Exit)
             }
             Stage::Stopping(up, stopping) if up.attempt == attempt => match stopping.why {
                 Why::Probe(_) => (up.since, Cause::Probe),
+                Why::Redefined => (up.since, Cause::Redefined),
                 Why::Pod | Why::PostStart => (up.since, Cause::Exit),
             },
             Stage::Idle
@@ -227,8 +238,13 @@ impl Machine {
                 return Demand::Nothing;
             }
         }
-        self.finished = true;
         cx.actions.push(Action::Persist);
+        // Another image runs whatever the policy says, also if the daemon ends before it does.
+        self.finished = cause != Cause::Redefined;
+        if cause == Cause::Redefined {
+            self.stage = Stage::Idle;
+            return Demand::Nothing;
+        }
         match restart::decide(cx.pod.restart_policy, cx.spec, code, cause) {
             Decision::Stay => self.stage = Stage::Ended,
             Decision::Restart => self.hold_back(cx, finished),

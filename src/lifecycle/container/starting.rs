@@ -21,7 +21,7 @@ const START_ERROR: (i32, &str) = (128, "StartError");
 impl Machine {
     pub fn pulling(&mut self, cx: &mut Context<'_>, attempt: Attempt) {
         let is_current = attempt == self.begun;
-        if let Stage::Preparing { pulling, .. } = &mut self.stage
+        if let Stage::Preparing { pulling, stale: false, .. } = &mut self.stage
             && is_current
             && !std::mem::replace(pulling, true)
         {
@@ -36,8 +36,12 @@ impl Machine {
         image_id: String,
         present: bool,
     ) {
-        let Stage::Preparing { since, .. } = self.stage else { return };
+        let Stage::Preparing { since, stale, .. } = self.stage else { return };
         if attempt != self.begun {
+            return;
+        }
+        if stale {
+            self.stage = Stage::Idle;
             return;
         }
         if present {
@@ -46,15 +50,15 @@ impl Machine {
             self.pulling(cx, attempt);
             cx.say(false, "Pulled", texts::pulled(cx.spec, cx.now.since(since)));
         }
-        self.image_id = image_id;
+        (self.image, self.image_id) = (Some(cx.spec.image.clone()), image_id);
         self.pulls.succeeded();
-        self.stage = Stage::Starting { give_up: None, compiling: None };
+        self.stage = Stage::Starting { give_up: None, compiling: None, stale: false };
         cx.actions.push(Action::Start { run: cx.run(attempt) });
     }
 
     /// The start waits for the compiler. On a small machine that is minutes, and looks like a hang unless it is said.
     pub fn compiling(&mut self, cx: &mut Context<'_>, attempt: Attempt, digest: String) {
-        if let Stage::Starting { compiling, .. } = &mut self.stage
+        if let Stage::Starting { compiling, stale: false, .. } = &mut self.stage
             && attempt == self.begun
             && compiling.is_none()
         {
@@ -64,7 +68,7 @@ impl Machine {
     }
 
     pub fn compiled(&mut self, cx: &mut Context<'_>, attempt: Attempt, took: Option<Duration>) {
-        if let Stage::Starting { compiling, .. } = &mut self.stage
+        if let Stage::Starting { compiling, stale: false, .. } = &mut self.stage
             && attempt == self.begun
             && let Some(Compiling { since, digest }) = compiling.take()
         {
@@ -80,7 +84,12 @@ impl Machine {
         reason: &'static str,
         message: String,
     ) {
-        if !matches!(self.stage, Stage::Preparing { .. }) || attempt != self.begun {
+        let Stage::Preparing { stale, .. } = self.stage else { return };
+        if attempt != self.begun {
+            return;
+        }
+        if stale {
+            self.stage = Stage::Idle;
             return;
         }
         let pulled = is_pull_error(reason);
@@ -165,7 +174,13 @@ impl Machine {
         reason: &'static str,
         message: String,
     ) -> Demand {
-        if !matches!(self.stage, Stage::Starting { .. }) || attempt != self.begun {
+        let Stage::Starting { stale, .. } = self.stage else { return Demand::Nothing };
+        if attempt != self.begun {
+            return Demand::Nothing;
+        }
+        if stale && cx.course == Course::Live {
+            // Of no interest, whatever it was: the other image has its turn.
+            self.stage = Stage::Idle;
             return Demand::Nothing;
         }
         self.settled = true;

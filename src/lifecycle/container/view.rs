@@ -24,7 +24,7 @@ impl Machine {
             state,
             last,
             restart_count: self.restart_count(),
-            image: spec.image.text().to_owned(),
+            image: self.image.as_ref().unwrap_or(&spec.image).text().to_owned(),
             image_id: self.image_id.clone(),
             container_id: self.container_id.clone(),
         }
@@ -49,7 +49,9 @@ impl Machine {
             return (ContainerState::Terminated(exit.clone()), self.last.clone());
         }
         // Newer than what kept it waiting before.
-        if let Stage::Starting { compiling: Some(Compiling { digest, .. }), .. } = &self.stage {
+        if let Stage::Starting { compiling: Some(Compiling { digest, .. }), stale: false, .. } =
+            &self.stage
+        {
             let message = Some(texts::compiling(spec, digest));
             let state = ContainerState::Waiting { reason: texts::COMPILING, message };
             return (state, self.exit.clone());

@@ -3,13 +3,15 @@
 //! Owns: taking events in, for the pod itself or for the container they name. Not: what follows for the others
 //! (`advance`).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::lifecycle::container::Demand;
 use crate::lifecycle::{Action, Event, Restored, StopReason, Timer, texts};
+use crate::spec::Redefinition;
 
-use super::{Plan, PodState, Sandbox};
+use super::{Plan, PodState, Sandbox, spec_at};
 
 impl PodState {
     pub(super) fn restore(
@@ -47,6 +49,7 @@ impl PodState {
                     self.sandbox = Sandbox::Gone;
                 }
             }
+            Event::Redefined { to } => self.redefine(now, &to, actions),
             Event::Stop { grace, why } => self.stop(now, grace, why),
             Event::TimerFired { timer } => self.timer_fired(now, timer, actions),
             Event::Pulling { run } => {
@@ -147,6 +150,24 @@ impl PodState {
         if self.plan == Plan::Live {
             actions.push(Action::Record(texts::about_pod(true, reason, message)));
             actions.push(Action::ArmTimer { timer: Timer::Sandbox, at: until });
+        }
+    }
+
+    /// Other images, another deadline. A pod on its way out, or at its end, is only shown so.
+    fn redefine(&mut self, now: Timestamp, to: &Redefinition, actions: &mut Vec<Action>) {
+        let pod = Arc::new(self.pod.redefined(to));
+        let before = std::mem::replace(&mut self.pod, pod);
+        if let Some(after) = self.pod.active_deadline
+            && before.active_deadline != Some(after)
+            && !self.is_ending()
+        {
+            let at = self.start_time.plus(after);
+            actions.push(Action::ArmTimer { timer: Timer::ActiveDeadline, at });
+        }
+        for i in 0..self.machines.len() {
+            if spec_at(&before, i).image != spec_at(&self.pod, i).image {
+                self.with(i, now, actions, |machine, cx| machine.redefine(cx));
+            }
         }
     }
 

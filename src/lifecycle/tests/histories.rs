@@ -11,8 +11,8 @@ use proptest::prelude::*;
 use crate::clock::Timestamp;
 use crate::lifecycle::{Action, Event, HookKind, PodState, ProbeOutcome, RunId, StopReason, Timer};
 use crate::spec::{
-    Container, ContainerKind, ContainerName, ContainerRestartPolicy, Exit, Pod, Probe, ProbeKind,
-    RestartPolicy, RuleAction,
+    Container, ContainerKind, ContainerName, ContainerRestartPolicy, Exit, ImageRef, Pod, Probe,
+    ProbeKind, Redefinition, RestartPolicy, RuleAction,
 };
 use crate::testkit::pods::{Tweak, container, hook, pod, probe, rule, secs, threshold};
 use crate::testkit::sim::{Answers, Guest, OnStop, Sim, Try, World};
@@ -189,6 +189,48 @@ fn a_stop() -> impl Strategy<Value = (u64, Event)> {
         .prop_map(|(at, grace, why)| (at, Event::Stop { grace, why }))
 }
 
+/// Other images for some containers, and perhaps another deadline, at that time.
+#[derive(Clone, Debug)]
+struct Edit {
+    at: u64,
+    tags: Vec<u8>,
+    deadline: Option<u64>,
+}
+
+impl Edit {
+    fn of(&self, pod: &Pod) -> Redefinition {
+        let mut to = pod.redefinition();
+        for ((_, image), tag) in to.images.iter_mut().zip(&self.tags) {
+            let (name, tag) = ("c", tag.to_string());
+            let text = format!("{name}:{tag}");
+            *image = ImageRef::Named { text: text.into(), name: name.into(), tag: tag.into() };
+        }
+        to.active_deadline = self.deadline.map(secs).or(to.active_deadline);
+        to
+    }
+}
+
+fn an_edit() -> impl Strategy<Value = Edit> {
+    let at = prop_oneof![0..60_u64, 0..END];
+    let deadline = option::weighted(0.1, 1..2000_u64);
+    (at, vec(1..3_u8, 7), deadline).prop_map(|(at, tags, deadline)| Edit { at, tags, deadline })
+}
+
+fn some_edits() -> impl Strategy<Value = Vec<Edit>> {
+    vec(an_edit(), 0..5).prop_map(|mut edits| {
+        edits.sort_by_key(|edit| edit.at);
+        edits
+    })
+}
+
+fn with_edits(sim: Sim, edits: &[Edit]) -> Sim {
+    let mut pod = Pod::clone(sim.state.pod());
+    edits.iter().fold(sim, |sim, edit| {
+        pod = pod.redefined(&edit.of(&pod));
+        sim.at(edit.at, Event::Redefined { to: pod.redefinition() })
+    })
+}
+
 /// Any event at all, about runs that may or may not exist.
 fn any_event() -> impl Strategy<Value = Event> {
     let run = (0..7_u8, 0..4_u32).prop_map(|(name, attempt)| RunId {
@@ -201,8 +243,9 @@ fn any_event() -> impl Strategy<Value = Event> {
         Just(ProbeKind::Readiness)
     ];
     let hook = prop_oneof![Just(HookKind::PostStart), Just(HookKind::PreStop)];
-    (run, kind, hook, 0..100_u8, a_stop(), a_life()).prop_map(
-        |(run, kind, hook, choice, (_, stop), (_, exit))| match choice {
+    let others = (run, a_stop(), a_life(), an_edit());
+    (others, kind, hook, 0..100_u8).prop_map(
+        |((run, (_, stop), (_, exit), edit), kind, hook, choice)| match choice {
             0..3 => Event::Pulling { run },
             3..5 => Event::Compiling { run, digest: "sha256:1".into() },
             5..7 => Event::Compiled { run, took: None },
@@ -223,6 +266,10 @@ fn any_event() -> impl Strategy<Value = Event> {
             92 => stop,
             93 => Event::SandboxFailed { reason: "FailedMount", message: "m".into() },
             94 => Event::SandboxGone,
+            95..98 => {
+                let names = (0..7).map(|i| container(&format!("c{i}"), ContainerKind::Regular));
+                Event::Redefined { to: edit.of(&pod(names)) }
+            }
             _ => Event::SandboxReady { pod_ip: std::net::Ipv4Addr::LOCALHOST.into() },
         },
     )
@@ -296,9 +343,11 @@ proptest! {
     #[test]
     fn every_history_keeps_the_invariants_and_ends_when_it_is_told_to(
         world in a_world(true),
+        edits in some_edits(),
         stops in vec(a_stop(), 0..3),
     ) {
-        let sim = stops.into_iter().fold(world.start(), |sim, (at, stop)| sim.at(at, stop));
+        let sim = with_edits(world.start(), &edits);
+        let sim = stops.into_iter().fold(sim, |sim, (at, stop)| sim.at(at, stop));
         let sim = finish(sim.until(END));
         prop_assert!(sim.state.is_finished(), "not finished: {:?}", sim.status());
         prop_assert!(sim.state.is_terminal_phase() || sim.writes > 0);
@@ -307,19 +356,23 @@ proptest! {
     #[test]
     fn late_timers_and_timers_that_were_replaced_break_nothing(
         world in a_world(false),
+        edits in some_edits(),
         stops in vec(a_stop(), 0..2),
     ) {
-        let sim = stops.into_iter().fold(world.start(), |sim, (at, stop)| sim.at(at, stop));
+        let sim = with_edits(world.start(), &edits);
+        let sim = stops.into_iter().fold(sim, |sim, (at, stop)| sim.at(at, stop));
         prop_assert!(finish(sim.until(END)).state.is_finished());
     }
 
     #[test]
     fn an_event_about_a_finished_run_changes_nothing(
         world in a_world(true),
+        edits in some_edits(),
         pauses in vec(0..END, 1..8),
         stop in option::of(a_stop()),
     ) {
-        let mut sim = stop.into_iter().fold(world.start(), |sim, (at, stop)| sim.at(at, stop));
+        let sim = with_edits(world.start(), &edits);
+        let mut sim = stop.into_iter().fold(sim, |sim, (at, stop)| sim.at(at, stop));
         let mut pauses = pauses;
         pauses.sort_unstable();
         for pause in pauses {
@@ -334,11 +387,17 @@ proptest! {
     #[test]
     fn restart_counts_never_fall_across_power_cuts(
         world in a_world(true),
-        cuts in vec(0..400_u64, 1..4),
+        lives in vec((0..400_u64, some_edits()), 1..4),
     ) {
         let mut world = world;
-        for cut in cuts {
-            let sim = world.clone().start().until(cut);
+        for (cut, edits) in lives {
+            // Those up to the cut are on disk, also the last one, which perhaps nobody has acted upon.
+            let edits: Vec<Edit> = edits.into_iter().filter(|edit| edit.at <= cut).collect();
+            let sim = with_edits(world.clone().start(), &edits).until(cut);
+            for edit in &edits {
+                let to = edit.of(world.pod());
+                world = world.redefined(to);
+            }
             let Some(written) = sim.written.clone() else { continue };
             let shown = sim.status();
             world = world.restored(written);
@@ -358,8 +417,9 @@ proptest! {
     }
 
     #[test]
-    fn the_same_history_has_the_same_outcome(world in a_world(true)) {
-        let (one, two) = (world.clone().start().until(500), world.start().until(500));
+    fn the_same_history_has_the_same_outcome(world in a_world(true), edits in some_edits()) {
+        let tell = |world: World| with_edits(world.start(), &edits).until(500);
+        let (one, two) = (tell(world.clone()), tell(world));
         prop_assert_eq!(one.log, two.log);
         prop_assert_eq!(one.statuses, two.statuses);
     }

@@ -5,6 +5,7 @@
     reason = "a test looks for one variant; the rest is what it is not about"
 )]
 
+mod edits;
 mod end;
 mod histories;
 mod images;

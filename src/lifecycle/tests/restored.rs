@@ -27,6 +27,7 @@ fn record(name: &str, next_attempt: u32, backoff: u64, exit_code: Option<i32>) -
             name,
             next_attempt,
             backoff,
+            image: None,
             finished,
             by_probe,
             last,

@@ -18,6 +18,7 @@ use crate::reconciler::{Offered, intake, records};
 use crate::source::folder::FolderFile;
 use crate::store::Loaded;
 use crate::store::disk::RealDisk;
+use crate::store::unlucky::{Fault, Survival, Unlucky};
 use crate::testkit::node::{TestNode, labels};
 
 /// What every wait gives up after.
@@ -143,6 +144,124 @@ async fn a_change_of_a_pod_that_is_being_deleted_does_not_bring_its_record_back(
     assert_eq!(lab.durable().objects, []);
     lab.settle().await;
     assert!(lab.task.board().pod(&key("a")).is_none());
+}
+
+/// The pod as it is shown, with another image.
+fn edited(lab: &Lab, name: &str, image: &str) -> corev1::Pod {
+    let mut pod = (*lab.task.board().pod(&key(name)).unwrap()).clone();
+    pod.spec.as_mut().unwrap().containers[0].image = Some(image.to_owned());
+    pod
+}
+
+fn image(pod: &corev1::Pod) -> &str {
+    pod.spec.as_ref().unwrap().containers[0].image.as_deref().unwrap()
+}
+
+/// What is on disk of the only pod there is.
+fn stored(loaded: &Loaded) -> corev1::Pod {
+    assert_eq!(loaded.objects.len(), 1);
+    serde_json::from_slice(&loaded.objects[0].json).unwrap()
+}
+
+#[tokio::test]
+async fn another_image_is_durable_before_it_is_acknowledged_and_the_pod_stays_itself() {
+    let mut lab = Lab::new();
+    lab.create("a").await;
+    let before = (*lab.task.board().pod(&key("a")).unwrap()).clone();
+    let written = lab.task.update_pod(edited(&lab, "a", "nowhere:2"), Write::default()).await;
+    let shown = written.unwrap().object;
+    let kept = stored(&lab.durable());
+    for pod in [&*shown, &kept] {
+        assert_eq!((image(pod), pod.metadata.generation), ("nowhere:2", Some(2)));
+        assert_eq!(pod.metadata.uid, before.metadata.uid);
+    }
+    assert_eq!(lab.task.workers.len(), 1);
+    let acted_upon = async {
+        loop {
+            let pod = lab.task.board().pod(&key("a")).unwrap();
+            let status = pod.status.as_ref().unwrap();
+            let waits = status.container_statuses.iter().flatten().next();
+            let waits = waits.and_then(|c| c.state.as_ref()?.waiting.as_ref()?.message.clone());
+            if status.observed_generation == Some(2)
+                && waits.is_some_and(|m| m.contains("nowhere:2"))
+            {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, acted_upon).await.unwrap();
+    // The same once more is no change; a trial is none either.
+    let again = lab.task.update_pod(edited(&lab, "a", "nowhere:2"), Write::default()).await;
+    assert_eq!(again.unwrap().object.metadata.generation, Some(2));
+    let trial = Write { dry_run: true, ..Write::default() };
+    let trial = lab.task.update_pod(edited(&lab, "a", "nowhere:3"), trial).await.unwrap();
+    assert_eq!((image(&trial.object), trial.object.metadata.generation), ("nowhere:3", Some(3)));
+    assert_eq!(image(&stored(&lab.durable())), "nowhere:2");
+    assert_eq!(image(&lab.task.board().pod(&key("a")).unwrap()), "nowhere:2");
+}
+
+#[tokio::test]
+async fn when_the_power_goes_during_an_edit_the_record_is_the_old_one_or_the_new_one() {
+    let mut lab = Lab::new();
+    let root = Path::new("/state");
+    for (step, last) in (0..).map(|step| (step, format!("p{step}"))) {
+        let disk = Unlucky::new(root);
+        lab.task.store = Some(Arc::new(Store::open_on(Arc::new(disk.clone()), root).unwrap().0));
+        lab.create(&last).await;
+        disk.plan(Fault::PowerCut { step: disk.steps() + step });
+        let pod = edited(&lab, &last, "nowhere:2");
+        let answer = lab.task.update_pod(pod, Write::default()).await;
+        let shown = lab.task.board().pod(&key(&last)).unwrap();
+        let expected = if answer.is_ok() { "nowhere:2" } else { "nowhere:1" };
+        assert_eq!(image(&shown), expected, "what is not durable is not acted upon: step {step}");
+        for survival in [Survival::Nothing, Survival::Everything, Survival::Random(step)] {
+            let disk = Arc::new(disk.reboot(survival));
+            let kept = stored(&Store::open_on(disk, root).unwrap().1);
+            let found = (image(&kept), kept.metadata.generation);
+            let new = found == ("nowhere:2", Some(2));
+            assert!(new || answer.is_err(), "acknowledged and lost: {found:?}, step {step}");
+            assert!(new || found == ("nowhere:1", Some(1)), "{found:?}");
+        }
+        if answer.is_ok() {
+            assert!(step > 2, "an edit is {step} steps");
+            return;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_pod_that_begins_anew_when_it_is_edited_begins_with_the_edit() {
+    let mut lab = Lab::new();
+    lab.create("a").await;
+    let uid = lab.uid("a");
+    lab.task.restart(&key("a")).unwrap();
+    lab.task.pass();
+    lab.task.update_pod(edited(&lab, "a", "nowhere:2"), Write::default()).await.unwrap();
+    assert_eq!(image(&stored(&lab.durable())), "nowhere:2");
+    lab.settle().await;
+    assert_eq!(image(&lab.task.desired.get(&key("a")).unwrap().0.object), "nowhere:2");
+    assert_eq!(lab.uid("a"), uid);
+}
+
+#[tokio::test]
+async fn what_may_not_change_is_refused_and_nothing_is_written() {
+    let mut lab = Lab::new();
+    lab.create("a").await;
+    let mut other = edited(&lab, "a", "nowhere:2");
+    other.spec.as_mut().unwrap().hostname = Some("h".to_owned());
+    let refused = lab.task.update_pod(other, Write::default()).await.unwrap_err();
+    let Refusal::Invalid(errors) = &refused else { panic!("{refused:?}") };
+    assert_eq!(errors.len(), 1);
+    assert!(refused.to_string().ends_with("; changed: spec.hostname"), "{refused}");
+    // A name that is none is told as it is at creation.
+    let refused = lab.task.update_pod(edited(&lab, "a", " x"), Write::default()).await.unwrap_err();
+    assert!(
+        refused.to_string().starts_with("spec.containers[0].image: Invalid value"),
+        "{refused}"
+    );
+    assert_eq!(image(&stored(&lab.durable())), "nowhere:1");
+    assert_eq!(image(&lab.task.board().pod(&key("a")).unwrap()), "nowhere:1");
 }
 
 #[tokio::test]

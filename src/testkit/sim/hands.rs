@@ -16,6 +16,7 @@ impl Sim {
             match action {
                 Action::SetUpSandbox => self.set_up(),
                 Action::Prepare { run } => self.prepare(run),
+                Action::AbandonPrepare { run } => self.abandon_prepare(&run),
                 Action::Start { run } => self.start(run),
                 Action::Probe { run, kind } => self.probe(run, kind),
                 Action::RunHook { run, hook, within } => self.hook(run, hook, within),
@@ -54,11 +55,29 @@ impl Sim {
         let event = match error {
             None => {
                 let present = takes.is_zero();
-                Event::Prepared { run, image_id: "sha256:1".to_owned(), present }
+                let image = self.state.pod().container(&run.container).map(|c| c.image.text());
+                let tag = image.and_then(|text| text.rsplit(':').next()).unwrap_or_default();
+                Event::Prepared { image_id: format!("sha256:{tag}"), run, present }
             }
             Some(reason) => Event::PrepareFailed { run, reason, message: "because".to_owned() },
         };
         self.later(takes, event);
+    }
+
+    /// Hands that can give up answer now; others as if nothing had been said.
+    fn abandon_prepare(&mut self, of: &RunId) {
+        if !self.world.gives_up_starts {
+            return;
+        }
+        let is_answer = |due: &Due| match due {
+            Due::Event(Event::Prepared { run, .. } | Event::PrepareFailed { run, .. }) => run == of,
+            Due::Event(_) | Due::Begin(_) | Due::End(_) => false,
+        };
+        let answer = self.queue.iter().find(|(_, due)| is_answer(due)).map(|(key, _)| *key);
+        let answer = answer.expect("what is abandoned has not been answered");
+        self.queue.remove(&answer);
+        let (reason, message) = ("ErrImagePull", "given up".to_owned());
+        self.later(Duration::ZERO, Event::PrepareFailed { run: of.clone(), reason, message });
     }
 
     fn start(&mut self, run: RunId) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::lifecycle::{ProbeOutcome, Restored};
-use crate::spec::{Exit, Pod, ProbeKind};
+use crate::spec::{Exit, ImageRef, Pod, ProbeKind, Redefinition};
 
 use super::Sim;
 
@@ -167,6 +167,33 @@ impl World {
     #[must_use]
     pub fn restored(mut self, restored: Restored) -> Self {
         self.restored = Some(restored);
+        self
+    }
+
+    #[must_use]
+    pub fn pod(&self) -> &Pod {
+        &self.pod
+    }
+
+    /// The same with these images, as an edit leaves it.
+    #[must_use]
+    pub fn edited(self, images: &[(&str, &str)]) -> Self {
+        let mut to = self.pod.redefinition();
+        for (container, text) in images {
+            let (name, tag) = text.rsplit_once(':').expect("a test's image has a tag");
+            let image =
+                ImageRef::Named { text: (*text).into(), name: name.into(), tag: tag.into() };
+            let theirs = to.images.iter_mut().find(|(name, _)| name.as_str() == *container);
+            theirs.expect("the pod has the container").1 = image;
+        }
+        self.redefined(to)
+    }
+
+    /// The same as another definition leaves it.
+    #[must_use]
+    pub fn redefined(mut self, mut to: Redefinition) -> Self {
+        to.generation = self.pod.generation + 1;
+        self.pod = Arc::new(self.pod.redefined(&to));
         self
     }
 

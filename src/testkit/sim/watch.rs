@@ -9,7 +9,7 @@ use std::time::Duration;
 use crate::lifecycle::{
     Action, Attempt, Condition, Event, HookKind, PodPhase, PodState, PodStatus, RunId,
 };
-use crate::spec::{ContainerKind, ContainerName, Pod, ProbeKind};
+use crate::spec::{ContainerKind, ContainerName, ImageRef, Pod, ProbeKind, Redefinition};
 
 /// The shortest time between asking and killing.
 const FLOOR: Duration = Duration::from_secs(2);
@@ -25,6 +25,9 @@ pub(super) struct Watch {
     /// Runs asked to start whose end is not known.
     open: BTreeMap<RunId, Open>,
     newest: BTreeMap<ContainerName, Attempt>,
+    /// The image that each container is to run, and the one that was asked for last.
+    images: BTreeMap<ContainerName, ImageRef>,
+    prepared: BTreeMap<ContainerName, ImageRef>,
     stopped: bool,
     /// When the pod's grace is over, and when its end began.
     bound: Option<(Duration, Duration)>,
@@ -40,6 +43,8 @@ struct Open {
     killed: bool,
     /// Its own stop began before the pod's: it has a deadline of its own.
     was_stopping: bool,
+    /// Since when it is up with an image that its container is not to run any more.
+    unwanted: Option<Duration>,
 }
 
 impl Watch {
@@ -55,6 +60,8 @@ impl Watch {
             punctual,
             open: BTreeMap::new(),
             newest: BTreeMap::new(),
+            images: pod.redefinition().images.into_iter().collect(),
+            prepared: BTreeMap::new(),
             stopped: false,
             bound: None,
             setting_up: false,
@@ -68,8 +75,13 @@ impl Watch {
         match event {
             Event::Started { run } => {
                 self.newest.insert(run.container.clone(), run.attempt);
+                let is_old = self.prepared.get(&run.container) != self.images.get(&run.container);
+                // The end of the pod has a grace of its own.
+                let runs_on = self.kinds.get(&run.container) == Some(&ContainerKind::Init)
+                    || self.bound.is_some();
                 if let Some(open) = self.open.get_mut(run) {
                     open.started = Some(now);
+                    open.unwanted = (is_old && !runs_on).then_some(now);
                 }
             }
             Event::Exited { run, .. } => {
@@ -80,6 +92,7 @@ impl Watch {
                 self.open.remove(run);
             }
             Event::SandboxReady { .. } | Event::SandboxFailed { .. } => self.setting_up = false,
+            Event::Redefined { to } => self.redefined(now, to),
             Event::Stop { grace, .. } => {
                 self.stopped = true;
                 self.shrink(now, grace.unwrap_or(self.grace));
@@ -126,6 +139,13 @@ impl Watch {
             }
             Action::Prepare { run } => {
                 assert!(!self.stopped, "no return: {run:?} is prepared after a stop");
+                let image = self.images.get(&run.container).expect("only its own are prepared");
+                self.prepared.insert(run.container.clone(), image.clone());
+            }
+            Action::AbandonPrepare { run } => {
+                let (asked, now) =
+                    (self.prepared.get(&run.container), self.images.get(&run.container));
+                assert!(asked.is_some() && asked != now, "{run:?} is abandoned for nothing");
             }
             Action::Start { run } => self.check_start(run),
             Action::Probe { run, kind } => {
@@ -177,7 +197,26 @@ impl Watch {
         if let Some(newest) = self.newest.get(&run.container) {
             assert!(run.attempt > *newest, "{run:?} does not come after run {newest}");
         }
+        let (found, wanted) = (self.prepared.get(&run.container), self.images.get(&run.container));
+        assert_eq!(found, wanted, "{run:?} is started with an image of an earlier definition");
         self.open.insert(run.clone(), Open::default());
+    }
+
+    /// What is up with another image than it is to run has its grace, unless it is being stopped already.
+    fn redefined(&mut self, now: Duration, to: &Redefinition) {
+        for (name, image) in &to.images {
+            let changes = self.images.insert(name.clone(), image.clone()).as_ref() != Some(image);
+            let is_init = self.kinds.get(name) == Some(&ContainerKind::Init);
+            if !changes || is_init || self.bound.is_some() {
+                continue;
+            }
+            for (run, open) in &mut self.open {
+                let stopping = open.asked.is_some() || open.was_stopping;
+                if run.container == *name && open.started.is_some() && !stopping {
+                    open.unwanted.get_or_insert(now);
+                }
+            }
+        }
     }
 
     fn check_ask(&mut self, now: Duration, run: &RunId) {
@@ -204,6 +243,11 @@ impl Watch {
 
     /// Grace only shrinks: nobody lives longer than the shortest grace given, and the floor.
     fn check_kills(&self, now: Duration) {
+        for (run, open) in self.open.iter().filter(|_| self.punctual) {
+            let last = open.unwanted.map(|since| since.saturating_add(self.grace + FLOOR));
+            let in_time = last.is_none_or(|last| now <= last);
+            assert!(in_time || open.killed, "{run:?} runs an earlier image past {last:?}");
+        }
         let Some((bound, began)) = self.bound else { return };
         if !self.punctual {
             return;
