@@ -43,3 +43,7 @@ pub const DATA_OBJECTS_MAX: usize = 1024;
 /// What an entry of a folder counts beside its content, towards the limit of a volume, bytes: an inode and a name, which cost a flash some
 /// hundred bytes each.
 pub const ENTRY_BYTES: u64 = 1024;
+
+/// No program of ours is run this long after it was made, milliseconds: what says that it is later still (a file's time, a signature) was made
+/// by a clock that is wrong. Believed, it would make every right clock look late, and every certificate expired.
+pub const PROGRAM_LIFE_MS: i64 = 20 * 365 * 24 * 3_600_000;

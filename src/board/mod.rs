@@ -81,9 +81,8 @@ pub struct Listing {
 }
 
 impl Board {
-    /// An empty board. Versions begin after `first_version`; a daemon passes something larger than it did at its
-    /// previous start (a boot counter shifted left, the wall clock), so that a client's old version is told from a new
-    /// one. `born` is the creation time of the `default` namespace.
+    /// An empty board. Versions begin after `first_version`; a daemon passes something larger than any version of its
+    /// previous lives, so that a client's old version is told from a new one. `born` is the creation time of the `default` namespace.
     #[must_use]
     pub fn new(first_version: u64, born: Timestamp) -> Self {
         let (newest, _) = tokio::sync::watch::channel(first_version);

@@ -28,11 +28,19 @@ const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// How long the daemon may take to begin an answer: longer than a slow flash needs to make a write durable.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(60);
 
+/// Where a daemon listens that the system has started.
+const SYSTEM_SOCKET: &str = crate::daemon::config::SYSTEM_SOCKET;
+
 /// A request that did not succeed.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ClientError {
-    #[error("cannot connect to {}: is the daemon running? Start it with `podling daemon`, or name its socket with --socket", path.display())]
-    Connect { path: PathBuf, source: io::Error },
+    #[error("cannot connect to {}: {}", path.display(), advice(other.as_deref()))]
+    Connect {
+        path: PathBuf,
+        /// Where a daemon's socket is, if not there.
+        other: Option<PathBuf>,
+        source: io::Error,
+    },
     #[error("may not connect to {}: its owner and group may; ask for the group, or for root", path.display())]
     Denied { path: PathBuf, source: io::Error },
     #[error("the connection to the daemon broke")]
@@ -51,6 +59,17 @@ impl ClientError {
     #[must_use]
     pub(super) fn is_not_found(&self) -> bool {
         matches!(self, Self::Refused { status } if status.reason.as_deref() == Some("NotFound"))
+    }
+}
+
+/// What to do where no daemon answers.
+fn advice(other: Option<&Path>) -> String {
+    match other {
+        Some(other) => format!(
+            "a daemon's socket is at {other}: name it with --socket {other} (its owner and group may use it)",
+            other = other.display()
+        ),
+        None => "is the daemon running? Start it with `podling daemon`, or name its socket with --socket".to_owned(),
     }
 }
 
@@ -209,7 +228,11 @@ async fn connect(socket: &Path) -> Result<UnixStream, ClientError> {
         if source.kind() == io::ErrorKind::PermissionDenied {
             ClientError::Denied { path, source }
         } else {
-            ClientError::Connect { path, source }
+            // Whoever logs in as another user than the daemon's looks in another place.
+            let missing = source.kind() == io::ErrorKind::NotFound;
+            let other = Path::new(SYSTEM_SOCKET);
+            let other = (missing && other != socket && other.exists()).then(|| other.to_owned());
+            ClientError::Connect { path, other, source }
         }
     })
 }

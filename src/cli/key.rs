@@ -140,11 +140,8 @@ fn seal(file: &Path, to: &str, out: &mut Out) -> anyhow::Result<ExitCode> {
         if object.is_null() {
             continue;
         }
-        if object.get("kind").and_then(Value::as_str) == Some("Secret") {
-            seal_object(&mut object, &recipient)
-                .with_context(|| format!("document {}: cannot encrypt this Secret", at + 1))?;
-            sealed += 1;
-        }
+        sealed += seal_all(&mut object, &recipient)
+            .with_context(|| format!("document {}: cannot encrypt this Secret", at + 1))?;
         if at > 0 {
             out.line("---")?;
         }
@@ -156,14 +153,42 @@ fn seal(file: &Path, to: &str, out: &mut Out) -> anyhow::Result<ExitCode> {
 
 fn read(file: &Path) -> anyhow::Result<String> {
     let mut text = String::new();
+    // One more than there may be: what is cut off in silence would be missing in silence.
+    let most = MANIFEST_BYTES_MAX + 1;
     let reading = if file == Path::new("-") {
-        std::io::stdin().take(MANIFEST_BYTES_MAX).read_to_string(&mut text)
+        std::io::stdin().take(most).read_to_string(&mut text)
     } else {
         let opened = std::fs::File::open(file);
-        opened.and_then(|file| file.take(MANIFEST_BYTES_MAX).read_to_string(&mut text))
+        opened.and_then(|file| file.take(most).read_to_string(&mut text))
     };
-    reading.with_context(|| format!("cannot read {}", file.display()))?;
+    let shown = file.display();
+    reading.with_context(|| format!("cannot read {shown}"))?;
+    ensure!(
+        text.len() as u64 <= MANIFEST_BYTES_MAX,
+        "{shown} has more than {MANIFEST_BYTES_MAX} bytes: split it"
+    );
     Ok(text)
+}
+
+/// Encrypts a Secret, or every Secret of a list (`kubectl get secrets -o yaml` prints one); how many there were.
+fn seal_all(object: &mut Value, recipient: &Recipient) -> anyhow::Result<usize> {
+    let kind = object.get("kind").and_then(Value::as_str).unwrap_or_default().to_owned();
+    if kind == "Secret" {
+        return seal_object(object, recipient).map(|()| 1);
+    }
+    let items = object.get_mut("items").and_then(Value::as_array_mut);
+    let Some(items) = items.filter(|_| kind.ends_with("List")) else { return Ok(0) };
+    let mut sealed = 0;
+    for item in items {
+        // The items of a SecretList need not say what they are.
+        if kind == "SecretList" && item.get("kind").is_none() {
+            seal_object(item, recipient)?;
+            sealed += 1;
+        } else {
+            sealed += seal_all(item, recipient)?;
+        }
+    }
+    Ok(sealed)
 }
 
 /// What `kubectl apply` leaves on an object: the whole of it, in clear.
@@ -223,6 +248,33 @@ mod test {
             "{shown}"
         );
         assert!(shown.contains("team: shop") && shown.contains("BEGIN AGE"), "{shown}");
+    }
+
+    #[test]
+    fn every_secret_of_a_list_is_encrypted_and_nothing_else_touched() {
+        let secret =
+            |value: &str| serde_json::json!({"kind": "Secret", "stringData": {"a": value}});
+        let list = serde_json::json!({"kind": "List", "items": [
+            secret("hunter2"),
+            {"kind": "ConfigMap", "data": {"a": "plain"}},
+            {"kind": "SecretList", "items": [{"stringData": {"a": "hunter3"}}, secret("hunter4")]},
+        ]});
+        let mut object = list;
+        assert_eq!(seal_all(&mut object, &RECIPIENT.parse().unwrap()).unwrap(), 3);
+        let shown = yaml::to_string(&object);
+        assert!(!shown.contains("hunter") && shown.contains("plain"), "{shown}");
+        let mut pod = serde_json::json!({"kind": "Pod", "items": [secret("x")]});
+        assert_eq!(seal_all(&mut pod, &RECIPIENT.parse().unwrap()).unwrap(), 0);
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_is_not_cut() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secrets.yaml");
+        std::fs::write(&path, vec![b' '; usize::try_from(MANIFEST_BYTES_MAX).unwrap() + 1])
+            .unwrap();
+        let error = read(&path).unwrap_err().to_string();
+        assert!(error.contains("split it"), "{error}");
     }
 
     #[test]

@@ -293,6 +293,9 @@ impl Config {
     }
 }
 
+/// Where a daemon that is root's, or the system's, listens.
+pub const SYSTEM_SOCKET: &str = "/run/podling/podling.sock";
+
 /// Where things are by default on this machine, for this user.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Places {
@@ -322,7 +325,7 @@ impl Places {
             return Self {
                 state: Some("/var/lib/podling".into()),
                 cache: Some("/var/cache/podling".into()),
-                socket: Some("/run/podling/podling.sock".into()),
+                socket: Some(SYSTEM_SOCKET.into()),
                 host_name,
             };
         }

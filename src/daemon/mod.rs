@@ -26,6 +26,7 @@ mod pressure;
 mod ready;
 pub mod signals;
 mod test_clock;
+mod versions;
 mod watchdog;
 
 use std::sync::Arc;
@@ -76,7 +77,9 @@ pub async fn run(config: Config) -> anyhow::Result<()> {
     }
     let store = Arc::new(store);
     let keeper = RecordKeeper::new(Arc::clone(&store));
-    let node = parts.context(Arc::<RecordKeeper>::clone(&keeper));
+    let kept = loaded.node.remove(versions::NAME);
+    let first_version = versions::first(&store, kept.as_deref(), parts.now());
+    let node = parts.context(Arc::<RecordKeeper>::clone(&keeper), first_version);
     let (mut task, handle) =
         NodeTask::new(Arc::clone(&node), Some(Arc::clone(&store)), Some(Arc::clone(&keeper)));
     // What belongs to no pod may go only if all pods are known: one broken file must not cost its pod's data.

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 
 use crate::artifact::{Fetcher, Keyring};
 use crate::board::Board;
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::daemon::config::{Amounts, Config};
 use crate::daemon::network::NetworkConfig;
 use crate::fabric::Fabric;
@@ -117,12 +117,16 @@ impl NodeParts {
         })
     }
 
-    /// The context of the node's workers.
+    /// Now, by the node's clock.
     #[must_use]
-    pub fn context(self, keeper: Arc<dyn Keeper>) -> Arc<NodeContext> {
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    /// The context of the node's workers. `first_version`: see [`Board::new`].
+    #[must_use]
+    pub fn context(self, keeper: Arc<dyn Keeper>, first_version: u64) -> Arc<NodeContext> {
         let now = self.clock.now();
-        // Versions must not repeat over restarts; the wall clock, in milliseconds, grows faster than changes do.
-        let first_version = u64::try_from(now.wall_ms()).unwrap_or(1);
         Arc::new(NodeContext {
             clock: self.clock,
             runtime: self.runtime,

@@ -228,11 +228,17 @@ impl Records {
             name: name.to_owned(),
             source: None,
         };
-        self.find(io, folder, stem).slots.commit(io, label, &payload).map(drop)
+        self.known(io, folder, stem)?.commit(io, label, &payload).map(drop)
     }
 
     fn remove(&self, io: &Metered, folder: Folder, stem: &str) -> io::Result<bool> {
-        self.find(io, folder, stem).slots.remove(io)
+        self.known(io, folder, stem)?.remove(io)
+    }
+
+    /// The record, unless this process may not look at what is there: it must not be written over.
+    fn known(&self, io: &Metered, folder: Folder, stem: &str) -> io::Result<Slots> {
+        let found = self.find(io, folder, stem);
+        found.denied.map_or(Ok(found.slots), |denied| Err(denied.cause))
     }
 
     fn repair(&self, io: &Metered, folder: Folder, stem: &str, damage: &mut Vec<String>) {

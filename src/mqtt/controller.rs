@@ -254,6 +254,9 @@ pub fn read(tree: &Tree, topic: &str, payload: &[u8]) -> Option<(String, Said)> 
 /// Nodes that a view holds.
 pub const NODES_MAX: usize = 100_000;
 
+/// Pods of one node that a view holds: those that it can run, as many marks, and what it refused; with room to spare.
+const VIEW_PODS_MAX: usize = 4 * crate::limits::PODS_MAX;
+
 /// The newest that each node has said. What a `get` prints, and what a `publish` waits on.
 #[derive(Clone, Debug, Default)]
 pub struct Fleet {
@@ -308,7 +311,12 @@ impl Fleet {
             }
             Said::Pod(key, status) => {
                 let stamp = |s: &PodStatus| (s.stamp.conn, s.stamp.seq);
-                let old = view.pods.get(&key).is_some_and(|known| stamp(&status) < stamp(known));
+                let known = view.pods.get(&key);
+                // Statuses are not signed: whoever may write them may name any number of pods.
+                if known.is_none() && view.pods.len() >= VIEW_PODS_MAX {
+                    return false;
+                }
+                let old = known.is_some_and(|known| stamp(&status) < stamp(known));
                 if !old {
                     view.pods.insert(key, status);
                 }
@@ -479,6 +487,18 @@ mod test {
         }
         let pod = &fleet.nodes[kit::NODE].pods[&kit::pod_key("web")];
         assert!(!fleet.nodes[kit::NODE].is_current(pod));
+    }
+
+    #[test]
+    fn whoever_may_write_statuses_cannot_fill_the_view() {
+        let mut fleet = Fleet::default();
+        for n in 0..VIEW_PODS_MAX + 10 {
+            let status = Box::new(PodStatus::default());
+            fleet.take(kit::NODE, Said::Pod(kit::pod_key(&format!("p{n}")), status));
+        }
+        assert_eq!(fleet.nodes[kit::NODE].pods.len(), VIEW_PODS_MAX);
+        let known = Said::Pod(kit::pod_key("p1"), Box::new(PodStatus::default()));
+        assert!(fleet.take(kit::NODE, known), "what is known is still kept up to date");
     }
 
     #[test]

@@ -51,7 +51,8 @@ pub async fn run(files: Vec<PathBuf>, mut config: Config) -> anyhow::Result<Exit
     anyhow::ensure!(!pods.is_empty(), "no pod in {}", names(&files));
     let mut signals = Signals::listen().context("cannot listen for signals")?;
     let parts = NodeParts::open_with_images(&config, &images)?;
-    let node = parts.context(Arc::new(NoKeeper));
+    // Nobody has seen an earlier life of it.
+    let node = parts.context(Arc::new(NoKeeper), 1);
     let (task, handle) = NodeTask::new(Arc::clone(&node), None, None);
     let stop = CancellationToken::new();
     let mut task = tokio::spawn(task.run(stop.clone()));

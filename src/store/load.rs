@@ -4,17 +4,16 @@
 //! visible only. Not: a record's two copies (`slots`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use crate::spec::{PodUid, Source};
 
 use super::record::Label;
-use super::slots::{self, Found, Metered, Slots};
+use super::slots::{self, Denied, Found, Metered, Slots};
 use super::{
-    Damage, Loaded, MQTT, ObjectKind, Place, RUNTIME, RecordKey, Records, StoredMqtt, StoredObject,
-    StoredRuntime,
+    Damage, Loaded, MQTT, NODE, ObjectKind, OpenError, Place, RUNTIME, RecordKey, Records,
+    StoredMqtt, StoredObject, StoredRuntime,
 };
 
 /// One folder of records.
@@ -23,11 +22,13 @@ enum Folder {
     Objects(ObjectKind),
     Runtime,
     Mqtt,
+    Node,
 }
 
 impl Folder {
     fn all() -> impl Iterator<Item = Self> {
-        ObjectKind::ALL.into_iter().map(Self::Objects).chain([Self::Runtime, Self::Mqtt])
+        let others = [Self::Runtime, Self::Mqtt, Self::Node];
+        ObjectKind::ALL.into_iter().map(Self::Objects).chain(others)
     }
 
     fn name(self) -> &'static str {
@@ -35,6 +36,7 @@ impl Folder {
             Self::Objects(kind) => kind.folder(),
             Self::Runtime => RUNTIME.0,
             Self::Mqtt => MQTT.0,
+            Self::Node => NODE.0,
         }
     }
 
@@ -43,6 +45,7 @@ impl Folder {
             Self::Objects(kind) => kind.as_str(),
             Self::Runtime => RUNTIME.1,
             Self::Mqtt => MQTT.1,
+            Self::Node => NODE.1,
         }
     }
 }
@@ -54,6 +57,7 @@ impl Folder {
             Self::Objects(kind) => RecordKey::object(kind, &label.namespace, &label.name),
             Self::Runtime => RecordKey::Runtime(PodUid::new(&label.name)),
             Self::Mqtt => RecordKey::Mqtt(label.name.clone()),
+            Self::Node => RecordKey::Node(label.name.clone()),
         }
     }
 }
@@ -71,12 +75,14 @@ impl<'a> Opening<'a> {
         Self { io, dir, loaded: Loaded::default(), damage: Vec::new() }
     }
 
-    pub(super) fn run(&mut self) -> io::Result<Records> {
+    pub(super) fn run(&mut self) -> Result<Records, OpenError> {
+        let dir = self.dir;
+        let prepare = |cause| OpenError::Prepare { dir: dir.to_owned(), cause };
         for folder in Folder::all() {
-            self.io.disk().create_dir(&self.dir.join(folder.name()))?;
+            self.io.disk().create_dir(&dir.join(folder.name())).map_err(prepare)?;
         }
         // Also when they were there: a process killed at this very place may have made them.
-        self.io.sync_dir(self.dir)?;
+        self.io.sync_dir(dir).map_err(prepare)?;
         let mut records = BTreeMap::new();
         for folder in Folder::all() {
             self.read_folder(folder, &mut records)?;
@@ -84,23 +90,30 @@ impl<'a> Opening<'a> {
         Ok(records)
     }
 
-    fn read_folder(&mut self, folder: Folder, records: &mut Records) -> io::Result<()> {
+    fn read_folder(&mut self, folder: Folder, records: &mut Records) -> Result<(), OpenError> {
         let dir = self.dir.join(folder.name());
-        let names = self.io.disk().list(&dir)?;
+        let prepare = |cause| OpenError::Prepare { dir: dir.clone(), cause };
+        let names = self.io.disk().list(&dir).map_err(prepare)?;
         for leftover in names.iter().filter(|name| Slots::is_leftover(name)) {
             // Harmless where it is, and the next commit of that record writes over it.
             let _ = self.io.disk().remove(&dir.join(leftover));
         }
         let stems: BTreeSet<&str> = names.iter().filter_map(|name| Slots::stem_of(name)).collect();
         for stem in stems {
-            self.read_record(folder, &dir, stem, records);
+            self.read_record(folder, &dir, stem, records)?;
         }
         // A process that was killed between rename and sync left names that are visible but not durable. They are
         // about to be acted upon, so they have to last. Costs nothing when there is nothing to write.
-        self.io.sync_dir(&dir)
+        self.io.sync_dir(&dir).map_err(prepare)
     }
 
-    fn read_record(&mut self, folder: Folder, dir: &Path, stem: &str, records: &mut Records) {
+    fn read_record(
+        &mut self,
+        folder: Folder,
+        dir: &Path,
+        stem: &str,
+        records: &mut Records,
+    ) -> Result<(), OpenError> {
         let accept = |label: &Label| {
             let key = folder.key(label);
             if label.kind == folder.kind() && key.place().stem == stem {
@@ -109,7 +122,12 @@ impl<'a> Opening<'a> {
                 Err(format!("is the record of {} {key}, not of this name", label.kind))
             }
         };
-        let Found { mut slots, newest, bad } = Slots::load(self.io.disk(), dir, stem, accept);
+        let Found { mut slots, newest, bad, denied } =
+            Slots::load(self.io.disk(), dir, stem, accept);
+        if let Some(Denied { path, cause }) = denied {
+            // It is not known what was accepted: better not to start than to take it for lost.
+            return Err(OpenError::Denied { file: path, cause });
+        }
         let mut all_gone = true;
         for copy in bad {
             let quarantined = slots::quarantine(self.io, self.dir, folder.name(), &copy.path);
@@ -128,8 +146,10 @@ impl<'a> Opening<'a> {
             let place = Place { folder: folder.name(), stem: stem.to_owned() };
             records.insert(place, Arc::new(Mutex::new(slots)));
         }
-        let Some(copy) = newest else { return };
-        self.take(folder, copy);
+        if let Some(copy) = newest {
+            self.take(folder, copy);
+        }
+        Ok(())
     }
 
     fn take(&mut self, folder: Folder, copy: slots::Copy) {
@@ -150,6 +170,9 @@ impl<'a> Opening<'a> {
             Folder::Mqtt => {
                 let (name, content) = (copy.label.name, copy.payload);
                 self.loaded.mqtt.push(StoredMqtt { name, content });
+            }
+            Folder::Node => {
+                self.loaded.node.insert(copy.label.name, copy.payload);
             }
         }
     }

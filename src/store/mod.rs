@@ -10,6 +10,7 @@
 //!  STATE/configmaps/…  STATE/secrets/…  STATE/services/…  STATE/networkpolicies/…
 //!  STATE/runtime/UID.{a,b}                 restart counts and back-off of one pod
 //!  STATE/mqtt/NAME.{a,b}                   what the MQTT source keeps: `node`, `trust`, `pod.NAMESPACE.NAME`
+//!  STATE/node/NAME.{a,b}                   what the node itself must know: `versions`
 //!  STATE/.corrupt/…                        files that could not be read, for a person to look at
 //! ```
 //!
@@ -116,6 +117,8 @@ pub struct Loaded {
     pub objects: Vec<StoredObject>,
     pub runtime: Vec<StoredRuntime>,
     pub mqtt: Vec<StoredMqtt>,
+    /// The node's own, by name.
+    pub node: BTreeMap<String, Vec<u8>>,
 }
 
 /// A file that could not be used.
@@ -153,6 +156,16 @@ pub enum OpenError {
     #[error("cannot prepare state folder {}", dir.display())]
     Prepare {
         dir: PathBuf,
+        #[source]
+        cause: io::Error,
+    },
+    #[error(
+        "cannot read the record {}: nothing is started, since what was accepted is not known. All files of that folder must belong to \
+         the user that runs podling (chown -R)",
+        file.display()
+    )]
+    Denied {
+        file: PathBuf,
         #[source]
         cause: io::Error,
     },
@@ -232,15 +245,14 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// The folders cannot be made, listed or synced.
+    /// The folders cannot be made, listed or synced, or this process may not read a record.
     pub fn open_on(
         disk: Arc<dyn Disk>,
         dir: &Path,
     ) -> Result<(Self, Loaded, Vec<Damage>), OpenError> {
         let io = Metered::new(disk);
         let mut opening = Opening::new(&io, dir);
-        let records =
-            opening.run().map_err(|cause| OpenError::Prepare { dir: dir.to_owned(), cause })?;
+        let records = opening.run()?;
         let Opening { loaded, damage, .. } = opening;
         let store = Self { io, dir: dir.to_owned(), records: Mutex::new(records), _lock: None };
         Ok((store, loaded, damage))
@@ -318,6 +330,17 @@ impl Store {
         self.delete(RecordKey::Mqtt(name.to_owned()))
     }
 
+    /// Makes a record of the node itself durable.
+    ///
+    /// # Errors
+    ///
+    /// As [`Store::commit_object`].
+    pub fn commit_node(&self, name: &'static str, content: &[u8]) -> Result<Commit, CommitError> {
+        let key = RecordKey::Node(name.to_owned());
+        let label = key.label(None);
+        self.commit(key, label, content)
+    }
+
     /// What was written since the start.
     #[must_use]
     pub fn written(&self) -> Written {
@@ -376,6 +399,7 @@ enum RecordKey {
     Object { kind: ObjectKind, namespace: String, name: String },
     Runtime(PodUid),
     Mqtt(String),
+    Node(String),
 }
 
 /// The folder and the label's `kind` of runtime records.
@@ -383,6 +407,9 @@ const RUNTIME: (&str, &str) = ("runtime", "Runtime");
 
 /// The same of the MQTT source's.
 const MQTT: (&str, &str) = ("mqtt", "Mqtt");
+
+/// The same of the node's own.
+const NODE: (&str, &str) = ("node", "Node");
 
 impl RecordKey {
     fn object(kind: ObjectKind, namespace: &str, name: &str) -> Self {
@@ -397,6 +424,7 @@ impl RecordKey {
             }
             Self::Runtime(uid) => Place { folder: RUNTIME.0, stem: file_name(uid.as_str()) },
             Self::Mqtt(name) => Place { folder: MQTT.0, stem: file_name(name) },
+            Self::Node(name) => Place { folder: NODE.0, stem: file_name(name) },
         }
     }
 
@@ -407,6 +435,7 @@ impl RecordKey {
             }
             Self::Runtime(uid) => (RUNTIME.1, String::new(), uid.as_str().to_owned()),
             Self::Mqtt(name) => (MQTT.1, String::new(), name.clone()),
+            Self::Node(name) => (NODE.1, String::new(), name.clone()),
         };
         Label { generation: 0, kind: kind.to_owned(), namespace, name, source }
     }
@@ -420,6 +449,7 @@ impl fmt::Display for RecordKey {
             }
             Self::Runtime(uid) => write!(f, "the restart counts of pod {uid}"),
             Self::Mqtt(name) => write!(f, "the MQTT record {name}"),
+            Self::Node(name) => write!(f, "the node's record {name}"),
         }
     }
 }

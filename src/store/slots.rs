@@ -164,6 +164,15 @@ pub struct Found {
     /// The newest valid copy.
     pub newest: Option<Copy>,
     pub bad: Vec<BadCopy>,
+    /// A copy could not be looked at, for a reason that is none of its own: nothing is known of it, and it must stay where it is.
+    pub denied: Option<Denied>,
+}
+
+/// A copy that this process cannot look at.
+#[derive(Debug)]
+pub struct Denied {
+    pub path: PathBuf,
+    pub cause: io::Error,
 }
 
 impl Slots {
@@ -203,14 +212,18 @@ impl Slots {
     ) -> Found {
         let mut slots = Self::absent(dir, stem);
         let mut newest: Option<(Slot, Copy)> = None;
-        let mut bad = Vec::new();
+        let (mut bad, mut denied) = (Vec::new(), None);
         for slot in Slot::BOTH {
             let path = slots.path(slot);
             let copy = match read_copy(disk, &path, &accept) {
                 Ok(None) => continue,
                 Ok(Some(copy)) => copy,
-                Err(fault) => {
+                Err(Unread::Bad(fault)) => {
                     bad.push(BadCopy { path, fault });
+                    continue;
+                }
+                Err(Unread::Denied(cause)) => {
+                    denied = Some(Denied { path, cause });
                     continue;
                 }
             };
@@ -230,8 +243,8 @@ impl Slots {
             slots.current = Some((*slot, record::fingerprint(&copy.label, &copy.payload)));
             slots.generation = copy.label.generation;
         }
-        slots.unreadable = !bad.is_empty();
-        Found { slots, newest: newest.map(|(_, copy)| copy), bad }
+        slots.unreadable = !bad.is_empty() || denied.is_some();
+        Found { slots, newest: newest.map(|(_, copy)| copy), bad, denied }
     }
 
     /// The bad copies that [`Slots::load`] found were moved away, durably.
@@ -360,20 +373,36 @@ pub fn quarantine(
 /// Suffix of a file that is still being written.
 const TEMPORARY: &str = ".tmp";
 
+/// Why there is no copy where one should be.
+enum Unread {
+    Bad(String),
+    Denied(io::Error),
+}
+
 fn read_copy(
     disk: &dyn Disk,
     path: &Path,
     accept: impl Fn(&Label) -> Result<(), String>,
-) -> Result<Option<Copy>, String> {
+) -> Result<Option<Copy>, Unread> {
     let bytes = match disk.read(path, RECORD_BYTES_MAX) {
         Ok(Some(bytes)) => bytes,
         Ok(None) => return Ok(None),
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => {
-            return Err(EnvelopeFault::TooLarge.to_string());
+            return Err(Unread::Bad(EnvelopeFault::TooLarge.to_string()));
         }
-        Err(error) => return Err(format!("cannot be read: {error}")),
+        Err(error) if is_not_the_files(&error) => return Err(Unread::Denied(error)),
+        Err(error) => return Err(Unread::Bad(format!("cannot be read: {error}"))),
     };
-    let (label, payload) = record::open(&bytes).map_err(|fault| fault.to_string())?;
-    accept(&label)?;
+    let (label, payload) = record::open(&bytes).map_err(|fault| Unread::Bad(fault.to_string()))?;
+    accept(&label).map_err(Unread::Bad)?;
     Ok(Some(Copy { payload: payload.to_vec(), label }))
+}
+
+/// Whether the file may well be good, and this process cannot read it: it belongs to another user (the daemon was once run by hand), or
+/// there is no memory, or no descriptor.
+fn is_not_the_files(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let of_process = [Errno::MFILE, Errno::NFILE, Errno::NOMEM];
+    matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::OutOfMemory)
+        || of_process.iter().any(|errno| error.raw_os_error() == Some(errno.raw_os_error()))
 }

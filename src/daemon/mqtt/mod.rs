@@ -244,11 +244,8 @@ fn trust(mqtt: &MqttConfig) -> (Trust, Option<String>) {
             }
             (trust, None)
         }
-        // It will never be asked: nothing connects. What was accepted under the earlier anchors goes on.
-        Err(why) => (
-            Trust::new(Mode::Off, &[]).expect("a trust that checks nothing needs no key"),
-            Some(why),
-        ),
+        // Nothing connects. What was accepted under the earlier anchors goes on, and what they had stopped stays so.
+        Err(why) => (Trust::closed(), Some(why)),
     }
 }
 

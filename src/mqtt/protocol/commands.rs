@@ -4,7 +4,8 @@
 //!
 //! Delivery is at least once; an id makes it exactly once as far as effects go. A command is for one connection of one node
 //! (`conn`), which the sender has from the birth message: what a broker kept or recorded means nothing to the next connection.
-//! Within one, the last [`COMMANDS_KEPT`] ids are known, and nothing signed before the oldest that was forgotten is taken.
+//! Within one, the last [`COMMANDS_KEPT`] ids are known, and of each key nothing is taken that was signed before the newest of its
+//! commands that was forgotten. (Of each key: the time is the signer's word, and one that lies must not shut out the others.)
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -36,6 +37,8 @@ struct Known {
     /// What it was: verb and arguments.
     what: Digest,
     issued_ms: i64,
+    /// Who signed it.
+    keyid: String,
     /// `None` while it runs.
     outcome: Option<Outcome>,
 }
@@ -53,8 +56,8 @@ struct Running {
 pub(super) struct Commands {
     known: VecDeque<Known>,
     running: BTreeMap<String, Running>,
-    /// When the newest of the forgotten ones was signed.
-    floor_ms: Option<i64>,
+    /// When the newest of the forgotten ones was signed, by key: at most as many as are in force on one connection.
+    floors_ms: BTreeMap<String, i64>,
 }
 
 impl Commands {
@@ -62,11 +65,17 @@ impl Commands {
         self.running.values().map(|running| running.until).min()
     }
 
+    /// Another connection: what was for an earlier one is refused for that.
+    pub(super) fn begin_anew(&mut self) {
+        self.floors_ms.clear();
+    }
+
     fn remember(&mut self, known: Known) {
         self.known.push_back(known);
         if self.known.len() > COMMANDS_KEPT {
             let Some(oldest) = self.known.pop_front() else { return };
-            self.floor_ms = self.floor_ms.max(Some(oldest.issued_ms));
+            let floor = self.floors_ms.entry(oldest.keyid).or_insert(oldest.issued_ms);
+            *floor = oldest.issued_ms.max(*floor);
         }
     }
 
@@ -83,10 +92,10 @@ impl Protocol {
             return;
         }
         match self.judge_command(verb, id, payload, retained) {
-            Ok((command, task)) => self.command(command, task),
+            Ok((command, task, keyid)) => self.command(command, task, keyid),
             Err(refusal) => {
                 let message = format!("command {verb} {id}: {}", refusal.message);
-                self.event(None, true, refusal.reason.as_str(), message);
+                self.tell_refusal(None, refusal.reason.as_str(), message);
                 self.reply_end(id, verb, 0, Outcome::refused(refusal), false);
             }
         }
@@ -98,7 +107,7 @@ impl Protocol {
         id: &str,
         payload: &[u8],
         retained: bool,
-    ) -> Result<(Command, Task), Refusal> {
+    ) -> Result<(Command, Task, String), Refusal> {
         let expired = |message: String| Err(Refusal::new(Reason::Expired, message));
         if retained {
             return expired("a command must not be retained".to_owned());
@@ -109,7 +118,7 @@ impl Protocol {
         let topics = &self.config.topics;
         let tenant = topics.tenant();
         let namespace = command.namespace();
-        self.config.trust.verify(&envelope, Role::Command, tenant, namespace)?;
+        let signer = self.config.trust.verify(&envelope, Role::Command, tenant, namespace)?;
         let for_us = command.tenant == tenant && command.node == topics.node();
         if !for_us || command.id != id || command.verb.as_str() != verb {
             let message = "it is for another node, or came under another topic";
@@ -134,14 +143,15 @@ impl Protocol {
             let message = "another command had this id: choose a fresh one";
             return Err(Refusal::new(Reason::Invalid, message));
         }
-        if known.is_none() && self.commands.floor_ms.is_some_and(|floor| issued_ms <= floor) {
+        let floor = self.commands.floors_ms.get(signer.keyid());
+        if known.is_none() && floor.is_some_and(|floor| issued_ms <= *floor) {
             return expired("it was signed before commands that are forgotten already".to_owned());
         }
-        Ok((command, task))
+        Ok((command, task, signer.keyid().to_owned()))
     }
 
     /// A command that may be carried out, now or again.
-    fn command(&mut self, command: Command, task: Task) {
+    fn command(&mut self, command: Command, task: Task, keyid: String) {
         let what = what(&command);
         let (id, verb) = (command.id, command.verb);
         if self.commands.running.contains_key(&id) {
@@ -160,7 +170,7 @@ impl Protocol {
         }
         if is_new {
             let issued_ms = time_ms(&command.issued_at).unwrap_or_default();
-            let known = Known { id: id.clone(), what, issued_ms, outcome: None };
+            let known = Known { id: id.clone(), what, issued_ms, keyid, outcome: None };
             self.commands.remember(known);
         }
         match task {

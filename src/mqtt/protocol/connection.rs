@@ -149,16 +149,18 @@ impl Protocol {
         self.connect();
     }
 
-    /// The node's record is on disk, or will not be: whoever waited for a number goes on.
+    /// The node's record is on disk, or will not be: whoever waited for a number goes on. The write that has ended may be an earlier
+    /// one, which says nothing of that number.
     pub(super) fn dial_on(&mut self) {
         if self.connection.state == State::Reserving {
-            self.connect();
+            self.dial();
         }
     }
 
     fn connect(&mut self) {
         self.connection.conn += 1;
         self.connection.state = State::Connecting;
+        self.commands.begin_anew();
         let (conn, will) = (self.connection.conn, self.online(false));
         self.put(Output::Connect { conn, will });
     }

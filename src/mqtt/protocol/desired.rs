@@ -238,7 +238,7 @@ impl Protocol {
             errors: refusal.causes,
         };
         if self.refused_node.as_ref() != Some(&status) {
-            self.event(None, true, refusal.reason.as_str(), status.message.clone());
+            self.tell_refusal(None, refusal.reason.as_str(), status.message.clone());
             self.refused_node = Some(status);
             self.outbox.soon(Subject::Node);
         }

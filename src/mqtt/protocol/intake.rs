@@ -12,6 +12,7 @@ use std::sync::Arc;
 use super::io::{Admission, Output, Ticket};
 use super::outbox::Subject;
 use super::pods::{Incoming, align, committed};
+use super::quota::Room;
 use super::{INTENT_BYTES_MAX, Pod, Protocol, STRANGERS_MAX};
 use crate::image::Digest;
 use crate::limits::PODS_MAX;
@@ -267,6 +268,10 @@ impl Protocol {
         version: Option<Version>,
         refusal: Refusal,
     ) {
+        if !self.pods.contains_key(key) && self.strangers.take(self.now) != Room::Yes {
+            // Not even remembered: a new name each time would have a status published each time.
+            return self.tell_refusal(Some(key), refusal.reason.as_str(), refusal.message);
+        }
         let text = match refusal.causes.as_slice() {
             [] | [_] => refusal.message.clone(),
             causes => {
@@ -285,7 +290,7 @@ impl Protocol {
         let news = pod.refused.get(&scope) != Some(&status);
         pod.refused.insert(scope, status);
         if news {
-            self.event(Some(key), true, refusal.reason.as_str(), text);
+            self.tell_refusal(Some(key), refusal.reason.as_str(), text);
         }
         self.outbox.force(Subject::Pod(key.clone()));
         self.bound_strangers(key);

@@ -26,6 +26,7 @@ pub mod io;
 mod node;
 mod outbox;
 mod pods;
+mod quota;
 mod report;
 mod rollout;
 mod transfers;
@@ -58,6 +59,7 @@ use durable::Durable;
 use node::Clocks;
 use outbox::Outbox;
 use pods::Pod;
+use quota::{Quota, Room};
 use transfers::Transfers;
 
 /// Marks of deleted pods that are kept: as many as there may be pods. Older ones become one common floor.
@@ -65,6 +67,12 @@ pub const MARKS_MAX: usize = 1024;
 
 /// Names without any accepted document of which a refusal is remembered and shown.
 pub const STRANGERS_MAX: usize = 64;
+
+/// Names that are new among the refused ones, within a minute: what is shown of more is gone before anybody has read it.
+const STRANGERS_A_MINUTE: u32 = 64;
+
+/// Refusals that are told as Events, and in the log, within a minute. Each pod's last one stands in its status all the same.
+const REFUSALS_A_MINUTE: u32 = 64;
 
 /// Payloads of all documents together, bytes: they are in memory, beside the pods.
 pub const INTENT_BYTES_MAX: usize = 16 * 1024 * 1024;
@@ -89,6 +97,9 @@ pub struct Protocol {
     commands: Commands,
     outbox: Outbox,
     clocks: Clocks,
+    /// What strangers can make us say.
+    strangers: Quota,
+    refusals: Quota,
     /// Conditions of the node that others found.
     others: Vec<Condition>,
     tickets: u64,
@@ -116,6 +127,8 @@ impl Protocol {
             commands: Commands::default(),
             outbox: Outbox::new(config.timing.coalesce, config.timing.heartbeat),
             clocks: Clocks::new(now, config.built_ms),
+            strangers: Quota::new(STRANGERS_A_MINUTE),
+            refusals: Quota::new(REFUSALS_A_MINUTE),
             others: vec![],
             tickets: 0,
             instances: 0,
@@ -223,6 +236,26 @@ impl Protocol {
     ) {
         let message = crate::mqtt::cause::cut(message.into());
         self.put(Output::Event { pod: pod.cloned(), warning, reason, message });
+    }
+
+    /// An Event about something that was refused, unless there are too many of them.
+    fn tell_refusal(
+        &mut self,
+        pod: Option<&PodKey>,
+        reason: &'static str,
+        message: impl Into<String>,
+    ) {
+        match self.refusals.take(self.now) {
+            Room::Yes => self.event(pod, true, reason, message),
+            Room::JustOver => {
+                let message = format!(
+                    "more than {REFUSALS_A_MINUTE} documents and commands were refused within a minute; the others of this minute \
+                     are not told of one by one: who may publish to this node's topics?"
+                );
+                self.event(None, true, "RefusalsOmitted", message);
+            }
+            Room::No => {}
+        }
     }
 
     fn ticket(&mut self) -> Ticket {

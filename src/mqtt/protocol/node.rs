@@ -5,29 +5,31 @@
 use super::Protocol;
 use super::outbox::Subject;
 use crate::clock::Timestamp;
-use crate::mqtt::cause::Refusal;
+use crate::limits::PROGRAM_LIFE_MS;
+use crate::mqtt::cause::{Reason, Refusal};
 use crate::mqtt::envelope::{Envelope, PayloadType};
 use crate::mqtt::record::TrustRecord;
 use crate::mqtt::trust::{Adoption, Document, Mode};
-
-/// The latest time that a signature may make us believe in: year 3000. Later ones are rubbish, and would hide every clock.
-const TIME_MAX_MS: i64 = 32_503_680_000_000;
+use crate::mqtt::version::{Order, Version, compare};
 
 /// What is known of the time.
 #[derive(Debug)]
 pub(super) struct Clocks {
     started: Timestamp,
     floor_ms: i64,
+    /// The latest time that a signature may make us believe in.
+    latest_ms: i64,
     pub(super) synced: bool,
 }
 
 impl Clocks {
     pub(super) fn new(started: Timestamp, built_ms: i64) -> Self {
-        Self { started, floor_ms: built_ms, synced: false }
+        let latest_ms = built_ms.saturating_add(PROGRAM_LIFE_MS);
+        Self { started, floor_ms: built_ms, latest_ms, synced: false }
     }
 
     pub(super) fn raise(&mut self, ms: i64) {
-        if ms <= TIME_MAX_MS {
+        if ms <= self.latest_ms {
             self.floor_ms = self.floor_ms.max(ms);
         }
     }
@@ -71,12 +73,36 @@ impl Protocol {
         match judged {
             Ok(Adoption::Same) => {}
             Ok(Adoption::Newer(document)) => {
+                if let Some(order) = self.compared_with_coming(&document) {
+                    if let Err(refusal) = order {
+                        self.refuse_node(PayloadType::Trust, payload, refusal);
+                    }
+                    return;
+                }
                 // The envelope is JSON that was read as such, so it is text.
                 let text = String::from_utf8_lossy(payload).into_owned();
                 self.trust.want = Some(TrustRecord::new(self.config.trust.anchor_digest(), text));
                 self.adopting = Some(document);
             }
             Err(refusal) => self.refuse_node(PayloadType::Trust, payload, refusal),
+        }
+    }
+
+    /// What is said to a document that is no newer than the one that is on its way to the disk: that may be there already, and what is
+    /// there only moves forward. `None`: it is newer.
+    fn compared_with_coming(&self, document: &Document) -> Option<Result<(), Refusal>> {
+        let coming = self.adopting.as_ref()?;
+        let version = |of: &Document| Version { epoch: 0, generation: of.version };
+        let mark = Some((version(coming), coming.digest));
+        let refused = |reason, what: &str| {
+            let message = format!("{what} version {} is about to be in force", coming.version);
+            Some(Err(Refusal::new(reason, message)))
+        };
+        match compare(mark, version(document), document.digest) {
+            Order::Newer => None,
+            Order::Same => Some(Ok(())),
+            Order::Stale => refused(Reason::Stale, "trust document"),
+            Order::Conflict => refused(Reason::GenerationConflict, "another document of"),
         }
     }
 

@@ -2,13 +2,13 @@
 //!
 //! Owns: coalescing, the heartbeat, leaving out what would say the same again. Not: what a status says (`report`), nor sending.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::Protocol;
 use super::io::{Output, Publish};
+use super::{MARKS_MAX, Protocol};
 use crate::clock::Timestamp;
 use crate::image::Digest;
 use crate::mqtt::envelope::digest;
@@ -16,6 +16,10 @@ use crate::spec::PodKey;
 
 /// Progress of a transfer is told this many times less often than other news: on a slow link it would be the traffic.
 const LATER: u32 = 10;
+
+/// Topics that wait to be cleared: as many as there may be marks. They wait while nothing can be said, and whoever names them may be
+/// anybody, so more are left at the broker as they are.
+const CLEAR_MAX: usize = MARKS_MAX;
 
 /// Of whom a status speaks.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -53,7 +57,7 @@ impl Slot {
 pub(super) struct Outbox {
     slots: BTreeMap<Subject, Slot>,
     /// Topics of pods that are forgotten: what is retained there must go.
-    clear: Vec<PodKey>,
+    clear: BTreeSet<PodKey>,
     coalesce: Duration,
     heartbeat: Duration,
 }
@@ -101,7 +105,9 @@ impl Outbox {
     /// A pod of which nothing is known any more.
     pub(super) fn clear(&mut self, key: &PodKey) {
         self.slots.remove(&Subject::Pod(key.clone()));
-        self.clear.push(key.clone());
+        if self.clear.len() < CLEAR_MAX {
+            self.clear.insert(key.clone());
+        }
     }
 
     fn heartbeat_at(&self) -> Option<Timestamp> {

@@ -29,6 +29,7 @@ use rustls::{AlertDescription, CertificateError, ClientConfig, RootCertStore};
 
 use crate::clock::Clock;
 use crate::error::chain;
+use crate::limits::PROGRAM_LIFE_MS;
 use crate::mqtt::transport::TlsFault;
 
 /// Sessions remembered for a quicker handshake. There is one broker, or a few.
@@ -202,17 +203,20 @@ impl TlsFiles {
     /// The stamps of all files, and the time that it is at least.
     fn stamps(&self) -> Result<(Vec<Stamp>, Duration), LoadError> {
         let identity = self.settings.identity.iter().flat_map(|i| [&i.certificate, &i.key]);
-        let mut stamps = vec![];
-        let mut newest = 0;
+        let program = std::fs::metadata("/proc/self/exe").map_or(0, |meta| meta.mtime());
+        let latest = program.saturating_add(PROGRAM_LIFE_MS / 1000);
+        let (mut stamps, mut newest) = (vec![], program);
         for path in self.settings.ca.iter().chain(identity) {
             let meta = std::fs::metadata(path)
                 .map_err(|source| LoadError::Read { path: path.clone(), source })?;
             let times = (meta.mtime(), meta.mtime_nsec());
             stamps.push((meta.dev(), meta.ino(), meta.len(), times.0, times.1));
-            newest = newest.max(meta.mtime());
+            // One that was put there while the clock was far ahead says nothing of the time.
+            if meta.mtime() <= latest {
+                newest = newest.max(meta.mtime());
+            }
         }
-        let program = std::fs::metadata("/proc/self/exe").map_or(0, |meta| meta.mtime());
-        let floor = u64::try_from(newest.max(program)).unwrap_or(0);
+        let floor = u64::try_from(newest).unwrap_or(0);
         Ok((stamps, Duration::from_secs(floor)))
     }
 }

@@ -155,7 +155,12 @@ fn without_a_clock_it_is_at_least_the_time_of_the_files() {
     let (_, floor) = files(ca.settings("gw")).stamps().unwrap();
     let year_2020 = Duration::from_secs(1_577_836_800);
     assert!(floor > year_2020, "{floor:?}");
-    let far = Duration::from_secs(4_000_000_000);
+    // A file that was put there while the clock showed 2100.
+    let far = Duration::from_secs(4_102_444_800);
+    let file = std::fs::File::options().write(true).open(ca.ca()).unwrap();
+    file.set_modified(std::time::SystemTime::UNIX_EPOCH + far).unwrap();
+    let (_, floor) = files(ca.settings("gw")).stamps().unwrap();
+    assert!((year_2020..far).contains(&floor), "every certificate would have expired: {floor:?}");
     let time = FlooredTime { clock: Clock::start(), floor: far };
     assert_eq!(time.current_time().unwrap().as_secs(), far.as_secs());
     assert_eq!(date(UnixTime::since_unix_epoch(year_2020)), "2020-01-01T00:00:00Z");

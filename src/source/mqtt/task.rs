@@ -206,6 +206,8 @@ impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
     /// Runs until `stop`, and then says goodbye.
     pub async fn run(mut self, stop: CancellationToken) {
         loop {
+            // A broker that never pauses must not keep this thread from everybody else.
+            tokio::task::coop::consume_budget().await;
             self.settle();
             if self.leave_if_due().await && self.stopping {
                 break;
@@ -268,17 +270,18 @@ impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
                 pods.changed().await;
             }
         };
-        // Each arm is cancel-safe: what is not taken is there the next time.
+        // Each arm is cancel-safe: what is not taken is there the next time. The broker comes last: it alone decides how much there is of
+        // what it says, and must not keep a write from being acknowledged, a deadline from being seen.
         tokio::select! {
             biased;
             () = stopped => Happened::Stop,
-            (_, event) = self.transport.next() => Happened::Link(event),
             Some(input) = self.inputs.1.recv() => Happened::Input(input),
             (input, changed) = ordered => Happened::Ordered(input, changed),
-            () = pods => Happened::Pods,
-            request = self.artifacts.request() => Happened::Get(request),
-            () = self.node.name_came_free() => Happened::Input(Input::Reconsider),
             () = timer => Happened::Time,
+            () = pods => Happened::Pods,
+            () = self.node.name_came_free() => Happened::Input(Input::Reconsider),
+            request = self.artifacts.request() => Happened::Get(request),
+            (_, event) = self.transport.next() => Happened::Link(event),
         }
     }
 

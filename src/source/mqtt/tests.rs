@@ -42,6 +42,8 @@ struct Wire {
     tokens: u64,
     conns: u64,
     acknowledges: bool,
+    /// The broker never pauses: there is always another message.
+    floods: bool,
 }
 
 /// The broker's side and the transport's at once.
@@ -184,7 +186,19 @@ impl Transport for Scripted {
     }
 
     async fn next(&mut self) -> (ConnId, Event) {
-        let next = self.events.recv().await.unwrap();
+        let (floods, conns) = {
+            let wire = self.script.wire();
+            (wire.floods, wire.conns)
+        };
+        let next = match self.events.try_recv() {
+            Ok(next) => next,
+            Err(_) if floods => {
+                let topic = format!("pods/v1/acme/n/{}/pod/default/noise", kit::NODE);
+                let body = Body::Bytes(Bytes::from_static(b"noise"));
+                (ConnId(conns), Event::Message(Message { topic, retained: false, body }))
+            }
+            Err(_) => self.events.recv().await.unwrap(),
+        };
         match &next.1 {
             Event::Connected(limits) => self.limits = Some(limits.clone()),
             Event::Closed(_) => self.limits = None,
@@ -387,6 +401,18 @@ async fn a_refusal_is_met_with_patience_and_a_broken_line_with_haste() {
     tokio::time::timeout(DEADLINE, state.wait_for(is_refused)).await.unwrap().unwrap();
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(lab.script.count(|said| *said == Said::Connect), 2, "no hot loop");
+    lab.end().await;
+}
+
+#[tokio::test]
+async fn a_broker_that_never_pauses_keeps_nothing_else_from_being_done() {
+    let lab = Lab::connected().await;
+    lab.script.wire().floods = true;
+    lab.script.message(&kit::signed(&kit::intent("web", 1))).await;
+    // Looked at by the node, written, acknowledged and acted upon: none of it is the broker's doing.
+    lab.did("apply default/web").await;
+    assert!(lab.is_on_disk("pod.default.web"));
+    // And it can be told to stop.
     lab.end().await;
 }
 

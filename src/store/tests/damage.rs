@@ -94,6 +94,35 @@ fn a_record_under_a_foreign_name_is_refused() {
 }
 
 #[test]
+fn a_record_that_this_process_may_not_read_is_not_taken_for_damaged() {
+    let disk = Unlucky::new(Path::new(ROOT));
+    let (store, _) = open(&disk).unwrap();
+    for (name, text) in [("web", "1"), ("web", "2"), ("other", "1")] {
+        store.commit_object(Pod, "ns", name, &Source::Api, text.as_bytes()).unwrap();
+    }
+    let begun = disk.steps();
+    let (_, whole) = open(&disk).unwrap();
+    let steps = disk.steps() - begun;
+    let mut denied = 0;
+    for kind in [ErrorKind::PermissionDenied, ErrorKind::OutOfMemory] {
+        for step in 0..steps {
+            disk.plan(Fault::Error { step: disk.steps() + step, kind });
+            let opened = Store::open_on(Arc::new(disk.clone()), Path::new(ROOT));
+            disk.mend();
+            if let Err(OpenError::Denied { file, cause }) = &opened {
+                denied += 1;
+                assert!(file.starts_with("/state/pods"), "{}", file.display());
+                assert_eq!(cause.kind(), kind);
+            }
+            let (_, found) = open(&disk).unwrap();
+            assert_eq!(found, whole, "{kind} at step {step} has cost a record");
+            assert!(disk.files().iter().all(|file| !file.to_string_lossy().contains(".corrupt")));
+        }
+    }
+    assert_eq!(denied, 2 * 3, "each copy that is there, for each reason");
+}
+
+#[test]
 fn damaged_files_do_not_gather_without_end() {
     let disk = Unlucky::new(Path::new(ROOT));
     let (store, _) = open(&disk).unwrap();

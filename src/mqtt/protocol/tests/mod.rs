@@ -7,6 +7,7 @@ mod commands;
 mod connecting;
 mod deleting;
 mod histories;
+mod hostile;
 mod rolling;
 mod storing;
 mod trusting;
