@@ -119,7 +119,7 @@ fn a_record_that_this_process_may_not_read_is_not_taken_for_damaged() {
             assert!(disk.files().iter().all(|file| !file.to_string_lossy().contains(".corrupt")));
         }
     }
-    assert_eq!(denied, 2 * 3, "each copy that is there, for each reason");
+    assert_eq!(denied, 2 * 4, "each place of each record, for each reason");
 }
 
 #[test]

@@ -232,7 +232,7 @@ fn a_queue_that_is_always_too_small_does_not_become_the_traffic() {
 #[test]
 fn a_time_that_nobody_signed_moves_no_clock() {
     let far = |intent| crate::mqtt::intent::PodIntent {
-        issued_at: "2900-01-01T00:00:00Z".into(),
+        issued_at: "2036-01-01T00:00:00Z".into(),
         ..intent
     };
     for (mode, shown) in

@@ -99,19 +99,19 @@ fn what_a_root_has_stopped_stays_so_when_the_anchor_cannot_be_read() {
 #[test]
 fn a_flood_of_names_before_the_subscription_is_answered_costs_no_memory() {
     let mut lab = Lab::new();
-    lab.input(Input::Dial);
-    lab.input(Input::Connected);
-    lab.connected = true;
-    for n in 0..4 * MARKS_MAX {
-        // Slowly enough to be remembered, each for a while.
-        if n % 50 == 0 {
-            lab.now = lab.now.plus(std::time::Duration::from_secs(60));
+    // Again and again it connects, floods, and never answers; slowly enough that each name is remembered for a while.
+    for round in 0..2 * MARKS_MAX / 50 {
+        lab.input(Input::Disconnected { why: "cut".into(), taken_over: false });
+        lab.now = lab.now.plus(std::time::Duration::from_secs(60));
+        lab.input(Input::Dial);
+        lab.input(Input::Connected);
+        for n in 0..50 {
+            lab.input(rubbish(&format!("p{round}-{n}")));
         }
-        lab.input(rubbish(&format!("p{n}")));
     }
-    lab.connected = true;
-    let results = lab.subscribed[0].iter().map(|f| (f.clone(), Ok(()))).collect();
+    let filters = lab.subscribed.last().unwrap().clone();
     lab.sent.clear();
+    let results = filters.into_iter().map(|filter| (filter, Ok(()))).collect();
     lab.input(Input::Subscribed { results });
     let cleared = lab.sent.iter().filter(|publish| publish.payload.is_empty()).count();
     assert!((1..=MARKS_MAX).contains(&cleared), "{cleared} topics were waiting to be cleared");
