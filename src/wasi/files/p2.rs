@@ -52,6 +52,9 @@ pub fn add_to_linker<T: FilesView + 'static>(linker: &mut Linker<T>) -> wasmtime
     })
 }
 
+/// A file or folder behind a wall, and the room that it is in.
+type Walled = (Arc<File>, Arc<dyn Room>);
+
 impl Files<'_> {
     fn handle(&self, fd: &Fd) -> Option<Arc<File>> {
         match self.fs.table.get(fd).ok()? {
@@ -61,7 +64,7 @@ impl Files<'_> {
     }
 
     /// A file or folder and the room that it is in; `None` where there is no wall, or no such descriptor.
-    fn walled(&self, fd: &Fd) -> FsResult<Option<(Arc<File>, Arc<dyn Room>)>> {
+    fn walled(&self, fd: &Fd) -> FsResult<Option<Walled>> {
         let Some(file) = self.walls.any().then(|| self.handle(fd)).flatten() else {
             return Ok(None);
         };
