@@ -497,7 +497,7 @@ mod test {
             fleet.take(kit::NODE, Said::Pod(kit::pod_key(&format!("p{n}")), status));
         }
         assert_eq!(fleet.nodes[kit::NODE].pods.len(), VIEW_PODS_MAX);
-        let known = Said::Pod(kit::pod_key("p1"), Box::new(PodStatus::default()));
+        let known = Said::Pod(kit::pod_key("p1"), Box::default());
         assert!(fleet.take(kit::NODE, known), "what is known is still kept up to date");
     }
 

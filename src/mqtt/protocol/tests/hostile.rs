@@ -15,9 +15,9 @@ fn rubbish(name: &str) -> Input {
 
 /// What a step wants written.
 fn persists(outputs: &[Output]) -> Vec<(crate::mqtt::protocol::Ticket, RecordName)> {
-    let record = |output: &Output| match output {
-        Output::Persist { ticket, record, .. } => Some((*ticket, record.clone())),
-        _ => None,
+    let record = |output: &Output| {
+        let Output::Persist { ticket, record, .. } = output else { return None };
+        Some((*ticket, record.clone()))
     };
     outputs.iter().filter_map(record).collect()
 }
@@ -68,7 +68,7 @@ fn a_trust_document_that_is_on_its_way_to_the_disk_is_not_overtaken_by_an_older_
     };
     let written = persists(&lab.protocol.step(now, message(&newer)));
     let [(ticket, RecordName::Trust)] = &written[..] else { panic!("{written:?}") };
-    for late in [trust_document(4, 1, &keys, vec![], &[&root]), other, newer] {
+    for late in [newer, trust_document(4, 1, &keys, vec![], &[&root]), other] {
         let outputs = lab.protocol.step(now, message(&late));
         assert_eq!(persists(&outputs), []);
     }
