@@ -86,8 +86,10 @@ fn exit_of(error: &anyhow::Error) -> Option<Exit> {
         };
     }
     let conflict = error.downcast_ref::<Conflict>();
-    let is_conflict =
-        matches!(conflict, Some(Conflict::Foreign { .. } | Conflict::NotAbove { .. }));
+    let is_conflict = matches!(
+        conflict,
+        Some(Conflict::Foreign { .. } | Conflict::NotAbove { .. } | Conflict::Unbelievable { .. })
+    );
     let is_conflict = is_conflict || error.downcast_ref::<IndexConflict>().is_some();
     is_conflict.then_some(Exit::Conflict)
 }

@@ -20,6 +20,10 @@ use crate::mqtt::topic::Scope;
 use crate::mqtt::version::Version;
 use crate::spec::PodKey;
 
+/// As far as the word of nodes alone may lead, which nobody has signed: half of all generations. Or whoever can write a status could use up
+/// the others.
+const CLAIM_MAX: u64 = crate::mqtt::version::NUMBER_MAX / 2;
+
 /// The document that stands at the broker.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Retained {
@@ -116,6 +120,11 @@ pub enum Conflict {
     )]
     NotAbove { pod: PodKey, asked: u64, known: Version, known_by: &'static str },
     #[error(
+        "pod {pod}: a node says that it has accepted {claimed}, and no document of ours at the broker confirms it; what nodes say is not \
+         signed. If it is true, say so with --generation and a higher one; if not, with --generation, a lower one and --force-conflicts"
+    )]
+    Unbelievable { pod: PodKey, claimed: Version },
+    #[error(
         "pod {0} is neither at the broker nor on a node that has said so: there is nothing to delete"
     )]
     Nothing(PodKey),
@@ -180,6 +189,10 @@ pub fn next(
     if draft.deleted && standing.is_none() && accepted.is_none() {
         return Err(Conflict::Nothing(pod));
     }
+    let claimed = mark.filter(|mark| mark.generation > CLAIM_MAX && retained < Some(*mark));
+    if let (Some(claimed), None) = (claimed, choice.generation) {
+        return Err(Conflict::Unbelievable { pod, claimed });
+    }
     let after = highest.map_or(0, |version| version.generation);
     let generation = match choice.generation {
         Some(asked) if asked <= after && !choice.take_over => {
@@ -189,7 +202,7 @@ pub fn next(
             return Err(Conflict::NotAbove { pod, asked, known, known_by });
         }
         Some(asked) => asked,
-        None => after + 1,
+        None => after.saturating_add(1),
     };
     if generation > crate::mqtt::version::NUMBER_MAX {
         return Err(Conflict::UsedUp(pod));
@@ -347,6 +360,31 @@ mod test {
     }
 
     #[test]
+    fn whoever_can_write_a_status_cannot_use_up_the_generations() {
+        let draft = kit::intent("web", 1);
+        let none = Choice::default();
+        let old = retained(&kit::intent("web", 6), &ours(), &ours());
+        for claimed in [CLAIM_MAX + 1, crate::mqtt::version::NUMBER_MAX - 1, u64::MAX] {
+            for retained in [None, Some(&old)] {
+                let refused = plan(&draft, retained, Some(&status(claimed, false)), &none);
+                assert!(matches!(refused, Err(Conflict::Unbelievable { .. })), "{refused:?}");
+            }
+            // A person knows better.
+            let force = Choice { generation: Some(7), take_over: true, ..Choice::default() };
+            let planned = plan(&draft, Some(&old), Some(&status(claimed, false)), &force);
+            assert_eq!(new(planned).generation, 7);
+        }
+        let far = new(plan(&draft, Some(&old), Some(&status(CLAIM_MAX, false)), &none));
+        assert_eq!(far.generation, CLAIM_MAX + 1, "what can be is believed");
+        // What we have signed ourselves counts in any case.
+        let ours_far = retained(&kit::intent("web", CLAIM_MAX + 9), &ours(), &ours());
+        let status = status(CLAIM_MAX + 9, false);
+        let next =
+            new(plan(&draft, Some(&ours_far), Some(&status), &Choice { again: true, ..none }));
+        assert_eq!(next.generation, CLAIM_MAX + 10);
+    }
+
+    #[test]
     fn another_nodes_document_in_the_topic_says_nothing_of_this_pod() {
         // Signed by us, copied by the broker.
         let copied = PodIntent {
@@ -387,7 +425,7 @@ mod test {
         // One node of a group that lies must not keep the others from their pods.
         let lie = status(crate::mqtt::version::NUMBER_MAX, false);
         let stuck = plan(&draft, None, Some(&lie), &Choice::default()).unwrap_err();
-        assert!(matches!(stuck, Conflict::UsedUp(_)), "{stuck}");
+        assert!(matches!(stuck, Conflict::Unbelievable { .. }), "{stuck}");
         let over = Choice { take_over: true, ..choose(10) };
         assert_eq!(new(plan(&draft, None, Some(&lie), &over)).generation, 10);
     }

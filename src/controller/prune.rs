@@ -120,7 +120,7 @@ pub fn next_revision(known: &Known<'_>, take_over: bool) -> Result<u64, IndexCon
             return Err(IndexConflict::Lost { node: node(), known, standing: here });
         }
     }
-    Ok(here.max(there).unwrap_or(0) + 1)
+    Ok(here.max(there).unwrap_or(0).saturating_add(1))
 }
 
 /// The next index, and what it means.
