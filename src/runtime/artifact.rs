@@ -2,8 +2,8 @@
 //!
 //! Owns: loading compiled code, and what makes a module a command that we can run or a handler that we can serve. Is not: compiling, or where the file comes from.
 //!
-//! Clones share everything: a hundred pods of one module map its code once. This is the only file of the runtime that may call
-//! unsafe functions.
+//! Clones share everything: a hundred pods of one module map its code once. Beside `stacks.rs` this is the only file
+//! of the runtime that may call unsafe functions.
 
 use std::fmt;
 use std::fs::File;

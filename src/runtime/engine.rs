@@ -8,11 +8,13 @@
 //! Who may call: `runtime` only. Limits: the stack sizes and the names below.
 
 use std::fmt;
+use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
 use wasmtime::{Config, Engine, ModuleVersionStrategy};
 
 use super::machine::Machine;
+use super::stacks::StackMaker;
 
 /// The exact wasmtime we are built with; a test compares it with Cargo.lock.
 pub const WASMTIME_VERSION: &str = "48.0.8";
@@ -179,6 +181,7 @@ impl EngineSettings {
             .memory_reservation_for_growth(self.growth)
             .max_wasm_stack(WASM_STACK_BYTES)
             .async_stack_size(self.run_stack_bytes())
+            .with_host_stack(Arc::new(StackMaker::new(WASM_STACK_BYTES, self.is_pulley())))
             .epoch_interruption(true)
             .consume_fuel(self.fuel)
             // Same answers on every node.

@@ -7,16 +7,21 @@
 //!  all folders local ──► the guest's thread; opening them: the shared threads (start.rs)
 //!  one asks others   ──► all file work of the module, and opening its folders: its own ≤ 4 threads, a queue behind them
 //! ```
-//! So whoever waits for a dead server waits alone. Limits: [`THREADS_MAX`] and one that drives timers, for each such module.
+//! So whoever waits for a dead server waits alone. What these threads compute (the kernel's copying for the most part) is the module's own CPU
+//! time: their clocks are read at each of its turns and at its end, so whatever else counts work leaves theirs alone. Limits: [`THREADS_MAX`] and one that drives timers, for each such module.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap};
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd as _, BorrowedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::runtime::{Builder, Handle, Runtime};
+
+use super::cputime::ThreadClock;
 
 /// Calls of one module that ask another machine at the same time; more wait for these. As many as hide the way to a server and back, few
 /// enough that a hundred modules with a dead server do no harm.
@@ -96,18 +101,75 @@ impl PodFileThreads {
 pub(crate) struct FileThreads {
     handle: Handle,
     runtime: Mutex<Option<Runtime>>,
+    clocks: Arc<Clocks>,
+}
+
+/// What the threads have computed.
+#[derive(Debug, Default)]
+struct Clocks {
+    /// Each thread's clock, and how far it has been counted.
+    list: Mutex<Vec<(ThreadClock, u64)>>,
+    /// Of threads that have ended, nanoseconds not counted yet.
+    rest: AtomicU64,
+}
+
+thread_local! {
+    /// This thread's clock is read.
+    static COUNTED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether what this thread computes is counted by its clock.
+pub(crate) fn is_counted_here() -> bool {
+    COUNTED.get()
+}
+
+impl Clocks {
+    fn thread_starts(&self) {
+        let clock = ThreadClock::mine();
+        COUNTED.set(true);
+        lock(&self.list).push((clock, clock.ns().unwrap_or(0)));
+    }
+
+    fn thread_ends(&self) {
+        let clock = ThreadClock::mine();
+        let mut list = lock(&self.list);
+        if let Some(at) = list.iter().position(|(known, _)| *known == clock) {
+            let (_, counted) = list.swap_remove(at);
+            let left = clock.ns().unwrap_or(counted).saturating_sub(counted);
+            self.rest.fetch_add(left, Ordering::Relaxed);
+        }
+    }
+
+    fn take(&self) -> u64 {
+        let mut sum = self.rest.swap(0, Ordering::Relaxed);
+        for (clock, counted) in &mut *lock(&self.list) {
+            let now = clock.ns().unwrap_or(*counted);
+            sum += now.saturating_sub(*counted);
+            *counted = now;
+        }
+        sum
+    }
 }
 
 impl FileThreads {
     fn new() -> io::Result<Self> {
+        let clocks = Arc::<Clocks>::default();
+        let (starting, ending) = (Arc::clone(&clocks), Arc::clone(&clocks));
         let runtime = Builder::new_multi_thread()
             .worker_threads(1)
+            .on_thread_start(move || starting.thread_starts())
+            .on_thread_stop(move || ending.thread_ends())
             .max_blocking_threads(THREADS_MAX)
             .thread_keep_alive(KEEP_ALIVE)
             .thread_name("guest-files")
             .enable_all()
             .build()?;
-        Ok(Self { handle: runtime.handle().clone(), runtime: Mutex::new(Some(runtime)) })
+        Ok(Self { handle: runtime.handle().clone(), runtime: Mutex::new(Some(runtime)), clocks })
+    }
+
+    /// CPU time of all its threads since the last call, nanoseconds.
+    pub(crate) fn take_cpu_ns(&self) -> u64 {
+        self.clocks.take()
     }
 }
 

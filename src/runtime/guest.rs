@@ -17,6 +17,7 @@ use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
 use super::ledger::Ledger;
 use super::limiter::{Limiter, OutOfMemory};
 use super::run::Shared;
+use super::stacks::StoreStacks;
 use super::stdio::{LogStream, StdinPipe, Stream};
 use super::strand::Payer;
 use super::{GuestMount, LogSink, Network, StartError};
@@ -46,6 +47,7 @@ const RECORD_BYTES: u64 = 1024;
 pub(crate) struct Guest {
     wasi: Preview1,
     pub(crate) limiter: Limiter,
+    pub(crate) stacks: Arc<StoreStacks>,
     stop: StopListener,
     member: Arc<Member>,
     http: HttpCtx,
@@ -112,6 +114,7 @@ impl Guest {
         // What a component opens later takes what is said last, whichever directory it lies in.
         work_here(&mut wasi, plan.opens_at_once());
         let limiter = Limiter::new(Arc::clone(&run.account.memory), plan.on_memory_limit);
+        let stacks = StoreStacks::new(Arc::clone(&run.account.memory));
         let (stop, member) = (run.stop_listener(), Arc::clone(&run.member));
         let http = HttpCtx::new(plan.client.clone());
         let mut sockets = Vec::new();
@@ -127,7 +130,7 @@ impl Guest {
         let ctx = wasi.build_p1();
         let wasi = Preview1::new(ctx, Arc::clone(&member), listeners, &rooms, walls.clone());
         let account = Arc::clone(&plan.account);
-        let mut guest = Self { wasi, limiter, stop, member, http, walls, account };
+        let mut guest = Self { wasi, limiter, stacks, stop, member, http, walls, account };
         guest.ctx().table.set_max_capacity(RESOURCES_MAX);
         Ok(guest)
     }
@@ -158,6 +161,7 @@ impl Guest {
             account: Arc::new(Nobody),
             member,
             http: HttpCtx::new(client),
+            stacks: StoreStacks::new(Arc::clone(&ledger)),
             limiter: Limiter::new(ledger, OnMemoryLimit::Fail),
             stop: StopListener::new(),
         }

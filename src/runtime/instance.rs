@@ -20,6 +20,7 @@ use super::guest::{Guest, RESOURCES_MAX};
 use super::limiter::OutOfMemory;
 use super::run::{End, Shared};
 use super::sched;
+use super::stacks::{self, StoreStacks};
 use super::trap;
 use crate::spec::Exit;
 
@@ -27,9 +28,6 @@ use crate::spec::Exit;
 /// whole buffer at once, and ENOMEM for a few megabytes would surprise it. Held only while the call lasts, and never more than the
 /// module may have of memory.
 const HOSTCALL_BYTES_MAX: usize = 16 << 20;
-
-/// What of a store's stack is usually in use, host functions included. A module that recurses may have half a megabyte of it, until it ends.
-const STACK_BYTES: u64 = 64 << 10;
 
 /// Handles a component may hold, of all its resource types together; as many as the host keeps resources for, and as
 /// many again of its own.
@@ -57,7 +55,8 @@ pub(crate) async fn run(
         Ok(instance) => instance,
         Err(error) => return exit_of(&error, run),
     };
-    let result = command.run(&mut instance.store).await;
+    let stacks = Arc::clone(&instance.stacks);
+    let result = stacks::on(stacks, command.run(&mut instance.store)).await;
     let exit = match result {
         Ok(()) => Exit::Code(0),
         Err(error) => {
@@ -77,6 +76,8 @@ pub(crate) async fn run(
 /// A store under the bounds of a run. What it executed is on the run's account when it is dropped, at the latest.
 pub(crate) struct Bounded {
     pub(crate) store: Store<Guest>,
+    /// Whatever works on the store does so on these.
+    pub(crate) stacks: Arc<StoreStacks>,
     run: Arc<Shared>,
     gauge: Option<Arc<Mutex<FuelGauge>>>,
 }
@@ -85,14 +86,14 @@ impl Bounded {
     /// An empty store.
     ///
     /// # Errors
-    /// [`OutOfMemory`]: not even that has room. wasmtime's; a bug of ours.
+    /// wasmtime's; a bug of ours.
     pub(crate) fn new(
         engine: &Engine,
-        mut guest: Guest,
+        guest: Guest,
         run: &Arc<Shared>,
         fuel: &Arc<Fuel>,
     ) -> wasmtime::Result<Self> {
-        guest.limiter.claim(STACK_BYTES)?;
+        let stacks = Arc::clone(&guest.stacks);
         let limit = run.account.memory.limit().and_then(|limit| usize::try_from(limit).ok());
         let mut store = Store::new(engine, guest);
         store.limiter(|guest| &mut guest.limiter);
@@ -111,7 +112,7 @@ impl Bounded {
         store.set_epoch_deadline(1);
         let (theirs, fuel) = (Arc::clone(run), gauge.clone());
         store.epoch_deadline_callback(move |store| at_tick(store, &theirs, fuel.as_deref()));
-        Ok(Self { store, run: Arc::clone(run), gauge })
+        Ok(Self { store, stacks, run: Arc::clone(run), gauge })
     }
 
     /// What really ended the guest, which got `error`.
@@ -155,6 +156,7 @@ fn at_tick(
         return Err(wasmtime::Error::new(end));
     }
     let records = store.concurrent_resource_table().map_or(0, |table| table.iter_mut().count());
+    store.data().stacks.look().map_err(OutOfMemory)?;
     store.data_mut().count_resources(records as u64)?;
     let now = monotonic_ns();
     let cpu = &run.account.cpu;

@@ -17,7 +17,7 @@
 //! rate is exact over time, and only its grain is coarse.
 //!
 //! What counts: everything on a guest's own thread, host functions, file work and the end of its store included. Work that the host does elsewhere is on the
-//! module's account where it is known whose it is ([`CpuAccount::work`]), else on the pod's ([`PodCpu::charge`]), whose modules then wait for it;
+//! module's account where it is known whose it is ([`CpuAccount::work`], and its own threads for file work), else on the pod's ([`PodCpu::charge`]), whose modules then wait for it;
 //! and whoever brings such work from outside is made to wait too ([`PodCpu::owes`]). Compiling never counts.
 
 use std::cell::Cell;
@@ -29,8 +29,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::cputime::{monotonic_ns, thread_ns};
+use super::file_threads::is_counted_here;
 use super::run::{End, Shared};
 use super::sched::{PodShare, Share, turn_began};
+use super::stacks;
 use super::strand::Strand;
 
 /// CPU time that may be saved up for each core of the limit (for one at least), nanoseconds: enough to answer a request at full speed,
@@ -173,6 +175,9 @@ impl CpuAccount {
 
     /// Does something for the module on this thread, which is none of the guests', and counts what it takes.
     pub(crate) fn work<R>(&self, work: impl FnOnce() -> R) -> R {
+        if is_counted_here() {
+            return work();
+        }
         let before = thread_ns();
         let result = work();
         self.charge(thread_ns().saturating_sub(before));
@@ -296,6 +301,7 @@ impl<F: Future> Future for Metered<F> {
             run.account.cpu.settle(monotonic_ns());
             return Poll::Ready(Outcome::Ended(end));
         }
+        this.strand.run().count_file_threads();
         if !this.may_run(now, cx) {
             return Poll::Pending;
         }
@@ -310,7 +316,11 @@ impl<F: Future> Future for Metered<F> {
         }
         start(now);
         let result = guest.as_mut().poll(cx);
-        run.account.cpu.settle(monotonic_ns());
+        let end = monotonic_ns();
+        run.account.cpu.settle(end);
+        if let Err(over) = stacks::turn_over(end.saturating_sub(now)) {
+            run.end(End::OutOfMemory(over));
+        }
         result.map(Outcome::Finished)
     }
 }

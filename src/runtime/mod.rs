@@ -35,6 +35,7 @@ mod profiles;
 mod run;
 mod sched;
 mod serve;
+mod stacks;
 mod start;
 mod stdio;
 mod strand;

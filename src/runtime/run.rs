@@ -333,9 +333,17 @@ impl Shared {
         self.member.reset();
     }
 
+    /// Counts what its own threads for file work have computed since the last time.
+    pub(crate) fn count_file_threads(&self) {
+        if let Some(files) = &self.files {
+            self.account.cpu.charge(files.take_cpu_ns());
+        }
+    }
+
     /// Nothing of the run is left but this; whoever still holds it keeps no port and no pipe.
     pub(crate) fn set_over(&self) {
         self.leave_network();
+        self.count_file_threads();
         if let Some(stdin) = &self.stdin {
             stdin.abandon();
         }

@@ -32,6 +32,7 @@ use super::works::{Ended, Work, Works};
 use super::{HttpLimits, Server};
 use crate::runtime::instance::exit_of;
 use crate::runtime::limiter::OutOfMemory;
+use crate::runtime::stacks;
 use crate::spec::Exit;
 use crate::wasi::http::{BODY_CHUNK_BYTES, Charge, fields_bytes};
 
@@ -213,9 +214,10 @@ async fn handle(
         Ok(ready) => ready,
         Err(error) => return server.no_instance(&name, &error),
     };
+    let stacks = Arc::clone(&ready.bounded.stacks);
     let result = tokio::select! {
         biased;
-        result = ready.handle(request, head, &link) => result,
+        result = stacks::on(stacks, ready.handle(request, head, &link)) => result,
         () = too_long_afterwards(&link) => {
             server.say(&format!(
                 "podling: {name}: the handler went on for {} s after its response; given up",

@@ -17,6 +17,7 @@ use super::log::Lines;
 use super::{Served, Server};
 use crate::runtime::guest::Guest;
 use crate::runtime::instance::{Bounded, Fuel, exit_of};
+use crate::runtime::stacks;
 use crate::runtime::{Artifact, LogSink};
 use crate::spec::Exit;
 
@@ -95,7 +96,8 @@ impl Instances {
         };
         let engine = &loaded.profile.engine;
         let mut bounded = Bounded::new(engine, guest, &server.run, &self.fuel)?;
-        let proxy = pre.instantiate_async(&mut bounded.store).await?;
+        let stacks = Arc::clone(&bounded.stacks);
+        let proxy = stacks::on(stacks, pre.instantiate_async(&mut bounded.store)).await?;
         server.run.http.instances.add(1);
         Ok(Ready { bounded, proxy, answered: 0 })
     }

@@ -15,5 +15,6 @@ mod network_p3;
 mod prepare;
 mod preview1;
 mod space;
+mod stacks;
 mod stop;
 mod streams;

@@ -2,9 +2,12 @@
 
 use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
 
+use super::super::cputime::thread_ns;
+use super::super::strand;
 use super::super::{CompileMode, Grant, PodAccount, Room, Runtime, RuntimeConfig};
-use super::lab::{Paper, Trial, over};
+use super::lab::{Paper, Trial, eventually, over};
 use crate::clock::Clock;
 use crate::spec::Exit;
 use crate::volume::space;
@@ -222,6 +225,44 @@ async fn a_module_whose_server_hangs_waits_alone() {
     for run in stuck {
         assert_eq!(run.await.unwrap(), Exit::Code(0));
     }
+}
+
+/// What is done for a module on threads of its own counts once, whoever did it.
+#[tokio::test]
+async fn work_on_a_modules_own_threads_is_its_time() {
+    const WORK: Duration = Duration::from_millis(30);
+    fn compute() {
+        let end = thread_ns() + u64::try_from(WORK.as_nanos()).unwrap();
+        while thread_ns() < end {
+            std::hint::black_box(());
+        }
+    }
+    let cache = tempfile::tempdir().unwrap();
+    let mut config = RuntimeConfig::new(cache.path().join("cache"));
+    config.compile = CompileMode::InProcess;
+    config.network_file_systems = vec![kind_of(cache.path())];
+    let runtime = Runtime::new(config).unwrap();
+    let sleeper = cache.path().join("sleeper.wasm");
+    std::fs::write(&sleeper, wat::parse_str(super::stacks::at_rest(1)).unwrap()).unwrap();
+    let artifact = runtime.prepare(super::lab::module(sleeper), false).await.unwrap();
+    let trial = Trial::new(artifact, &[]).mount(cache.path(), "/a", false);
+    let handle = runtime.start(trial.run).await.unwrap();
+    let run = Arc::clone(&handle.control.0);
+    assert!(run.files.is_some());
+    let used = || handle.control.usage().cpu_time;
+    strand::spawn(&run, async {
+        tokio::task::spawn_blocking(compute).await.unwrap();
+    });
+    eventually("its time is counted", || used() >= WORK).await;
+    let account = Arc::clone(&run.account);
+    strand::spawn(&run, async {
+        tokio::task::spawn_blocking(move || account.cpu.work(compute)).await.unwrap();
+    });
+    eventually("the same said twice is counted", || used() >= 2 * WORK).await;
+    handle.control.kill();
+    let control = handle.control.clone();
+    assert_eq!(over(handle).await, Exit::Killed);
+    assert!(control.usage().cpu_time < 3 * WORK, "{:?}", control.usage());
 }
 
 /// The kind of file system that a folder is on.

@@ -33,6 +33,8 @@ mod reader;
 mod stream;
 mod writer;
 
+pub(in crate::wasi) use listing::whole_list_bytes;
+
 use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
@@ -307,12 +309,11 @@ enum Short {
 
 /// Whether a table has so many places left.
 pub(in crate::wasi) fn has_places(table: &mut ResourceTable, count: usize) -> bool {
-    let mut probes = Vec::new();
-    let fits = (0..count).all(|_| table.push(()).map(|probe| probes.push(probe)).is_ok());
-    for probe in probes {
-        // It was pushed a moment ago.
-        let _ = table.delete(probe);
-    }
+    let Some(others) = count.checked_sub(1) else { return true };
+    let Ok(probe) = table.push(()) else { return false };
+    let fits = has_places(table, others);
+    // It was pushed a moment ago.
+    let _ = table.delete(probe);
     fits
 }
 

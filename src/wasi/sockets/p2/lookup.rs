@@ -68,6 +68,7 @@ impl Host for NetCtxView<'_> {
         name: String,
     ) -> SocketResult<Resource<ResolveAddressStream>> {
         self.check_network(&network)?;
+        self.check_places(1, ErrorCode::OutOfMemory)?;
         let answers = match self.member.lookup(&name) {
             // WIT: a malformed name fails here; that nobody has it is told by the first answer.
             Lookup::Now(Err(error @ ResolveError::Invalid)) => {

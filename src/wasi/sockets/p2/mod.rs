@@ -30,6 +30,7 @@ use crate::net::{
     AcceptError, BindError, ConnectError, Family, ListenError, OpenError, ReceiveError,
     ResolveError, SendError, SetBacklogError, WrongState, ZeroOption,
 };
+use crate::wasi::files::has_places;
 use crate::wasi::sockets::{HasNet, NetCtxView, NetView, ours, theirs};
 
 /// The interfaces that [`add_to_linker_p2`] links.
@@ -69,6 +70,12 @@ impl NetCtxView<'_> {
     fn check_network(&self, network: &Resource<Network>) -> SocketResult<()> {
         self.table.get(&ours::<NetworkHandle, _>(network))?;
         Ok(())
+    }
+
+    /// Whether the table has so many places left: asked before anything is done, so that nothing is lost where it has not; then the
+    /// module is told so with `otherwise` and goes on.
+    fn check_places(&mut self, count: usize, otherwise: ErrorCode) -> SocketResult<()> {
+        if has_places(self.table, count) { Ok(()) } else { Err(otherwise.into()) }
     }
 }
 

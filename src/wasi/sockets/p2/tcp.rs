@@ -27,6 +27,7 @@ use super::{
     open_code, state_code, zero_code,
 };
 use crate::net::{self, ConnectError, Shutdown};
+use crate::wasi::files::has_places;
 use crate::wasi::sockets::{CONNECT_TIMEOUT, NetCtxView, ours, theirs};
 
 /// What a guest's `tcp-socket` handle stands for.
@@ -106,6 +107,7 @@ impl NetCtxView<'_> {
 
 impl tcp_create_socket::Host for NetCtxView<'_> {
     fn create_tcp_socket(&mut self, of: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
+        self.check_places(1, ErrorCode::NewSocketLimit)?;
         let socket = self.member.tcp_socket(family(of)).map_err(open_code)?;
         Ok(theirs(&self.table.push(Socket::new(socket))?))
     }
@@ -171,8 +173,14 @@ impl HostTcpSocket for NetCtxView<'_> {
         let Poll::Ready(outcome) = socket.inner.try_connected() else {
             return Err(ErrorCode::WouldBlock.into());
         };
+        if let Err(error) = outcome {
+            socket.started = None;
+            return Err(connect_code(error).into());
+        }
+        // Still in progress: it can be finished once there are places.
+        self.check_places(2, ErrorCode::OutOfMemory)?;
+        let socket = self.tcp(&this)?;
         socket.started = None;
-        outcome.map_err(connect_code)?;
         let streams = socket.streams().ok_or(ErrorCode::InvalidState)?;
         self.push_streams(streams)
     }
@@ -203,7 +211,13 @@ impl HostTcpSocket for NetCtxView<'_> {
         this: Resource<TcpSocket>,
     ) -> SocketResult<(Resource<TcpSocket>, Resource<DynInputStream>, Resource<DynOutputStream>)>
     {
+        // A connection that there is no place for stays in the queue.
+        let full = !has_places(self.table, 3);
         let socket = self.tcp(&this)?;
+        let mut nobody = Context::from_waker(Waker::noop());
+        if full && socket.inner.is_listening() && socket.inner.poll_ready(&mut nobody).is_ready() {
+            return Err(ErrorCode::NewSocketLimit.into());
+        }
         let Poll::Ready(accepted) = socket.inner.try_accept() else {
             return Err(ErrorCode::WouldBlock.into());
         };

@@ -77,6 +77,7 @@ impl udp_create_socket::Host for NetCtxView<'_> {
         &mut self,
         of: IpAddressFamily,
     ) -> SocketResult<Resource<UdpSocket>> {
+        self.check_places(1, ErrorCode::NewSocketLimit)?;
         let inner = self.member.udp_socket(family(of)).map_err(open_code)?;
         Ok(theirs(&self.table.push(Socket { inner, binding: false })?))
     }
@@ -129,6 +130,7 @@ impl HostUdpSocket for NetCtxView<'_> {
             // WASI 0.2 has no implicit bind here.
             return Err(ErrorCode::InvalidState.into());
         }
+        self.check_places(2, ErrorCode::OutOfMemory)?;
         match remote_address {
             Some(peer) => socket.connect(peer.into()).map_err(send_code)?,
             None => socket.disconnect(),

@@ -11,7 +11,7 @@
 pub(super) mod tcp;
 mod udp;
 
-use wasmtime::component::{Accessor, Linker};
+use wasmtime::component::{Accessor, Linker, ResourceTableError};
 use wasmtime_wasi::p3::bindings::sockets::ip_name_lookup;
 use wasmtime_wasi::p3::bindings::sockets::types::{self, ErrorCode, IpAddress, IpAddressFamily};
 use wasmtime_wasi::p3::sockets::SocketError;
@@ -83,6 +83,11 @@ fn open_code(error: OpenError) -> ErrorCode {
         OpenError::NoMemory => ErrorCode::OutOfMemory,
         OpenError::Gone => ErrorCode::InvalidState,
     }
+}
+
+/// The module has no place for another handle: said as its limit of sockets is.
+fn no_place(_: ResourceTableError) -> ErrorCode {
+    ErrorCode::Other(Some("the module has reached its limit of resources".to_owned()))
 }
 
 fn bind_code(error: BindError) -> ErrorCode {

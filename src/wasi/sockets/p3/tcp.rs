@@ -15,8 +15,8 @@ use bytes::BytesMut;
 use tokio::sync::oneshot;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{
-    Access, Accessor, Destination, FutureReader, Resource, Source, StreamConsumer, StreamProducer,
-    StreamReader, StreamResult,
+    Access, Accessor, Destination, FutureReader, Resource, ResourceTableError, Source,
+    StreamConsumer, StreamProducer, StreamReader, StreamResult,
 };
 use wasmtime_wasi::p3::bindings::sockets::types::{
     Duration, ErrorCode, HostTcpSocket, HostTcpSocketWithStore, IpAddressFamily, IpSocketAddress,
@@ -25,8 +25,8 @@ use wasmtime_wasi::p3::bindings::sockets::types::{
 use wasmtime_wasi::p3::sockets::{SocketError, SocketResult};
 
 use super::{
-    address_family, backlog_code, bind_code, connect_code, family, listen_code, open_code,
-    read_code, write_code,
+    address_family, backlog_code, bind_code, connect_code, family, listen_code, no_place,
+    open_code, read_code, write_code,
 };
 use crate::net::{
     self, AcceptError, ConnectError, Listener, Paid, ReadHalf, WriteHalf, ZeroOption,
@@ -63,7 +63,10 @@ impl NetCtxView<'_> {
         })
     }
 
-    fn push_tcp3(&mut self, socket: net::TcpSocket) -> wasmtime::Result<Resource<TcpSocket>> {
+    fn push_tcp3(
+        &mut self,
+        socket: net::TcpSocket,
+    ) -> Result<Resource<TcpSocket>, ResourceTableError> {
         Ok(theirs(&self.table.push(socket)?))
     }
 }
@@ -112,7 +115,9 @@ impl<D: 'static> StreamProducer<D> for Accepting<D> {
                 // away.
                 Poll::Ready(Err(AcceptError::Open(_))) => self.listener.turn_away(),
                 Poll::Ready(Ok(socket)) => {
-                    let socket = (self.getter)(store.data_mut()).push_tcp3(socket)?;
+                    // The same where it has no place for it.
+                    let pushed = (self.getter)(store.data_mut()).push_tcp3(socket);
+                    let Ok(socket) = pushed else { continue };
                     destination.set_buffer(Some(socket));
                     return Poll::Ready(Ok(StreamResult::Completed));
                 }
@@ -306,7 +311,7 @@ fn zero_code(_: ZeroOption) -> ErrorCode {
 impl HostTcpSocket for NetCtxView<'_> {
     fn create(&mut self, of: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
         let socket = self.member.tcp_socket(family(of)).map_err(open_code)?;
-        self.push_tcp3(socket).map_err(SocketError::trap)
+        Ok(self.push_tcp3(socket).map_err(no_place)?)
     }
 
     async fn bind(

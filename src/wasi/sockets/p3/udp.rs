@@ -10,7 +10,7 @@ use wasmtime_wasi::p3::bindings::sockets::types::{
 };
 use wasmtime_wasi::p3::sockets::{SocketError, SocketResult};
 
-use super::{address_family, bind_code, family, open_code, receive_code, send_code};
+use super::{address_family, bind_code, family, no_place, open_code, receive_code, send_code};
 use crate::net::{self, ZeroOption};
 use crate::wasi::sockets::{HasNet, NetCtxView, ours, theirs};
 
@@ -50,7 +50,7 @@ fn zero_code(_: ZeroOption) -> ErrorCode {
 impl HostUdpSocket for NetCtxView<'_> {
     async fn create(&mut self, of: IpAddressFamily) -> SocketResult<Resource<UdpSocket>> {
         let socket = self.member.udp_socket(family(of)).map_err(open_code)?;
-        Ok(theirs(&self.table.push(socket).map_err(SocketError::trap)?))
+        Ok(theirs(&self.table.push(socket).map_err(no_place)?))
     }
 
     async fn bind(

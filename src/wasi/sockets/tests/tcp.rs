@@ -9,7 +9,7 @@ use wasmtime_wasi::p2::bindings::sockets::network::{
 };
 use wasmtime_wasi::p2::bindings::sockets::tcp::{HostTcpSocket, ShutdownType, TcpSocket};
 use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::Host as _;
-use wasmtime_wasi::p2::bindings::sockets::{udp, udp_create_socket};
+use wasmtime_wasi::p2::bindings::sockets::{ip_name_lookup, udp, udp_create_socket};
 use wasmtime_wasi_io::bindings::wasi::io::poll::HostPollable as _;
 use wasmtime_wasi_io::streams::DynInputStream;
 
@@ -245,6 +245,47 @@ async fn sockets_beyond_the_limit_are_refused_as_new_socket_limit() {
     assert_eq!(code(third), ErrorCode::NewSocketLimit);
     udp::HostUdpSocket::drop(&mut host.view(), other.unwrap()).unwrap();
     assert!(host.view().create_tcp_socket(IpAddressFamily::Ipv4).is_ok());
+}
+
+#[tokio::test]
+async fn without_a_place_for_a_handle_a_call_says_so_and_nothing_is_lost() {
+    let host = &mut Host::new(&pod());
+    let listener = listening(host, "127.0.0.1:80").await;
+    let client = start_connect(host, "127.0.0.1:80");
+    let bound = udp_create_socket::Host::create_udp_socket(&mut host.view(), IpAddressFamily::Ipv4)
+        .await
+        .unwrap();
+    let network = host.network();
+    udp::HostUdpSocket::start_bind(&mut host.view(), lend(&bound), network, at("127.0.0.1:0"))
+        .await
+        .unwrap();
+    // Two streams and a socket are more than there are places for.
+    let held = host.table.iter_mut().count();
+    host.table.set_max_capacity(held + 2);
+    let filler = [(), ()].map(|()| host.table.push(()).unwrap());
+    let view = &mut host.view();
+    assert_eq!(code(view.create_tcp_socket(IpAddressFamily::Ipv4)), ErrorCode::NewSocketLimit);
+    let datagrams = udp_create_socket::Host::create_udp_socket(view, IpAddressFamily::Ipv4).await;
+    assert_eq!(code(datagrams), ErrorCode::NewSocketLimit);
+    assert_eq!(code(view.finish_connect(lend(&client))), ErrorCode::OutOfMemory);
+    let streams = udp::HostUdpSocket::stream(view, lend(&bound), None).await;
+    assert_eq!(code(streams), ErrorCode::OutOfMemory);
+    let network = Resource::new_borrow(host.network);
+    let asked = ip_name_lookup::Host::resolve_addresses(&mut host.view(), network, "a".to_owned());
+    assert_eq!(code(asked), ErrorCode::OutOfMemory);
+    for probe in filler {
+        host.table.delete(probe).unwrap();
+    }
+    host.view().finish_connect(lend(&client)).unwrap();
+    // Full again: the connection stays in the queue until there are three places.
+    for places in 0..3 {
+        host.table.set_max_capacity(held + 2 + places);
+        let refused = code(host.view().accept(lend(&listener)));
+        assert_eq!(refused, ErrorCode::NewSocketLimit, "{places}");
+    }
+    host.table.set_max_capacity(held + 2 + 3);
+    host.view().accept(lend(&listener)).unwrap();
+    assert_eq!(code(host.view().accept(lend(&listener))), ErrorCode::WouldBlock);
 }
 
 #[tokio::test]
