@@ -106,6 +106,12 @@ impl Pressure {
         self.thresholds.available_bytes
     }
 
+    /// What may be taken before the next look without pods having to go for it, bytes.
+    #[must_use]
+    pub fn room_bytes(&self, sample: Sample) -> u64 {
+        sample.available_bytes.saturating_sub(self.thresholds.available_bytes)
+    }
+
     fn cause(&self, sample: Sample) -> Level {
         let threshold = self.thresholds.available_bytes;
         let scarce = sample.available_bytes < sample.total_bytes / PLENTY;
@@ -137,6 +143,13 @@ mod test {
 
     fn node() -> Pressure {
         Pressure::new(Thresholds { available_bytes: 50 * MIB }, at(0))
+    }
+
+    #[test]
+    fn what_may_be_taken_until_the_next_look_ends_where_pods_begin_to_go() {
+        for (available, room) in [(500, 450), (51, 1), (50, 0), (3, 0)] {
+            assert_eq!(node().room_bytes(sample(available, None)), room * MIB);
+        }
     }
 
     #[test]

@@ -126,6 +126,8 @@ impl NodeParts {
     /// The context of the node's workers. `first_version`: see [`Board::new`].
     #[must_use]
     pub fn context(self, keeper: Arc<dyn Keeper>, first_version: u64) -> Arc<NodeContext> {
+        // Until the node's memory is first looked at.
+        self.runtime.bound_unlimited(self.node.allocatable.memory_bytes, u64::MAX);
         let now = self.clock.now();
         Arc::new(NodeContext {
             clock: self.clock,

@@ -3,7 +3,8 @@
 //! Owns: reading `meminfo` and `pressure/memory`, and how often. Not: what it means (`admission::Pressure`), who goes (`reconciler`).
 //!
 //! A calm machine is looked at every ten seconds, as the kubelet does; one that is not, every second, for on 128 MB a module fills the
-//! rest faster than that. Reading the two files takes microseconds and wakes nobody else.
+//! rest faster than that. What a module without a memory limit can take between two looks is bounded by what was available at the first:
+//! the runtime is told so at each. Reading the two files takes microseconds and wakes nobody else.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -47,7 +48,11 @@ impl Watch {
             let before = pressure.level();
             let seen = sample(&self.proc_dir);
             let level = match seen {
-                Some(seen) => pressure.observe(self.node.clock.now(), seen),
+                Some(seen) => {
+                    let most = self.node.node.allocatable.memory_bytes;
+                    self.node.runtime.bound_unlimited(most, pressure.room_bytes(seen));
+                    pressure.observe(self.node.clock.now(), seen)
+                }
                 None => before,
             };
             if level != before {

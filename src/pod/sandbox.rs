@@ -24,7 +24,7 @@ use crate::pod::net_io::NetStream;
 use crate::pod::networks::{Listed, PodNetwork};
 use crate::pod::objects::VolumeData;
 use crate::pod::space::{self, PodMemory};
-use crate::runtime::{self, Network, PodAccount, PodLimits};
+use crate::runtime::{self, Network, PodAccount, PodLimits, Runtime};
 use crate::spec::Pod;
 use crate::volume::space::{Excess, Room as RunRoom, Space};
 use crate::volume::{MountedVolumes, PreparedMount, VolumeError};
@@ -132,7 +132,7 @@ impl Sandbox {
         let kept = Mutex::new(ports.keep());
         let limits =
             MemberLimits { max_sockets: host_port::SOCKETS_MAX, ..MemberLimits::default() };
-        let account = account(&pod, &outside, &ports);
+        let account = account(&node.runtime, &pod, &outside, &ports);
         let listed = node.networks.list(PodNetwork {
             key: pod.key.clone(),
             uid: pod.uid.clone(),
@@ -330,8 +330,13 @@ pub async fn remove_volumes(node: &Arc<NodeContext>, pod: &Arc<Pod>) {
 }
 
 /// The pod's account, which also pays for what the daemon carries to and from the host's network.
-fn account(pod: &Pod, outside: &PodOutside, ports: &PublishedPorts) -> PodAccount {
-    let account = PodAccount::new(PodLimits {
+fn account(
+    runtime: &Runtime,
+    pod: &Pod,
+    outside: &PodOutside,
+    ports: &PublishedPorts,
+) -> PodAccount {
+    let account = runtime.pod_account(PodLimits {
         memory_bytes: space::memory_limit(pod),
         cpu_millis: pod.cpu_limit_millis(),
         cpu_request_millis: pod.cpu_request_millis(),

@@ -61,7 +61,7 @@ pub struct PodMemory(pub PodAccount);
 
 impl space::Memory for PodMemory {
     fn take(&self, bytes: u64) -> bool {
-        self.0.take_memory(bytes)
+        self.0.take_memory_of_node(bytes)
     }
 
     fn give_back(&self, bytes: u64) {

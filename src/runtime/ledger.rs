@@ -1,16 +1,63 @@
-//! The memory account of a module, and of its pod.
+//! The memory account of a module, of its pod, and what all pods of the node hold.
 //!
 //! Owns: counting and refusing. Is not: what happens at a refusal; the limiter (`limiter.rs`) kills or answers −1, the network makes
 //! the writer wait.
 //!
 //! ```text
-//! linear memories, tables, stack, resources ──► Ledger of the module ──► Ledger of the pod ◄── memory volumes
-//! socket buffers, bodies, lists, read ahead ──►        (limit)               (limit)
+//! linear memories, tables, stacks, resources ──► Ledger of the module ──► Ledger of the pod ──► NodeMemory
+//! socket buffers, bodies, lists, read ahead ──►        (limit)               (limit) ▲          (for those without a limit)
+//!                                                                 memory volumes, log lines
 //! ```
-//! Charging is two atomic additions; a refused charge changes nothing. Limits: those of the manifest.
+//! Charging is three atomic additions; a refused charge changes nothing. Limits: those of the manifest; for a module that has none, and whose
+//! pod has none, what is left on the node, where nothing else bounds what it takes ([`Ledger::charge_growth`]): it is stopped before it fills the machine between two looks at its memory
+//! (`daemon::pressure`). Who has a limit may have what it says, also where all limits together are more than there is: that is
+//! the manifests' choice, as in Kubernetes, and the watch over the memory is there for it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+/// What all pods of a node hold, and where those without a limit have to stop.
+#[derive(Debug)]
+pub(crate) struct NodeMemory {
+    used: AtomicU64,
+    ceiling: AtomicU64,
+}
+
+impl Default for NodeMemory {
+    /// Without a bound until somebody has looked.
+    fn default() -> Self {
+        Self { used: AtomicU64::new(0), ceiling: AtomicU64::new(u64::MAX) }
+    }
+}
+
+impl NodeMemory {
+    /// From now on those without a limit may have `room` bytes more than all have now, and never bring the sum above `most`.
+    pub(crate) fn bound(&self, most: u64, room: u64) {
+        let used = self.used.load(Ordering::Relaxed);
+        self.ceiling.store(most.min(used.saturating_add(room)), Ordering::Relaxed);
+    }
+
+    /// Takes `bytes`; for somebody who `asks`, if there are as many. Else: how many are in use, and how many there may be.
+    fn take(&self, bytes: u64, asks: bool) -> Result<(), (u64, u64)> {
+        let most = if asks { self.ceiling.load(Ordering::Relaxed) } else { u64::MAX };
+        let more = |used: u64| used.checked_add(bytes).filter(|&sum| sum <= most || bytes == 0);
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+        taken.map(drop).map_err(|used| (used, most))
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+}
+
+/// Whose limit it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Whose {
+    Module,
+    Pod,
+    /// Neither has one: the node's, for all who have none.
+    Node,
+}
 
 /// Bytes held now, the most ever held, and how many there may be.
 #[derive(Debug)]
@@ -24,6 +71,8 @@ pub(crate) struct Ledger {
     /// How often a charge was refused, here or by the parent.
     refused: AtomicU64,
     parent: Option<Arc<Ledger>>,
+    /// Where a pod's account draws on.
+    node: Option<Arc<NodeMemory>>,
 }
 
 /// What a module itself holds.
@@ -39,7 +88,7 @@ pub struct MemoryKinds {
     /// Linear memories.
     pub linear: u64,
     pub tables: u64,
-    /// What the host holds for the module: its stack, resources, socket buffers, bodies, lists.
+    /// What the host holds for the module: its stacks, resources, socket buffers, bodies, lists.
     pub host: u64,
 }
 
@@ -59,8 +108,7 @@ pub(crate) struct OverLimit {
     pub(crate) used: u64,
     /// Its limit.
     pub(crate) limit: u64,
-    /// It was the pod's account and not the module's own.
-    pub(crate) of_pod: bool,
+    pub(crate) whose: Whose,
     /// What the module holds already.
     pub(crate) kinds: MemoryKinds,
 }
@@ -71,7 +119,13 @@ impl Ledger {
     pub(crate) fn new(limit: Option<u64>, parent: Option<Arc<Ledger>>) -> Self {
         let zero = || AtomicU64::new(0);
         let (used, peak, linear, tables, refused) = (zero(), zero(), zero(), zero(), zero());
-        Self { limit, used, peak, linear, tables, refused, parent }
+        Self { limit, used, peak, linear, tables, refused, parent, node: None }
+    }
+
+    /// The account of a pod on a node.
+    #[must_use]
+    pub(crate) fn of_pod(limit: Option<u64>, node: Arc<NodeMemory>) -> Self {
+        Self { node: Some(node), ..Self::new(limit, None) }
     }
 
     /// Takes `bytes`, here and from the parent.
@@ -79,16 +133,28 @@ impl Ledger {
     /// # Errors
     /// [`OverLimit`] if either has not that many left; nothing is taken then.
     pub(crate) fn charge(&self, bytes: u64) -> Result<(), OverLimit> {
-        self.try_charge(bytes).inspect_err(|_| {
+        self.ask(bytes, false)
+    }
+
+    /// The same for what has no other bound than the memory there is (linear memories, tables, memory volumes): without a limit here and
+    /// there, the node is asked as well.
+    ///
+    /// # Errors
+    /// As [`Ledger::charge`].
+    pub(crate) fn charge_growth(&self, bytes: u64) -> Result<(), OverLimit> {
+        self.ask(bytes, true)
+    }
+
+    fn ask(&self, bytes: u64, grows: bool) -> Result<(), OverLimit> {
+        self.take_all(bytes, grows).inspect_err(|_| {
             self.refused.fetch_add(1, Ordering::Relaxed);
         })
     }
 
-    fn try_charge(&self, bytes: u64) -> Result<(), OverLimit> {
-        self.take(bytes, false)?;
-        if let Some(parent) = &self.parent
-            && let Err(over) = parent.take(bytes, true)
-        {
+    fn take_all(&self, bytes: u64, grows: bool) -> Result<(), OverLimit> {
+        let whose = if self.node.is_some() { Whose::Pod } else { Whose::Module };
+        self.take(bytes, whose)?;
+        if let Err(over) = self.take_above(bytes, grows) {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
             return Err(OverLimit { kinds: self.kinds(), ..over });
         }
@@ -96,27 +162,45 @@ impl Ledger {
         Ok(())
     }
 
-    fn take(&self, bytes: u64, of_pod: bool) -> Result<(), OverLimit> {
+    /// Takes from what this one draws on.
+    fn take_above(&self, bytes: u64, grows: bool) -> Result<(), OverLimit> {
+        let Some(pod) = &self.parent else { return self.take_of_node(bytes, grows) };
+        pod.take(bytes, Whose::Pod)?;
+        if let Err(over) = pod.take_of_node(bytes, grows && self.limit.is_none()) {
+            pod.used.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(over);
+        }
+        pod.peak.fetch_max(pod.used(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// `asks`: for something that only memory bounds, by somebody without a limit.
+    fn take_of_node(&self, bytes: u64, asks: bool) -> Result<(), OverLimit> {
+        let Some(node) = &self.node else { return Ok(()) };
+        node.take(bytes, asks && self.limit.is_none()).map_err(|(used, limit)| {
+            let kinds = self.kinds();
+            OverLimit { asked: bytes, used, limit, whose: Whose::Node, kinds }
+        })
+    }
+
+    fn take(&self, bytes: u64, whose: Whose) -> Result<(), OverLimit> {
         let limit = self.limit.unwrap_or(u64::MAX);
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|&sum| sum <= limit)
         });
-        match taken {
-            Ok(_) => {
-                if of_pod {
-                    self.peak.fetch_max(self.used(), Ordering::Relaxed);
-                }
-                Ok(())
-            }
-            Err(used) => Err(OverLimit { asked: bytes, used, limit, of_pod, kinds: self.kinds() }),
-        }
+        let kinds = || self.kinds();
+        let over = |used| OverLimit { asked: bytes, used, limit, whose, kinds: kinds() };
+        taken.map(drop).map_err(over)
     }
 
     /// Gives back what an earlier charge took.
     pub(crate) fn release(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
         if let Some(parent) = &self.parent {
-            parent.used.fetch_sub(bytes, Ordering::Relaxed);
+            parent.release(bytes);
+        }
+        if let Some(node) = &self.node {
+            node.give_back(bytes);
         }
     }
 
@@ -173,9 +257,16 @@ impl Ledger {
 
 impl std::fmt::Display for OverLimit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { asked, used, limit, of_pod, kinds } = self;
-        let whose = if *of_pod { "the pod's memory limit" } else { "its memory limit" };
-        write!(f, "asked for {asked} bytes more with {used} in use; {whose} is {limit} bytes")?;
+        let Self { asked, used, limit, whose, kinds } = self;
+        write!(f, "asked for {asked} bytes more with {used} in use")?;
+        match whose {
+            Whose::Module => write!(f, "; its memory limit is {limit} bytes")?,
+            Whose::Pod => write!(f, "; the pod's memory limit is {limit} bytes")?,
+            Whose::Node => write!(
+                f,
+                " on the node; modules without a memory limit may bring that to {limit} bytes now"
+            )?,
+        }
         let MemoryKinds { linear, tables, host } = kinds;
         if kinds == &MemoryKinds::default() {
             return Ok(());
@@ -198,12 +289,46 @@ mod test {
         a.charge(60).unwrap();
         let own = a.charge(30).unwrap_err();
         let kinds = MemoryKinds { host: 60, ..MemoryKinds::default() };
-        assert_eq!(own, OverLimit { asked: 30, used: 60, limit: 80, of_pod: false, kinds });
-        assert!(b.charge(50).unwrap_err().of_pod);
+        assert_eq!(own, OverLimit { asked: 30, used: 60, limit: 80, whose: Whose::Module, kinds });
+        assert_eq!(b.charge(50).unwrap_err().whose, Whose::Pod);
         assert_eq!((a.used(), b.used(), pod.used()), (60, 0, 60));
         a.release(60);
         b.charge(100).unwrap();
         assert_eq!((a.peak(), b.peak(), pod.used(), pod.peak()), (60, 100, 100, 100));
+    }
+
+    #[test]
+    fn those_without_a_limit_share_what_the_node_has_left_and_the_others_do_not_ask() {
+        let node = Arc::new(NodeMemory::default());
+        let pod = |limit| Arc::new(Ledger::of_pod(limit, Arc::clone(&node)));
+        let (open, bounded) = (pod(None), pod(Some(1000)));
+        let free = Ledger::new(None, Some(Arc::clone(&open)));
+        let limited = Ledger::new(Some(500), Some(Arc::clone(&open)));
+        let in_bounded = Ledger::new(None, Some(Arc::clone(&bounded)));
+        free.charge_growth(400).unwrap();
+        // Somebody has looked: 100 are left, and never more than 1000 in all.
+        node.bound(1000, 100);
+        let over = free.charge_growth(101).unwrap_err();
+        assert_eq!((over.whose, over.used, over.limit), (Whose::Node, 400, 500));
+        assert_eq!(over.kinds.host, 400, "its own");
+        assert_eq!((free.used(), open.used(), node.used.load(Ordering::Relaxed)), (400, 400, 400));
+        limited.charge_growth(300).unwrap();
+        in_bounded.charge_growth(900).unwrap();
+        assert_eq!(free.charge_growth(1).unwrap_err().whose, Whose::Node);
+        free.charge_growth(0).unwrap();
+        // What has a bound of its own is only counted.
+        free.charge(5).unwrap();
+        free.release(5);
+        assert_eq!(open.charge_growth(1).unwrap_err().whose, Whose::Node, "a volume of that pod");
+        node.bound(1000, u64::MAX);
+        assert_eq!(free.charge_growth(1).unwrap_err().limit, 1000);
+        in_bounded.release(900);
+        limited.release(300);
+        free.charge_growth(600).unwrap();
+        assert_eq!(free.charge_growth(1).unwrap_err().limit, 1000);
+        free.release(1000);
+        assert_eq!((open.used(), open.peak()), (0, 1000));
+        assert_eq!(node.used.load(Ordering::Relaxed), 0);
     }
 
     #[test]
@@ -214,6 +339,44 @@ mod test {
     }
 
     proptest! {
+        /// Whatever is charged, refused and given back: the node holds the sum of its pods, each pod that of its modules, and nobody is above a bound
+        /// that it asks.
+        #[test]
+        fn the_node_always_holds_the_sum_of_its_pods(
+            steps in proptest::collection::vec((0usize..4, 0u64..60, 0u8..4), 1..200)
+        ) {
+            let node = Arc::new(NodeMemory::default());
+            let pods = [None, Some(150)].map(|limit| Arc::new(Ledger::of_pod(limit, Arc::clone(&node))));
+            let module = |at: usize, limit| Ledger::new(limit, Some(Arc::clone(&pods[at])));
+            // Only the first asks the node.
+            let modules = [module(0, None), module(0, Some(100)), module(1, None), module(1, Some(100))];
+            let mut ceiling = u64::MAX;
+            for (who, bytes, what) in steps {
+                let (one, before) = (&modules[who], node.used.load(Ordering::Relaxed));
+                match what {
+                    0 => one.release(bytes.min(one.used())),
+                    1 => {
+                        ceiling = (before + bytes).min(300);
+                        node.bound(300, bytes);
+                    }
+                    _ => {
+                        let outcome = if what == 2 { one.charge(bytes) } else { one.charge_growth(bytes) };
+                        let fits_node = what == 2 || who != 0 || bytes == 0 || before + bytes <= ceiling;
+                        let fits = fits_node && match who {
+                            0 => true,
+                            1 => one.used() + if outcome.is_ok() { 0 } else { bytes } <= 100,
+                            _ => pods[1].used() + if outcome.is_ok() { 0 } else { bytes } <= 150
+                                && (who == 2 || one.used() + if outcome.is_ok() { 0 } else { bytes } <= 100),
+                        };
+                        prop_assert_eq!(outcome.is_ok(), fits, "{:?}", outcome);
+                    }
+                }
+                let sum = |of: std::ops::Range<usize>| modules[of].iter().map(Ledger::used).sum::<u64>();
+                prop_assert_eq!((pods[0].used(), pods[1].used()), (sum(0..2), sum(2..4)));
+                prop_assert_eq!(node.used.load(Ordering::Relaxed), sum(0..4));
+            }
+        }
+
         #[test]
         fn the_pod_always_holds_the_sum_of_its_modules(
             steps in proptest::collection::vec((0usize..3, 0u64..60, any::<bool>()), 1..200)

@@ -1,4 +1,4 @@
-//! Asks the ledger whenever a memory or a table of a run wants to grow; keeps its stack and its resources on it.
+//! Asks the ledger whenever a memory or a table of a run wants to grow; keeps its resources on it.
 //!
 //! Owns: the sum over all memories and tables of one store (wasmtime asks for each alone), the bounds on their number, and what the host
 //! keeps for the store beside them. Its resources are counted at each tick, so a module may be ahead of the account by what it gets in a
@@ -102,7 +102,7 @@ impl Limiter {
 
     fn grow(&mut self, own: Own, bytes: u64) -> wasmtime::Result<bool> {
         self.growing.1 = 0;
-        match self.ledger.charge(bytes) {
+        match self.ledger.charge_growth(bytes) {
             Ok(()) => {
                 self.ledger.assign(own, bytes);
                 *self.own(own) += bytes;
@@ -120,11 +120,11 @@ impl Limiter {
         }
     }
 
-    /// Takes what a store needs before it has anything.
+    /// Takes `bytes` for what the host holds.
     ///
     /// # Errors
-    /// There is not that much, whatever was to happen at the limit.
-    pub(crate) fn claim(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+    /// There are not as many, whatever was to happen at the limit.
+    fn claim(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
         self.ledger.charge(bytes).map_err(OutOfMemory)?;
         self.held += bytes;
         Ok(())

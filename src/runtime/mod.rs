@@ -289,6 +289,18 @@ impl Runtime {
         self.0.library.hold_compiles(hold);
     }
 
+    /// The account of a pod on this node.
+    #[must_use]
+    pub fn pod_account(&self, limits: PodLimits) -> PodAccount {
+        PodAccount::on(Arc::clone(&self.0.memory), limits)
+    }
+
+    /// Until the next call, modules for which no memory limit holds may take `room_bytes` more than all have now, and never bring the sum of
+    /// all pods above `most_bytes`. For a node whose memory somebody looks at now and then: what they can do in between is bounded by this.
+    pub fn bound_unlimited(&self, most_bytes: u64, room_bytes: u64) {
+        self.0.memory.bound(most_bytes, room_bytes);
+    }
+
     /// What was found and chosen at start.
     #[must_use]
     pub fn describe(&self) -> &EngineReport {

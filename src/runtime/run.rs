@@ -22,7 +22,7 @@ use tokio::sync::oneshot;
 use super::RunLimits;
 use super::cputime::monotonic_ns;
 use super::file_threads::{FileThreads, PodFileThreads};
-use super::ledger::{Ledger, MemoryKinds, OverLimit};
+use super::ledger::{Ledger, MemoryKinds, NodeMemory, OverLimit};
 use super::limiter::OutOfMemory;
 use super::meter::{CpuAccount, PodCpu};
 use super::network_memory::NetworkMemory;
@@ -58,8 +58,13 @@ impl PodAccount {
     /// A new account under `limits`.
     #[must_use]
     pub fn new(limits: PodLimits) -> Self {
+        Self::on(Arc::default(), limits)
+    }
+
+    /// The same on a node with other pods.
+    pub(crate) fn on(node: Arc<NodeMemory>, limits: PodLimits) -> Self {
         Self {
-            memory: Arc::new(Ledger::new(limits.memory_bytes, None)),
+            memory: Arc::new(Ledger::of_pod(limits.memory_bytes, node)),
             cpu: Arc::new(PodCpu::new(limits.cpu_millis, limits.cpu_request_millis)),
             files: Arc::default(),
         }
@@ -102,11 +107,18 @@ impl PodAccount {
         self.memory.peak()
     }
 
-    /// Takes bytes for something that the pod holds beside its modules (a memory volume); false and nothing taken where its limit does
+    /// Takes bytes for something that the pod holds beside its modules (log lines); false and nothing taken where its limit does
     /// not allow it.
     #[must_use]
     pub fn take_memory(&self, bytes: u64) -> bool {
         self.memory.charge(bytes).is_ok()
+    }
+
+    /// The same for something that nothing else bounds: where the pod has no limit, the node has to have as many left
+    /// ([`super::Runtime::bound_unlimited`]).
+    #[must_use]
+    pub fn take_memory_of_node(&self, bytes: u64) -> bool {
+        self.memory.charge_growth(bytes).is_ok()
     }
 
     /// Gives such bytes back.

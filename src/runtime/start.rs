@@ -25,6 +25,7 @@ use super::compile::Compiler;
 use super::file_threads::{FileThreads, ask_others, within};
 use super::guest::{Guest, GuestPlan, join};
 use super::instance::{self, Fuel};
+use super::ledger::NodeMemory;
 use super::meter::{Metered, Outcome};
 use super::network_memory::NetworkMemory;
 use super::prepare::Library;
@@ -65,6 +66,8 @@ pub(crate) struct Inner {
     /// Whom modules' https requests trust.
     trust: Trust,
     network_file_systems: Vec<String>,
+    /// What all pods hold.
+    pub(crate) memory: Arc<NodeMemory>,
     /// Taken when the last handle goes.
     machinery: Mutex<Option<Machinery>>,
 }
@@ -129,6 +132,7 @@ impl Inner {
             next: AtomicU64::new(0),
             trust: Trust::new(config.extra_authorities),
             network_file_systems: config.network_file_systems,
+            memory: Arc::default(),
             machinery: Mutex::new(Some(Machinery { scheduler, io })),
         })
     }

@@ -14,7 +14,7 @@ use super::*;
 use crate::clock::Clock;
 
 /// What every wait here gives up after.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Lab {
     io: tokio::runtime::Runtime,
@@ -313,6 +313,31 @@ fn host_functions_that_hold_their_threads_hold_nobody_else() {
     });
     let core = inner.core();
     assert_eq!(core.resting.len() + 2, core.started);
+}
+
+/// Two that take short turns on one thread, as they do who answer each other, are given another thread at the second look.
+#[test]
+fn what_waits_on_a_thread_at_two_looks_goes_to_one_that_has_nothing_to_do() {
+    let lab = Lab::new(2);
+    let inner = lab.inner();
+    eventually("nobody runs", || inner.idle.load(Ordering::Relaxed) == 2);
+    eventually("nobody looks", || inner.bell.is_parked());
+    let ran = Arc::new(AtomicUsize::new(0));
+    // Nobody wakes the lane for them: it sleeps, as if it had a turn that does not end.
+    for id in [1_000, 1_001] {
+        let ran = Arc::clone(&ran);
+        let work = Box::pin(async move {
+            ran.fetch_add(1, Ordering::Relaxed);
+        });
+        let task =
+            Task::new(id, share(1), Urgency::default(), work, std::sync::Arc::downgrade(inner));
+        inner.lanes[0].local().push_back(task);
+    }
+    let mut seen = [watch::Seen::default(); 2];
+    inner.look_after(&mut seen);
+    assert_eq!(inner.lanes[0].local().len(), 2, "it may be over in a moment");
+    inner.look_after(&mut seen);
+    eventually("one was given away", || ran.load(Ordering::Relaxed) > 0);
 }
 
 #[test]

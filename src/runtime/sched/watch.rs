@@ -2,8 +2,10 @@
 //!
 //! Owns: the decisions; the ticker calls in here at each tick. A lane is *held* when its turn goes on and the guest has not looked up for longer than
 //! any guest's own code does: it is in a host function, or in one instruction that fills a large memory. If the thread sleeps (the kernel lets it wait), a
-//! spare one has its core. If it computes, the kernel divides the cores among all; so there are no more spare ones for those than there are cores.
-//! A thread that does neither is one that the kernel has put aside for other programs: a spare one would only stand in line beside it.
+//! spare one has its core. If it has computed meanwhile, the kernel divides the cores among all; so there are no more spare ones for those than there are
+//! cores. A thread that has done neither is one that the kernel has put aside for other programs: with its first instructions it will look up.
+//! So what counts is what a thread has computed and not how soon: on a machine with much else to do, a module would else wait behind another's
+//! instruction for as long as that takes.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -18,6 +20,10 @@ const LOOK_NS: u64 = 1_000_000;
 /// For how long a turn has to stand still to be held, nanoseconds: most reads of a disk are quicker.
 const STANDS_NS: u64 = 2_500_000;
 
+/// What a thread computes meanwhile to be held by it, nanoseconds: an epoch has turned since it last looked up, so a guest's own code would have
+/// looked up within microseconds.
+const COMPUTES_NS: u64 = 500_000;
+
 /// What was seen of a lane.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Seen {
@@ -27,8 +33,8 @@ pub(super) struct Seen {
     since: u64,
     /// Somebody waited there.
     waited: bool,
-    /// The thread's CPU time when it was first looked at after that, and when that was.
-    computed: Option<(u64, u64)>,
+    /// The thread's CPU time when it was first looked at after that, nanoseconds.
+    computed: Option<u64>,
 }
 
 /// What holds a lane.
@@ -39,20 +45,23 @@ enum Held {
 }
 
 impl Seen {
-    /// Looks at a lane that has not changed.
-    fn look(&mut self, lane: &Lane, now: u64) -> Option<Held> {
+    /// Looks at a lane that has not changed: whether its thread sleeps, and what it has computed.
+    fn look(
+        &mut self,
+        now: u64,
+        sleeps: impl FnOnce() -> bool,
+        cpu_ns: impl FnOnce() -> Option<u64>,
+    ) -> Option<Held> {
         let stood = now.saturating_sub(self.since);
         if self.turns.is_multiple_of(2) || stood < LOOK_NS {
             return None;
         }
-        if lane.sleeps() {
+        if sleeps() {
             return (stood > STANDS_NS).then_some(Held::Asleep);
         }
-        let cpu = lane.cpu_ns()?;
-        let (then, before) = *self.computed.get_or_insert((now, cpu));
-        let (time, computed) = (now.saturating_sub(then), cpu.saturating_sub(before));
-        // Beside its spare one and others like it, it has a part of a core only.
-        (stood > STANDS_NS && computed > time / 4).then_some(Held::Computing)
+        let cpu = cpu_ns()?;
+        let computed = cpu.saturating_sub(*self.computed.get_or_insert(cpu));
+        (stood > STANDS_NS && computed > COMPUTES_NS).then_some(Held::Computing)
     }
 }
 
@@ -118,7 +127,7 @@ impl Inner {
     fn set_allowed(&self, seen: &mut [Seen], now: u64) {
         let (mut asleep, mut computing) = (0, 0);
         for (lane, seen) in self.lanes.iter().zip(seen) {
-            match seen.look(lane, now) {
+            match seen.look(now, || lane.sleeps(), || lane.cpu_ns()) {
                 Some(Held::Asleep) => asleep += 1,
                 Some(Held::Computing) => computing += 1,
                 None => {}
@@ -167,5 +176,36 @@ impl Inner {
             self.wake(heir);
         }
         lane.park();
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    /// What is seen at a look each millisecond of a turn that does not look up, whose thread gets so many thousandths of a core.
+    fn first_held(millis: u64, sleeps: bool) -> Option<(u64, Held)> {
+        let mut seen = Seen { turns: 1, ..Seen::default() };
+        (1..1000).find_map(|ms| {
+            let held = seen.look(ms * MS, || sleeps, || Some(ms * MS / 1000 * millis));
+            held.map(|held| (ms, held))
+        })
+    }
+
+    #[test]
+    fn what_computes_is_held_however_little_of_a_core_it_gets() {
+        assert_eq!(first_held(1000, false), Some((3, Held::Computing)));
+        assert_eq!(first_held(100, false), Some((7, Held::Computing)));
+        assert_eq!(first_held(10, false), Some((52, Held::Computing)));
+        assert_eq!(first_held(0, false), None, "put aside by the kernel");
+        assert_eq!(first_held(0, true), Some((3, Held::Asleep)));
+    }
+
+    #[test]
+    fn between_turns_nothing_is_held() {
+        let mut seen = Seen { turns: 2, ..Seen::default() };
+        assert_eq!(seen.look(100 * MS, || true, || Some(100 * MS)), None);
     }
 }

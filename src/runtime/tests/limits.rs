@@ -1,7 +1,9 @@
 //! Memory, fuel and CPU limits, as guests meet them.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use super::super::ledger::NodeMemory;
 use super::super::{PodAccount, PodLimits, RunLimits};
 use super::lab::{Trial, eventually, over, prepare, prepare_text};
 use crate::clock::Clock;
@@ -71,6 +73,34 @@ async fn the_modules_of_a_pod_share_its_limit() {
     over(first).await;
     assert_eq!(pod.memory_bytes(), 0);
     assert!(pod.memory_peak_bytes() > 16 * MIB);
+}
+
+#[tokio::test]
+async fn a_module_without_a_limit_ends_where_the_node_has_no_more() {
+    let node = Arc::<NodeMemory>::default();
+    node.bound(16 * MIB, u64::MAX);
+    let on_node = |trial: Trial| {
+        let mut trial = trial;
+        trial.run.pod = PodAccount::on(Arc::clone(&node), PodLimits::default());
+        trial
+    };
+    let (exit, _) = on_node(Trial::of("hog", &["1"]).await).finish().await;
+    let Exit::OutOfMemory { message } = &exit else { panic!("{exit:?}") };
+    let says = "modules without a memory limit may bring that to 16777216 bytes now (it held ";
+    assert!(message.contains(says), "{message}");
+    // One that has a limit may have what it says; and is on the node's account as well.
+    let limited = Trial::of("hog", &["1", "20"]).await.limits(memory(32, OnMemoryLimit::Kill));
+    let (limited, paper) = on_node(limited).start().await;
+    paper.says("holding 20 MiB").await;
+    let text = r#"(module (memory 1) (func (export "_start")))"#;
+    let small = Trial::new(prepare_text(text, false).await.unwrap(), &[]);
+    let (exit, _) = on_node(small).finish().await;
+    assert!(matches!(exit, Exit::OutOfMemory { .. }), "{exit:?}");
+    limited.control.kill();
+    over(limited).await;
+    let small = Trial::new(prepare_text(text, false).await.unwrap(), &[]);
+    let (exit, _) = on_node(small).finish().await;
+    assert_eq!(exit, Exit::Code(0));
 }
 
 #[tokio::test]

@@ -145,3 +145,52 @@ impl<T> StreamConsumer<T> for Writer {
         }
     }
 }
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+    use crate::wasi::account::{Account, Refused};
+    use crate::wasi::files::Work;
+
+    /// Counts what is done for it, and how long the file was after each.
+    #[derive(Debug)]
+    struct Counting {
+        file: Arc<File>,
+        works: AtomicUsize,
+        written: AtomicU64,
+    }
+
+    impl Account for Counting {
+        fn take(&self, _bytes: u64) -> Result<(), Refused> {
+            Ok(())
+        }
+
+        fn give_back(&self, _bytes: u64) {}
+
+        fn work(&self, work: &mut dyn FnMut()) {
+            let before = size_of(&self.file);
+            work();
+            self.works.fetch_add(1, Ordering::SeqCst);
+            self.written.fetch_add(size_of(&self.file) - before, Ordering::SeqCst);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_written_is_written_on_the_modules_account() {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let (works, written) = (AtomicUsize::new(0), AtomicU64::new(0));
+        let account = Arc::new(Counting { file: Arc::clone(&file), works, written });
+        let walls = Walls::new([], Arc::<Counting>::clone(&account), Work::Here);
+        let (told, _verdict) = tokio::sync::oneshot::channel();
+        let mut writer = Writer::new(Arc::clone(&file), None, walls, Some(0), told);
+        for position in [Some(0), Some(CHUNK_MAX as u64), None] {
+            writer.position = position;
+            assert_eq!(writer.write(vec![7; CHUNK_MAX]).await.unwrap().unwrap(), CHUNK_MAX);
+        }
+        assert_eq!(account.works.load(Ordering::SeqCst), 3);
+        assert_eq!(account.written.load(Ordering::SeqCst), 3 * CHUNK_MAX as u64);
+    }
+}
