@@ -33,8 +33,6 @@ mod reader;
 mod stream;
 mod writer;
 
-pub(in crate::wasi) use listing::whole_list_bytes;
-
 use std::collections::HashSet;
 use std::fmt;
 use std::fs::File;
