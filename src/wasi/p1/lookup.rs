@@ -73,8 +73,13 @@ impl Preview1 {
             if entry == 0 {
                 break;
             }
-            entry = hints.write(bytes, entry, ip, port)?;
+            let next = hints.write(bytes, entry, ip, port)?;
             count += 1;
+            // A library for Go names each entry as its own successor: the next result would take the first one's place.
+            if next == entry {
+                break;
+            }
+            entry = next;
         }
         memory::put_u32(bytes, question.count, count)
     }
