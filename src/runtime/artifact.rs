@@ -187,8 +187,8 @@ fn component_work(profile: &Profile, component: &Component) -> Result<Work, Load
         return Err(PrepareError::MissingImports { imports: missing }.into());
     }
     let new = |name: &String| name.contains("@0.3.");
-    let is_old = handle.is_none() && run == Some(Generation::Second);
-    if !profile.settings.tasks && (!is_old || imports.iter().any(new)) {
+    let is_new = [run, handle].contains(&Some(Generation::Third)) || imports.iter().any(new);
+    if !profile.settings.tasks && is_new {
         return Err(LoadError::NeedsTasks);
     }
     let fits = |error: wasmtime::Error| refusal(Vec::new(), &error);

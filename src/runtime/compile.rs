@@ -269,26 +269,25 @@ pub(crate) fn sniff(path: &Path) -> Result<Sniffed, PrepareError> {
     Err(PrepareError::NotWasm { begins: show(&begin) })
 }
 
-/// Whether a component uses tasks, from the names it contains: everything but a command of WASI 0.2 that says nothing of 0.3, nor of
-/// answering HTTP. A guess, which
-/// costs time where it is wrong; what the component exports decides in the end.
+/// Whether a component uses tasks, from the names it contains: everything but a command or a handler of WASI 0.2 that says nothing of
+/// 0.3. A guess, which costs time where it is wrong; what the component exports decides in the end.
 fn knows_tasks(mut file: impl std::io::Read) -> std::io::Result<bool> {
     const COMMAND: &[u8] = b"wasi:cli/run@0.2.";
     const NEW: &[u8] = b"@0.3.";
     const HANDLER: &[u8] = b"wasi:http/incoming-handler@0.2.";
-    let (mut window, mut is_command) = (Vec::new(), false);
+    let (mut window, mut is_old) = (Vec::new(), false);
     loop {
         // What is left of the last piece may hold the beginning of a name.
         let kept = window.len().min(HANDLER.len() - 1);
         window.drain(..window.len() - kept);
         if file.by_ref().take(SNIFF_BYTES).read_to_end(&mut window)? == 0 {
-            return Ok(!is_command);
+            return Ok(!is_old);
         }
         let has = |name: &[u8]| window.windows(name.len()).any(|piece| piece == name);
-        if has(NEW) || has(HANDLER) {
+        if has(NEW) {
             return Ok(true);
         }
-        is_command = is_command || has(COMMAND);
+        is_old = is_old || has(COMMAND) || has(HANDLER);
     }
 }
 
@@ -335,15 +334,17 @@ mod test {
     }
 
     #[test]
-    fn only_commands_of_the_old_kind_go_without_tasks() {
+    fn only_what_is_of_the_old_kind_goes_without_tasks() {
         let far = " ".repeat(usize::try_from(SNIFF_BYTES).unwrap() - 20);
         for (names, tasks) in [
             ("wasi:cli/run@0.2.6", false),
             ("wasi:cli/run@0.2.6 wasi:http/outgoing-handler@0.2.6", false),
             ("wasi:cli/run@0.3.0", true),
-            ("wasi:cli/run@0.2.6 wasi:http/incoming-handler@0.2.6", true),
+            ("wasi:cli/run@0.2.6 wasi:http/incoming-handler@0.2.6", false),
+            ("wasi:http/handler@0.3.0", true),
+            ("wasi:http/incoming-handler@0.2.6 wasi:cli/run@0.3.0", true),
             ("wasi:cli/run@0.2.6 wasi:clocks/monotonic-clock@0.3.0", true),
-            ("wasi:http/incoming-handler@0.2.6", true),
+            ("wasi:http/incoming-handler@0.2.6", false),
             ("", true),
         ] {
             for before in ["", &far] {

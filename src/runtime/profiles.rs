@@ -4,8 +4,7 @@
 //! (`engine.rs`).
 //!
 //! Two things differ. Counting instructions costs 10–30 %, so only modules with a fuel limit are compiled so. The tasks of the component model
-//! (WASI 0.3, handlers of HTTP) make each host call of a component a third dearer, so only components that know of them
-//! are compiled with them.
+//! (WASI 0.3) make each host call of a component a third dearer, so only components that know of them are compiled with them.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
