@@ -441,7 +441,6 @@ const BOTH: &str = r#"(component
 async fn a_handler_that_is_a_command_as_well_is_served_where_it_has_a_port() {
     let artifact = prepare_text(BOTH, false).await.unwrap();
     assert_eq!(artifact.kind(), ModuleKind::HandlerP2);
-    assert!(artifact.0.profile.settings.tasks, "compiled once: it looks like a handler");
     let site = Site::of(Trial::new(artifact.clone(), &[]).http(PORT, HttpLimits::default())).await;
     assert_eq!(site.get("/").await.0, StatusCode::INTERNAL_SERVER_ERROR);
     let mut exec = Trial::new(artifact.clone(), &[]).http(PORT, HttpLimits::default());
