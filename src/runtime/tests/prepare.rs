@@ -44,7 +44,6 @@ async fn a_command_of_the_old_kind_may_use_tasks_nevertheless() {
     assert_eq!(artifact.kind(), ModuleKind::ComponentP2);
     assert_eq!(Trial::new(artifact, &[]).finish().await.0, Exit::Code(0));
     assert!(!prepare("hello", false).await.0.profile.settings.tasks);
-    assert!(prepare("handler", false).await.0.profile.settings.tasks);
 }
 
 #[tokio::test]
