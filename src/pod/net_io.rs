@@ -11,9 +11,7 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::net::{
-    AcceptError, ConnectError, Listener, Member, ReadError, ReadHalf, Stream, WriteError, WriteHalf,
-};
+use crate::net::{AcceptError, ConnectError, Listener, Member, ReadHalf, Stream, WriteHalf};
 
 /// A connection inside the pod, as tokio's I/O traits see it. Dropping it closes it in order.
 #[derive(Debug)]
@@ -102,30 +100,14 @@ fn poll_read(
     buf: &mut ReadBuf<'_>,
 ) -> Poll<io::Result<()>> {
     half.poll_read(cx, buf.remaining()).map(|outcome| {
-        let bytes = outcome.map_err(read_error)?;
+        let bytes = outcome?;
         buf.put_slice(&bytes);
         Ok(())
     })
 }
 
 fn poll_write(half: &mut WriteHalf, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
-    half.poll_write_slice(cx, data).map_err(write_error)
-}
-
-fn read_error(error: ReadError) -> io::Error {
-    let kind = match error {
-        ReadError::Reset => io::ErrorKind::ConnectionReset,
-    };
-    io::Error::new(kind, error)
-}
-
-fn write_error(error: WriteError) -> io::Error {
-    let kind = match error {
-        WriteError::Closed | WriteError::Broken => io::ErrorKind::BrokenPipe,
-        WriteError::Reset => io::ErrorKind::ConnectionReset,
-        WriteError::NoMemory => io::ErrorKind::OutOfMemory,
-    };
-    io::Error::new(kind, error)
+    half.poll_write_slice(cx, data).map_err(io::Error::from)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{WasiHttpCtxView, WasiHttpView};
@@ -66,6 +67,8 @@ pub(crate) struct GuestPlan {
     pub(crate) on_memory_limit: OnMemoryLimit,
     pub(crate) stdin: Option<StdinPipe>,
     pub(crate) logs: Arc<dyn LogSink>,
+    /// Its turn among the modules of its pod to have a volume measured.
+    pub(crate) measuring: Arc<Semaphore>,
     /// File work may be done on the guest's own thread.
     pub(crate) may_block: bool,
     /// Sends its requests.
@@ -126,7 +129,8 @@ impl Guest {
         let rooms: Vec<_> = plan.mounts.iter().map(|mount| mount.room.clone()).collect();
         let work = if plan.opens_at_once() { Work::Here } else { Work::Elsewhere };
         let account = Arc::clone(&plan.account);
-        let walls = Walls::new(rooms.iter().flatten().cloned(), account, work);
+        let walls =
+            Walls::new(rooms.iter().flatten().cloned(), account, work, Arc::clone(&plan.measuring));
         let ctx = wasi.build_p1();
         let wasi = Preview1::new(ctx, Arc::clone(&member), listeners, &rooms, walls.clone());
         let account = Arc::clone(&plan.account);

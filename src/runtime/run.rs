@@ -17,7 +17,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 
 use super::RunLimits;
 use super::cputime::monotonic_ns;
@@ -32,6 +32,7 @@ use super::stdio::StdinPipe;
 use super::strand::Strands;
 use crate::net::Member;
 use crate::spec::{Exit, OnMemoryLimit, StopSignal};
+use crate::wasi::files::one_at_a_time;
 use crate::wasi::lifecycle::StopListener;
 
 /// Limits of a whole pod.
@@ -52,6 +53,8 @@ pub struct PodAccount {
     memory: Arc<Ledger>,
     cpu: Arc<PodCpu>,
     pub(crate) files: Arc<PodFileThreads>,
+    /// One of its modules at a time has a volume measured.
+    pub(crate) measuring: Arc<Semaphore>,
 }
 
 impl PodAccount {
@@ -67,6 +70,7 @@ impl PodAccount {
             memory: Arc::new(Ledger::of_pod(limits.memory_bytes, node)),
             cpu: Arc::new(PodCpu::new(limits.cpu_millis, limits.cpu_request_millis)),
             files: Arc::default(),
+            measuring: one_at_a_time(),
         }
     }
 

@@ -212,6 +212,7 @@ impl Inner {
             mounts: run.mounts,
             ask_others: ask,
             on_memory_limit: run.limits.on_memory_limit,
+            measuring: Arc::clone(&run.pod.measuring),
             stdin,
             logs: run.logs,
             // A single thread would let one module's disk work stop all others.

@@ -21,7 +21,7 @@
 //! Limits: `capacity`, the sum of the writer's send and the reader's receive buffer size.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -55,6 +55,15 @@ pub enum ReadError {
     Reset,
 }
 
+impl From<ReadError> for io::Error {
+    fn from(error: ReadError) -> Self {
+        let kind = match error {
+            ReadError::Reset => io::ErrorKind::ConnectionReset,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
 /// Why a write failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WriteError {
@@ -70,6 +79,17 @@ pub enum WriteError {
     /// The module's memory is used up, and nothing it waits for would free any. (ENOBUFS)
     #[error("no memory left for the bytes to send")]
     NoMemory,
+}
+
+impl From<WriteError> for io::Error {
+    fn from(error: WriteError) -> Self {
+        let kind = match error {
+            WriteError::Closed | WriteError::Broken => io::ErrorKind::BrokenPipe,
+            WriteError::Reset => io::ErrorKind::ConnectionReset,
+            WriteError::NoMemory => io::ErrorKind::OutOfMemory,
+        };
+        io::Error::new(kind, error)
+    }
 }
 
 /// What the reader finds.

@@ -14,7 +14,7 @@
 //! deeper than 4,096 bytes of path; nothing is opened, made or written there (`name-too-long`), since it may be in any folder.
 //!
 //! What these functions hold for a module (lists of folders, what a stream has read ahead or not yet written, a path on its way) is on
-//! its account; one measurement at a time for each module.
+//! its account; one measurement at a time for each pod.
 //!
 //! What is neither a file nor a folder is not opened: opening a FIFO waits for its other end, possibly for ever, on a
 //! thread that nobody could get back, and what a device does nobody knows.
@@ -117,7 +117,7 @@ pub struct Walls(Arc<Inner>);
 struct Inner {
     rooms: Vec<(PathBuf, Arc<dyn Room>)>,
     account: Arc<dyn Account>,
-    /// One measurement at a time: a module may not have all of the host's threads for file work.
+    /// One measurement at a time: the modules of a pod may not have all of the host's threads for file work.
     turn: Arc<Semaphore>,
     work: Work,
     open: Mutex<Open>,
@@ -150,12 +150,14 @@ impl Drop for Opening {
 }
 
 impl Walls {
-    /// Walls round the folders that these rooms are of; a room may be named several times.
+    /// Walls round the folders that these rooms are of; a room may be named several times. Who has `turn` measures: it is
+    /// [`one_at_a_time`] for all modules of a pod.
     #[must_use]
     pub fn new(
         rooms: impl IntoIterator<Item = Arc<dyn Room>>,
         account: Arc<dyn Account>,
         work: Work,
+        turn: Arc<Semaphore>,
     ) -> Self {
         let mut placed: Vec<(PathBuf, Arc<dyn Room>)> = Vec::new();
         for room in rooms {
@@ -163,14 +165,13 @@ impl Walls {
                 placed.push((room.place().to_owned(), room));
             }
         }
-        let (turn, open) = (Arc::new(Semaphore::new(1)), Mutex::default());
-        Self(Arc::new(Inner { rooms: placed, account, turn, work, open }))
+        Self(Arc::new(Inner { rooms: placed, account, turn, work, open: Mutex::default() }))
     }
 
     /// None at all.
     #[must_use]
     pub fn none() -> Self {
-        Self::new([], Arc::new(Nobody), Work::Here)
+        Self::new([], Arc::new(Nobody), Work::Here, one_at_a_time())
     }
 
     /// Who pays for what the files' functions hold.
@@ -249,6 +250,12 @@ impl Walls {
         });
         measured.await.unwrap_or(false)
     }
+}
+
+/// What those share of whom one may measure at a time.
+#[must_use]
+pub fn one_at_a_time() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(1))
 }
 
 /// Two folders that files cannot be moved between.
@@ -335,6 +342,7 @@ mod test {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use super::*;
     use std::os::fd::OwnedFd;
+    use std::sync::atomic::{AtomicUsize, Ordering};
 
     use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
@@ -374,8 +382,12 @@ mod test {
         let dir = tempfile::tempdir().unwrap();
         let place = dir.path().canonicalize().unwrap();
         let mut here = OwnedFd::from(File::open(&place).unwrap());
-        let walls =
-            Walls::new([Arc::new(Jar(place)) as Arc<dyn Room>], Arc::new(Nobody), Work::Here);
+        let walls = Walls::new(
+            [Arc::new(Jar(place)) as Arc<dyn Room>],
+            Arc::new(Nobody),
+            Work::Here,
+            one_at_a_time(),
+        );
         let mut refused = 0;
         for _ in 0..20 {
             here = folder(&here, &"d".repeat(255));
@@ -395,6 +407,54 @@ mod test {
             Walls::none().around(&here).unwrap().is_none(),
             "where nothing is limited nobody asks"
         );
+    }
+
+    /// A folder that is full until it is measured, and remembers how many measured at once.
+    #[derive(Debug, Default)]
+    struct Full {
+        now: AtomicUsize,
+        most: AtomicUsize,
+    }
+
+    impl Room for Full {
+        fn place(&self) -> &Path {
+            Path::new("/")
+        }
+
+        fn take(&self, _bytes: u64) -> Grant {
+            Grant::Unsure
+        }
+
+        fn take_measured(&self, _bytes: u64) -> bool {
+            let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+            self.most.fetch_max(now, Ordering::SeqCst);
+            for _ in 0..1000 {
+                std::thread::yield_now();
+            }
+            self.now.fetch_sub(1, Ordering::SeqCst);
+            true
+        }
+
+        fn freed(&self) {}
+
+        fn opened(&self, _file: &Arc<File>) {}
+
+        fn cost(&self, size: u64) -> u64 {
+            size
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn the_modules_of_a_pod_have_one_thread_to_measure_with() {
+        let (turn, full) = (one_at_a_time(), Arc::new(Full::default()));
+        let mut modules = tokio::task::JoinSet::new();
+        for _ in 0..16 {
+            let walls = Walls::new([], Arc::new(Nobody), Work::Here, Arc::clone(&turn));
+            let room: Arc<dyn Room> = Arc::<Full>::clone(&full);
+            modules.spawn(async move { walls.grow(&room, 1).await });
+        }
+        assert!(modules.join_all().await.into_iter().all(|fits| fits));
+        assert_eq!(full.most.load(Ordering::SeqCst), 1);
     }
 
     #[test]

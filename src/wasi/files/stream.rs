@@ -247,7 +247,7 @@ mod test {
     use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 
     use crate::wasi::account::{Account, Refused};
-    use crate::wasi::files::Work;
+    use crate::wasi::files::{Work, one_at_a_time};
 
     /// Room for so many bytes, more of them after a measurement.
     #[derive(Debug, Default)]
@@ -397,7 +397,7 @@ mod test {
     fn output(purse: &Arc<Purse>) -> Output {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let inner: DynOutputStream = Box::new(Plain(Arc::clone(&file), 0));
-        let walls = Walls::new([], Arc::<Purse>::clone(purse), Work::Here);
+        let walls = Walls::new([], Arc::<Purse>::clone(purse), Work::Here, one_at_a_time());
         Output::new(inner, file, None, walls, Some(0))
     }
 

@@ -153,7 +153,7 @@ mod test {
     use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
     use crate::wasi::account::{Account, Refused};
-    use crate::wasi::files::Work;
+    use crate::wasi::files::{Work, one_at_a_time};
 
     /// Counts what is done for it, and how long the file was after each.
     #[derive(Debug)]
@@ -183,7 +183,7 @@ mod test {
         let file = Arc::new(tempfile::tempfile().unwrap());
         let (works, written) = (AtomicUsize::new(0), AtomicU64::new(0));
         let account = Arc::new(Counting { file: Arc::clone(&file), works, written });
-        let walls = Walls::new([], Arc::<Counting>::clone(&account), Work::Here);
+        let walls = Walls::new([], Arc::<Counting>::clone(&account), Work::Here, one_at_a_time());
         let (told, _verdict) = tokio::sync::oneshot::channel();
         let mut writer = Writer::new(Arc::clone(&file), None, walls, Some(0), told);
         for position in [Some(0), Some(CHUNK_MAX as u64), None] {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::net::{ReadError, Stream, WriteError};
+use crate::net::{Stream, WriteError};
 
 /// See the header. Dropping it closes the connection in order.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl NetIo {
     ) -> Poll<io::Result<usize>> {
         if let Poll::Ready(outcome) = outcome {
             self.stalled = None;
-            return Poll::Ready(outcome.map_err(write_error));
+            return Poll::Ready(outcome.map_err(io::Error::from));
         }
         let patience = self.patience;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
@@ -61,7 +61,7 @@ impl AsyncRead for NetIo {
     ) -> Poll<io::Result<()>> {
         let into = buf.initialize_unfilled();
         self.stream.read.poll_read_into(cx, into).map(|outcome| {
-            let count = outcome.map_err(read_error)?;
+            let count = outcome?;
             buf.advance(count);
             Ok(())
         })
@@ -100,20 +100,4 @@ impl AsyncWrite for NetIo {
         self.stream.shutdown_write();
         Poll::Ready(Ok(()))
     }
-}
-
-fn read_error(error: ReadError) -> io::Error {
-    let kind = match error {
-        ReadError::Reset => io::ErrorKind::ConnectionReset,
-    };
-    io::Error::new(kind, error)
-}
-
-fn write_error(error: WriteError) -> io::Error {
-    let kind = match error {
-        WriteError::Closed | WriteError::Broken => io::ErrorKind::BrokenPipe,
-        WriteError::Reset => io::ErrorKind::ConnectionReset,
-        WriteError::NoMemory => io::ErrorKind::OutOfMemory,
-    };
-    io::Error::new(kind, error)
 }

@@ -2,14 +2,38 @@
 //!
 //! Owns: which buffer gets what. Is not: the socket (`socket`), nor where the buffers lie (`memory`).
 
+use std::ops::Range;
+
 use super::Preview1;
 use super::errno::Errno;
 use super::files::Memory;
 use super::memory;
-use super::socket::{Manner, Received};
+use super::socket::{Manner, Received, Socket};
 
 /// What is longer is no datagram in any family: the length in its header has 16 bits.
 const DATAGRAM_BYTES_MAX: usize = 65_535;
+
+/// One datagram, into one buffer after the other; what none has room for is lost.
+async fn receive_datagram(
+    socket: &mut Socket,
+    mem: &mut [u8],
+    parts: &[Range<usize>],
+    manner: Manner,
+) -> Result<Received, Errno> {
+    if let [one] = parts {
+        return socket.receive(&mut mem[one.clone()], manner).await;
+    }
+    let room = parts.iter().fold(0, |sum: usize, part| sum.saturating_add(part.len()));
+    let mut whole = vec![0; room.min(DATAGRAM_BYTES_MAX)];
+    let received = socket.receive(&mut whole, manner).await?;
+    let mut left = &whole[..received.count];
+    for part in parts {
+        let (here, rest) = left.split_at(left.len().min(part.len()));
+        mem[part.start..part.start + here.len()].copy_from_slice(here);
+        left = rest;
+    }
+    Ok(received)
+}
 
 impl Preview1 {
     /// Reads from a socket into the buffers of a vectored call: waits for the first, takes what there is for the others.
@@ -27,8 +51,12 @@ impl Preview1 {
         let Some(first) = buffers.next() else {
             return socket.receive(&mut [], manner).await;
         };
-        if !socket.is_stream() || manner.peek {
-            // One datagram, or one look: the first buffer has it.
+        if !socket.is_stream() {
+            let parts: Vec<Range<usize>> = std::iter::once(first).chain(buffers).collect();
+            return receive_datagram(socket, mem, &parts, manner).await;
+        }
+        if manner.peek {
+            // One look: the first buffer has it.
             return socket.receive(&mut mem[first], manner).await;
         }
         let mut full = first.len();
@@ -86,5 +114,57 @@ impl Preview1 {
             }
         }
         Ok(total)
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use wasmtime_wasi::WasiCtxBuilder;
+
+    use super::*;
+    use crate::net::{Family, MemberLimits, NetConfig, NoLedger, PodNet};
+    use crate::wasi::files::Walls;
+    use crate::wasi::p1::Listeners;
+    use crate::wasi::p1::fds::Entry;
+
+    #[tokio::test]
+    async fn a_datagram_fills_one_buffer_after_the_other() {
+        let net = PodNet::new(NetConfig::new(Ipv4Addr::new(10, 88, 0, 5)));
+        let member = Arc::new(net.join("a", MemberLimits::default(), Arc::new(NoLedger)));
+        let wasi = WasiCtxBuilder::new().build_p1();
+        let listeners = Listeners::default();
+        let mut p1 = Preview1::new(wasi, Arc::clone(&member), listeners, &[], Walls::none());
+        let mut socket = Socket::open_udp(&member, Family::V4).unwrap();
+        let at = "127.0.0.1:53".parse().unwrap();
+        socket.bind(at).unwrap();
+        let fd = p1.fds.insert(Entry::Socket(Box::new(socket))).unwrap();
+        let sender = member.udp_socket(Family::V4).unwrap();
+        let mut bytes = vec![0; 1 << 16];
+        for (n, (place, len)) in (0..).zip([(100, 4), (200, 0), (300, 3), (400, 8)]) {
+            memory::put_u32(&mut bytes, n * 8, place).unwrap();
+            memory::put_u32(&mut bytes, n * 8 + 4, len).unwrap();
+        }
+        let manner = |peek| Manner { peek, all: false };
+        for (buffers, peek, count, truncated) in
+            [(4, true, 9, false), (4, false, 9, false), (3, false, 7, true), (1, false, 4, true)]
+        {
+            if !peek {
+                bytes[100..500].fill(0);
+            }
+            if count < 9 || peek {
+                sender.send(Bytes::from_static(b"one two 3"), Some(at)).unwrap();
+            }
+            let mut mem = Memory::Unshared(&mut bytes);
+            let received = p1.receive(&mut mem, fd, (0, buffers), manner(peek)).await.unwrap();
+            assert_eq!((received.count, received.truncated), (count, truncated), "{buffers}");
+            let parts = [&bytes[100..104], &bytes[300..303], &bytes[400..402]];
+            assert!(parts.concat().starts_with(&b"one two 3"[..count]), "{parts:?}");
+            assert_eq!(bytes[104], 0);
+        }
     }
 }

@@ -44,11 +44,8 @@ impl TcpInput {
 }
 
 fn read_error(error: ReadError) -> StreamError {
-    let kind = match error {
-        ReadError::Reset => io::ErrorKind::ConnectionReset,
-    };
     // As an `io::Error`, so that `network-error-code` finds the code in it.
-    StreamError::LastOperationFailed(wasmtime::Error::new(io::Error::new(kind, error)))
+    StreamError::LastOperationFailed(wasmtime::Error::new(io::Error::from(error)))
 }
 
 /// An empty result of the network is the end; an empty one of WASI is "not yet".
@@ -106,12 +103,12 @@ pub(crate) struct TcpOutput {
 }
 
 fn write_error(error: WriteError) -> StreamError {
-    let kind = match error {
-        WriteError::Closed | WriteError::Broken => return StreamError::Closed,
-        WriteError::Reset => io::ErrorKind::ConnectionReset,
-        WriteError::NoMemory => io::ErrorKind::OutOfMemory,
-    };
-    StreamError::LastOperationFailed(wasmtime::Error::new(io::Error::new(kind, error)))
+    match error {
+        WriteError::Closed | WriteError::Broken => StreamError::Closed,
+        WriteError::Reset | WriteError::NoMemory => {
+            StreamError::LastOperationFailed(wasmtime::Error::new(io::Error::from(error)))
+        }
+    }
 }
 
 impl TcpOutput {
