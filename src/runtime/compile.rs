@@ -43,7 +43,7 @@ const CPU_BASE: Duration = Duration::from_secs(60);
 /// … and for each megabyte on top: a fast core takes one second, a slow one six.
 const CPU_PER_MB: Duration = Duration::from_secs(30);
 
-/// How much longer it may take by the clock: it runs at the lowest priority, and must not fail because others are busy.
+/// How much longer it may take by the clock: it runs at a low priority, and must not fail because others are busy.
 const CLOCK_FACTOR: u32 = 5;
 
 /// Bytes of a module looked at at once.

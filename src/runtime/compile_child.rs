@@ -17,8 +17,9 @@ use sha2::{Digest as _, Sha256};
 use super::EngineSettings;
 use super::cache::hex;
 
-/// The lowest priority there is.
-const NICE: i32 = 19;
+/// A tenth of the weight of whoever else wants the core: a neighbour hardly notices, and a pod whose module is to be compiled beside one that
+/// spins waits ten times as long. At the lowest priority (19) it would be seventy times, until the clock's bound ends it.
+const NICE: i32 = 10;
 
 /// What one child is to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +133,7 @@ fn end_with_parent() {
     let _ = std::thread::Builder::new().stack_size(64 << 10).spawn(watch);
 }
 
-/// Makes this process the first to wait and the first to be killed. What cannot be set is not worth failing for.
+/// Makes this process one that waits for others, and the first to be killed. What cannot be set is not worth failing for.
 fn restrain(task: &Task) {
     let _ = setpriority_process(None, NICE);
     let _ = fs::write("/proc/self/oom_score_adj", "1000");

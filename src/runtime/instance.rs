@@ -29,6 +29,10 @@ use crate::spec::Exit;
 /// module may have of memory.
 const HOSTCALL_BYTES_MAX: usize = 16 << 20;
 
+/// How long a handler keeps its thread while nobody else wants it, nanoseconds: its time limit and its client are looked after by the task that
+/// it runs in, between two of its turns.
+const HANDLERS_TURN_NS: u64 = 20_000_000;
+
 /// Handles a component may hold, of all its resource types together; as many as the host keeps resources for, and as
 /// many again of its own.
 const HANDLES_MAX: usize = 8192;
@@ -178,7 +182,8 @@ fn at_tick(
         }
     }
     // Throttled from here on: the meter makes it wait.
-    if cpu.wait_ns(now) > 0 || sched::should_step_back(&cpu.share, now) {
+    let is_over = run.serves && now.saturating_sub(sched::turn_began()) >= HANDLERS_TURN_NS;
+    if is_over || cpu.wait_ns(now) > 0 || sched::should_step_back(&cpu.share, now) {
         return Ok(UpdateDeadline::Yield(1));
     }
     Ok(UpdateDeadline::Continue(1))

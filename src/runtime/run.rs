@@ -257,6 +257,8 @@ pub(crate) struct Shared {
     pub(crate) urgency: Urgency,
     /// Its instructions are paced: it has to look up at each turn.
     pub(crate) paced: bool,
+    /// It answers HTTP: its handlers share a task with the connection that they answer on.
+    pub(crate) serves: bool,
     pub(crate) looked: Looked,
     /// What happens at its memory limit.
     pub(crate) on_memory_limit: OnMemoryLimit,
@@ -294,6 +296,7 @@ impl Shared {
             guests,
             urgency: Urgency::default(),
             paced: false,
+            serves: false,
             looked: Looked::default(),
             on_memory_limit: OnMemoryLimit::Kill,
             files: None,

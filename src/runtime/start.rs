@@ -201,6 +201,7 @@ impl Inner {
             Shared::new(run.name, account, guests, run.stop_signal, stdin.clone(), net);
         shared.files = files;
         shared.paced = run.limits.fuel_per_second.is_some();
+        shared.serves = http.is_some();
         shared.on_memory_limit = run.limits.on_memory_limit;
         let shared = Arc::new(shared);
         shared.network_memory.belongs_to(&shared);

@@ -84,7 +84,7 @@ fn policies_choose_by_pod_by_namespace_and_by_address_and_published_ports_obey()
         let block =
             format!("[{{from: [{{ipBlock: {{cidr: {own}/32}}}}], ports: [{{port: 8080}}]}}]");
         node.apply(&ingress(&block));
-        assert_eq!(ask(own, port).as_deref(), Some("one"));
+        wait_for("the block to be let in", || (ask(own, port)? == "one").then_some(()));
     } else {
         eprintln!("not tried: clients from other hosts, since this machine is on no network");
     }
@@ -127,10 +127,24 @@ fn policies_hold_back_datagrams_at_published_ports_too() {
         let heard = wait_for("an answer", || answer(socket));
         assert_eq!(heard, "one");
     };
+    // The module answers in order: when a question of the node's is answered, which it has just asked from a socket of its own, so is
+    // everything that was let in before.
+    let all_is_answered = || is_heard(&client("127.0.0.1"));
+    let drain = || while other.recv(&mut [0; 64]).is_ok() {};
     let is_shut_out = || {
         // What was under way when the policy came may still arrive.
-        wait_for("silence", || answer(&other).is_none().then_some(()));
-        assert_eq!((answer(&other), answer(&other)), (None, None));
+        wait_for("silence", || {
+            all_is_answered();
+            drain();
+            let silent = answer(&other).is_none();
+            all_is_answered();
+            (silent && other.recv(&mut [0; 64]).is_err()).then_some(())
+        });
+        for _ in 0..2 {
+            assert_eq!(answer(&other), None);
+        }
+        all_is_answered();
+        assert!(other.recv(&mut [0; 64]).is_err());
         is_heard(&node_itself);
     };
     is_heard(&other);
@@ -203,19 +217,18 @@ fn a_connection_waits_while_its_module_restarts_and_is_served() {
     let node = Node::start();
     node.load("talk");
     let port = free_port();
-    // Before the module can listen: the port is the daemon's, and open as soon as the pod is set up.
-    let first = std::thread::spawn(move || {
-        hear(wait_for("the port to open", || TcpStream::connect(("127.0.0.1", port)).ok()))
-    });
+    // Before the module can listen: the port is the daemon's, and open as soon as the pod is set up. Who has waited for ten seconds is sent
+    // away, and on a busy machine it takes longer until the module is compiled: then there is a next one.
+    let first = std::thread::spawn(move || wait_for("an answer", || ask("127.0.0.1", port)));
     node.apply(&format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: once}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  - name: talk\n    \
          image: 'talk:test'\n    args: [once, '8080', '1500']\n    ports: [{{containerPort: 8080, hostPort: {port}, hostIP: 127.0.0.1}}]\n"
     ));
-    assert_eq!(first.join().unwrap().as_deref(), Some("once"));
+    assert_eq!(first.join().unwrap(), "once");
     // It has ended with that; its next run begins, and listens a second and a half after.
     let pod = node.wait_pod("once", "restarted", |pod| super::support::restarts(pod, "talk") >= 1);
     assert_eq!(pod["status"]["phase"], "Running");
-    assert_eq!(ask("127.0.0.1", port).as_deref(), Some("once"));
+    assert_eq!(wait_for("another answer", || ask("127.0.0.1", port)), "once");
     let page = node.ok(&["describe", "pod", "once"]);
     assert!(page.contains("1 waiting for a module to listen"), "{page}");
     assert!(page.contains(&format!("127.0.0.1:{port}/TCP of the host, to 8080:")), "{page}");
@@ -293,7 +306,8 @@ fn pods_that_are_parted_hear_each_other_again_and_others_notice_nothing() {
     node.apply(&server("one", ""));
     let one = ip(&node, "one");
     node.apply(&watcher("cut", "udp", &one, 8080));
-    node.apply(&watcher("other", "udp", &one, 8080));
+    // Its answers may take long on a busy machine, but are never given up.
+    node.apply(&watcher("other", "tcp", &one, 8080));
     node.apply(
         "apiVersion: v1\nkind: Pod\nmetadata: {name: echo}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
          - {name: echo, image: 'echo:test', env: [{name: PORT, value: '7'}]}\n",
@@ -320,7 +334,8 @@ fn pods_that_are_parted_hear_each_other_again_and_others_notice_nothing() {
     );
     wait_for("the connection to break and another to come", || {
         let heard = answers(&node, "held");
-        let [first, error, again] = heard.as_slice() else { return None };
+        // It may have broken once more by now.
+        let [first, error, again, ..] = heard.as_slice() else { return None };
         (first == "held" && error.starts_with("error ") && again == "held").then_some(())
     });
     wait_answer(&node, "cut", "error TimedOut");

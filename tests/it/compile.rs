@@ -3,7 +3,6 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
 use super::support::{podling, wait_for};
 
@@ -65,7 +64,7 @@ fn limits(text: &str, name: &str) -> Option<(String, String)> {
 }
 
 #[test]
-fn it_is_bound_before_it_reads_and_the_first_to_wait_and_to_be_killed() {
+fn it_is_bound_before_it_reads_and_the_last_to_be_served_and_the_first_to_be_killed() {
     let child = Compile::start(true, b"\0asm\x01\0\0\0", MEMORY, CPU);
     // The last thing it does before it opens its input.
     let bound = || limits(&child.proc("limits"), "Max cpu time").filter(|(soft, _)| soft == "77");
@@ -79,7 +78,7 @@ fn it_is_bound_before_it_reads_and_the_first_to_wait_and_to_be_killed() {
     // After the name, in brackets: state, parent, group, …, priority, and the 17th is how nice it is.
     let stat = child.proc("stat");
     let nice = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(16));
-    assert_eq!(nice, Some("19"), "{stat}");
+    assert_eq!(nice, Some("10"), "{stat}");
     // It works all the same; what it is given is not what it was promised.
     let input = child.input.clone();
     let writer = std::thread::spawn(move || std::fs::write(input, b"\0asm\x01\0\0\0more"));
@@ -109,14 +108,12 @@ fn large() -> Vec<u8> {
 fn its_end_says_which_bound_it_met() {
     use std::os::unix::process::ExitStatusExt as _;
     let module = large();
-    let began = Instant::now();
     let (status, words) = Compile::start(false, &module, MEMORY, 1).end();
     let signal = rustix::process::Signal::XCPU.as_raw();
     // A machine that compiles all of it in a second has no end to show.
     if !status.success() {
         assert_eq!(status.signal(), Some(signal), "{status} {words}");
     }
-    assert!(began.elapsed() < Duration::from_secs(120));
     // Less than the program itself takes.
     let (status, words) = Compile::start(false, &module, 1 << 20, CPU).end();
     let starved = ["memory allocation of", "out of memory", "Cannot allocate memory"];

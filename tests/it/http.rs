@@ -215,7 +215,7 @@ fn handlers_are_reached_from_their_pod_from_others_and_from_the_host() {
 fn what_bounds_a_handler_is_what_its_clients_see() {
     let node = Node::start();
     let port = free_port();
-    let bounds = "http-concurrency.podling.dev/web: '1', http-timeout.podling.dev/web: '3', \
+    let bounds = "http-concurrency.podling.dev/web: '1', http-timeout.podling.dev/web: '8', \
                   http-body-limit.podling.dev/web: 1Ki, http-reuse.podling.dev/web: '2'";
     let manifest = annotated("web", "handler", port, 1, bounds);
     // Its probe would ask in between, and have an instance of its own.
@@ -242,7 +242,7 @@ fn what_bounds_a_handler_is_what_its_clients_see() {
     assert_eq!(response(&mut slow).0, 504);
     assert_eq!(get(port, "/"), Some((200, "hello from web\n".to_owned())));
     let log = node.ok(&["logs", "web"]);
-    assert!(log.contains("podling: GET /sleep: no response within 3 s; given up"), "{log}");
+    assert!(log.contains("podling: GET /sleep: no response within 8 s; given up"), "{log}");
     let metrics = http_get_socket(&node.socket(), "/metrics").unwrap();
     for (name, least) in
         [("requests", 10), ("trapped", 1), ("timed_out", 1), ("refused", 2), ("instances", 5)]

@@ -171,7 +171,7 @@ fn kubectl_asks_waits_replaces_and_prints_as_it_likes() {
     let Some(kubectl) = Kubectl::of(&node) else { return };
     node.load("web");
     kubectl.fed(&["apply", "--validate=false", "-f", "-"], WEB);
-    let ready = ["wait", "--for=condition=Ready", "pod/web", "--timeout=100s"];
+    let ready = ["wait", "--for=condition=Ready", "pod/web", "--timeout=200s"];
     assert_eq!(kubectl.ok(&ready), "pod/web condition met\n");
     assert_eq!(kubectl.ok(&["auth", "can-i", "create", "pods"]).trim(), "yes");
     let no = kubectl.run(&["auth", "can-i", "create", "pods", "--subresource=exec"], "");
@@ -207,7 +207,7 @@ fn kubectl_asks_waits_replaces_and_prints_as_it_likes() {
     assert!(kubectl.ok(&["describe", "node", "gw-test"]).contains("KubeletReady"));
     assert!(kubectl.ok(&["expose", "pod", "web", "--port=80"]).contains("service/web exposed"));
     assert_eq!(
-        kubectl.ok(&["delete", "pod/web", "svc/web", "--timeout=100s"]).matches("deleted").count(),
+        kubectl.ok(&["delete", "pod/web", "svc/web", "--timeout=200s"]).matches("deleted").count(),
         2
     );
 }

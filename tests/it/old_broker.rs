@@ -230,7 +230,7 @@ fn node_and_laptop_find_their_way_over_a_broker_of_mqtt_3_1_1() {
         assert_eq!(output.status.code(), Some(code), "{args:?}:\n{out}{err}");
         out
     };
-    let publish = ["publish", "--node", "gw-test", "--min-ready", "0s", "--timeout", "60s"];
+    let publish = ["publish", "--node", "gw-test", "--min-ready", "0s", "--timeout", "120s"];
     let out = ana(&[&publish[..], &["-f", &file]].concat(), 0);
     assert!(out.contains("fetches file:sleep.wasm from here"), "the module's bytes too: {out}");
     assert!(out.ends_with("gw-test: pod/web: Ready\n"), "{out}");

@@ -19,7 +19,7 @@ fn echo(name: &str, port: u16, extra: &str) -> String {
 /// What comes back for `text`, if anything does.
 fn tcp(port: u16, text: &[u8]) -> Option<Vec<u8>> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(20))).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(60))).ok()?;
     stream.write_all(text).ok()?;
     stream.shutdown(std::net::Shutdown::Write).ok()?;
     let mut answer = vec![];
@@ -64,7 +64,9 @@ fn a_port_that_is_taken_is_told_and_had_as_soon_as_it_is_free() {
     assert_eq!(node.pod("echo").unwrap()["status"]["phase"], "Pending");
     drop(taken);
     node.wait_ready("echo");
-    assert_eq!(tcp(port, b"now").as_deref(), Some(&b"now"[..]));
+    // It has begun; until it listens a connection waits for it, but not for ever.
+    let answer = wait_for("an answer", || tcp(port, b"now"));
+    assert_eq!(answer, b"now");
 }
 
 #[test]
@@ -81,5 +83,6 @@ fn a_pod_that_has_ended_gives_its_port_to_the_next() {
     node.put_manifest("echo.yaml", &echo("echo", port, ""));
     let pod = node.wait_ready("echo");
     assert_eq!(restarts(&pod, "echo"), 0);
-    assert_eq!(tcp(port, b"mine").as_deref(), Some(&b"mine"[..]));
+    let answer = wait_for("an answer", || tcp(port, b"mine"));
+    assert_eq!(answer, b"mine");
 }

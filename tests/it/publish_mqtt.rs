@@ -39,7 +39,7 @@ pub(crate) fn publish(rig: &Rig, args: &[&str], code: i32) -> (String, String) {
 
 #[track_caller]
 pub(crate) fn publish_as(rig: &Rig, who: &str, args: &[&str], code: i32) -> (String, String) {
-    let words = [&["publish", "--node", NODE, "--timeout", "60s"], args].concat();
+    let words = [&["publish", "--node", NODE, "--timeout", "120s"], args].concat();
     let output = run(rig, who, &words);
     let (out, err) = (text(&output.stdout), text(&output.stderr));
     assert_eq!(output.status.code(), Some(code), "publish {args:?}:\n{out}{err}");
@@ -220,7 +220,7 @@ fn a_group_is_waited_for_as_far_as_it_is_there() {
     let Some((rig, node)) = prepared() else { return };
     let file = manifest(&rig, "web", FOREVER, "");
     let group = |more: &[&str]| {
-        let words = ["publish", "--group", "line-a", "--timeout", "60s", "--min-ready", "0s"];
+        let words = ["publish", "--group", "line-a", "--timeout", "120s", "--min-ready", "0s"];
         let output = run(&rig, "ana", &[&words, more].concat());
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };

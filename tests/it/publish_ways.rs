@@ -62,7 +62,7 @@ fn what_is_no_longer_in_the_files_ends_if_it_was_chosen_and_only_then() {
     }
     assert_eq!(names(&index(&rig)), ["a", "c"]);
     let topic = "pods/v1/acme/n/gw-test/pod/default/b";
-    assert!(rig.read_as("ctl-acme", topic).is_none(), "nobody needs it any more");
+    assert!(rig.hears_nothing_as("ctl-acme", topic), "nobody needs it any more");
     // What was pruned comes back by being published.
     let (out, _) = with(&["-f", &b, "--prune", "-l", "app=shop"], 0);
     assert!(out.contains("gw-test: pod/a pruned"), "{out}");
@@ -132,7 +132,8 @@ fn who_does_not_wait_is_told_so_and_who_waits_in_vain_when_the_time_is_over() {
         let output = run(&rig, "ana", &words);
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
-    let (code, out, err) = say(&["--timeout", "1s"]);
+    // Long enough to reach the broker on a busy machine.
+    let (code, out, err) = say(&["--timeout", "8s"]);
     assert_eq!(code, Some(124), "{out}{err}");
     assert!(
         err.contains("timed out waiting: the node is offline; the broker keeps the document"),

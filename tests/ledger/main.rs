@@ -212,7 +212,7 @@ async fn run(
 /// Lets it run until it ends, holds all it gets, or has had time enough, and then ends it; how it ended by itself, if it did.
 async fn watched(handle: RunHandle, paper: &Paper, holds: bool) -> Option<Exit> {
     let RunHandle { control, mut exit } = handle;
-    let deadline = tokio::time::sleep(Duration::from_secs(60));
+    let deadline = tokio::time::sleep(Duration::from_secs(240));
     tokio::pin!(deadline);
     loop {
         let pause = tokio::time::sleep(Duration::from_millis(5));

@@ -68,7 +68,7 @@ impl Node {
         let heard = Mutex::new(Vec::new());
         let hear = |progress: &Progress| heard.lock().unwrap().push(progress.clone());
         let fetched = self.fetcher.fetch(want(bytes, sources), &hear);
-        let limit = Duration::from_secs(30);
+        let limit = Duration::from_secs(120);
         let outcome = tokio::time::timeout(limit, fetched).await.expect("it ends");
         (outcome, heard.into_inner().unwrap())
     }

@@ -423,14 +423,14 @@ async fn a_watch_shows_changes_under_the_same_headings() {
                 tokio::task::yield_now().await;
             }
         };
-        tokio::time::timeout(std::time::Duration::from_secs(20), reading).await.unwrap()
+        tokio::time::timeout(std::time::Duration::from_secs(60), reading).await.unwrap()
     };
     printed(2).await;
     let mut pod = board.pod(&crate::spec::PodKey::new("default", "web")).unwrap().as_ref().clone();
     pod.status.get_or_insert_default().reason = Some("Evicted".to_owned());
     pod.status.get_or_insert_default().container_statuses = None;
     // Until the watch is up a change may be part of its list or of its stream; it is printed either way.
-    tokio::time::timeout(std::time::Duration::from_secs(20), async {
+    tokio::time::timeout(std::time::Duration::from_secs(60), async {
         while buffer.0.lock().unwrap().iter().filter(|b| **b == b'\n').count() < 3 {
             pod.metadata.generation = Some(pod.metadata.generation.unwrap_or(1) + 1);
             board.upsert_pod(pod.clone());
@@ -473,7 +473,7 @@ async fn one_object_is_watched_by_name_even_if_it_is_old() {
             tokio::task::yield_now().await;
         }
     };
-    tokio::time::timeout(std::time::Duration::from_secs(20), changing).await.unwrap();
+    tokio::time::timeout(std::time::Duration::from_secs(60), changing).await.unwrap();
     let text = String::from_utf8(buffer.0.lock().unwrap().clone()).unwrap();
     assert!(text.lines().all(|line| line == "pod/web"), "{text}");
     watching.abort();

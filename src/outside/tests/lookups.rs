@@ -97,6 +97,7 @@ async fn a_name_that_leads_to_this_host_leads_nowhere() {
 async fn lookups_come_at_a_bounded_rate() {
     let limits = PodLimits { lookup_rate: (1, 5), ..PodLimits::default() };
     let world = World::new(test_net(&[]), Always(found(&["192.0.2.1"])), limits);
+    let began = crate::clock::Clock::start();
     let mut answered = 0;
     for _ in 0..20 {
         match ask(&world, "a.example").await {
@@ -104,7 +105,9 @@ async fn lookups_come_at_a_bounded_rate() {
             Err(error) => assert_eq!(error, ResolveError::Temporary),
         }
     }
-    assert!((5..=7).contains(&answered), "{answered}");
+    // One more for each second that has passed, on whatever machine.
+    let most = 5 + began.now().mono().as_secs() + 1;
+    assert!((5..=most).contains(&answered), "{answered}, at most {most}");
     assert_eq!(world.pod.traffic().lookups_limited.get(), 20 - answered);
 }
 
@@ -173,10 +176,13 @@ fn answer(question: &Message) -> Option<Message> {
 async fn names_are_asked_of_the_server_and_answers_kept_for_their_time() {
     let (address, asked) = server().await;
     let names = SystemNames::new(NameServers::At(address));
+    let began = crate::clock::Clock::start();
     let both = names.find("both.test".to_owned()).await.unwrap();
+    let took = began.now().mono().as_secs();
     let expected: [IpAddr; 2] = ["192.0.2.7".parse().unwrap(), "2001:db8::7".parse().unwrap()];
     assert_eq!(both.addresses, expected, "IPv4 first");
-    assert!((44..=45).contains(&both.ttl.as_secs()), "{both:?}");
+    let ttl = both.ttl.as_secs();
+    assert!(ttl <= 45 && ttl + took + 1 >= 45, "{both:?} after {took} s");
     assert_eq!(asked.load(Ordering::SeqCst), 2, "one question for each family");
     names.find("BOTH.test".to_owned()).await.unwrap();
     assert_eq!(asked.load(Ordering::SeqCst), 2, "the answer is kept");

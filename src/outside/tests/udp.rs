@@ -64,8 +64,11 @@ async fn a_flow_ends_with_its_socket_and_after_a_while_without_use() {
     let world = World::new(test_net(&[("192.0.2.9:53", address)]), NoNames, limits);
     let first = socket(&world);
     first.send(Bytes::from_static(b"x"), Some(at("192.0.2.9:53"))).unwrap();
-    assert_eq!(world.pod.traffic().flows_open.get(), 1);
+    assert_eq!(world.pod.traffic().snapshot().flows_peak, 1);
     until("the flow to be idle", || world.pod.traffic().flows_open.get() == 0).await;
+    // Another one, whose time is not over before its socket goes.
+    let world = World::mapped(&[("192.0.2.9:53", address)]);
+    let first = socket(&world);
     first.send(Bytes::from_static(b"x"), Some(at("192.0.2.9:53"))).unwrap();
     assert_eq!(world.pod.traffic().flows_open.get(), 1);
     drop(first);
@@ -92,12 +95,15 @@ async fn new_flows_come_at_a_bounded_rate_and_what_is_too_much_is_lost() {
     let (_server, address) = outside().await;
     let limits = PodLimits { new_flows: (1, 3), ..PodLimits::default() };
     let world = World::new(test_net(&[("192.0.2.9:53", address)]), NoNames, limits);
+    let began = crate::clock::Clock::start();
     let sockets: Vec<_> = (0..10).map(|_| socket(&world)).collect();
     for socket in &sockets {
         socket.send(Bytes::from_static(b"x"), Some(at("192.0.2.9:53"))).unwrap();
     }
     let traffic = world.pod.traffic().snapshot();
-    assert!((3..=5).contains(&traffic.datagrams_out), "{traffic:?}");
+    // One more for each second that has passed, on whatever machine.
+    let most = 3 + began.now().mono().as_secs() + 1;
+    assert!((3..=most).contains(&traffic.datagrams_out), "{traffic:?}, at most {most}");
     assert_eq!(traffic.datagrams_out + traffic.datagrams_dropped, 10);
 }
 

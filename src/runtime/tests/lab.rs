@@ -177,7 +177,8 @@ pub(super) async fn over(handle: RunHandle) -> Exit {
 pub(super) async fn eventually(what: &str, holds: impl Fn() -> bool) {
     let wait = async {
         while !holds() {
-            tokio::task::yield_now().await;
+            // Between two looks; what is waited for is the condition. Who looks all the time takes the core from those it waits for.
+            tokio::time::sleep(Duration::from_millis(1)).await;
         }
     };
     tokio::time::timeout(PATIENCE, wait).await.unwrap_or_else(|_| panic!("never: {what}"));

@@ -3,7 +3,6 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -179,8 +178,7 @@ async fn a_core_module_that_sleeps_holds_no_thread() {
     assert!(paper.stdout().contains("awake"));
     for sleeper in sleepers {
         sleeper.control.kill();
-        let exit = tokio::time::timeout(Duration::from_secs(10), sleeper.exit).await.unwrap();
-        assert_eq!(exit, Exit::Killed);
+        assert_eq!(over(sleeper).await, Exit::Killed);
     }
 }
 

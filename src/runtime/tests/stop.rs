@@ -2,6 +2,7 @@
 
 use std::net::Ipv4Addr;
 use std::sync::{Arc, Condvar, Mutex};
+use std::task::Poll;
 use std::time::Duration;
 
 use super::super::{
@@ -154,19 +155,17 @@ async fn two_host_calls_that_never_return_hold_nobody_else() {
 async fn a_start_that_nobody_waits_for_leaves_nothing() {
     let config = own_runtime();
     let runtime = Runtime::new(config.1).unwrap();
-    let trial = Trial::of("sleep", &["forever"]).await;
-    let mut run = trial.run;
-    run.artifact =
-        runtime.prepare(super::lab::module(super::lab::guest_path("sleep")), false).await.unwrap();
-    {
-        let start = runtime.start(run);
+    let file = super::lab::module(super::lab::guest_path("sleep"));
+    let artifact = runtime.prepare(file, false).await.unwrap();
+    loop {
+        let start = runtime.start(Trial::new(artifact.clone(), &["forever"]).run);
         let mut start = std::pin::pin!(start);
-        // Polled once, then dropped.
-        std::future::poll_fn(|cx| {
-            let _ = start.as_mut().poll(cx);
-            std::task::Poll::Ready(())
-        })
-        .await;
+        // Polled once, then dropped; unless the module's thread was quicker than this one, which happens on a busy machine.
+        let once = std::future::poll_fn(|cx| Poll::Ready(start.as_mut().poll(cx))).await;
+        let Poll::Ready(started) = once else { break };
+        let handle = started.unwrap();
+        handle.control.kill();
+        over(handle).await;
     }
     eventually("nothing runs", || runtime.live_runs() == 0).await;
 }

@@ -149,7 +149,7 @@ async fn following_goes_on_until_the_container_ends() {
     let response = handle(Arc::clone(&api.app), request).await;
     let mut body = response.into_body().into_data_stream();
     let mut next = async || {
-        let piece = tokio::time::timeout(Duration::from_secs(20), body.next()).await.unwrap();
+        let piece = tokio::time::timeout(Duration::from_secs(60), body.next()).await.unwrap();
         piece.map(|piece| String::from_utf8(piece.unwrap().to_vec()).unwrap())
     };
     assert_eq!(next().await.as_deref(), Some("three\n"));

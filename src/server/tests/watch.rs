@@ -33,7 +33,7 @@ impl Lines {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 return Some(serde_json::from_slice(&line).unwrap());
             }
-            let piece = tokio::time::timeout(Duration::from_secs(20), self.body.next());
+            let piece = tokio::time::timeout(Duration::from_secs(60), self.body.next());
             match piece.await.expect("a line or the end within the deadline") {
                 Some(piece) => self.buffer.extend(piece.unwrap()),
                 None => return None,

@@ -247,7 +247,7 @@ fn another_nodes_certificate_reads_and_says_nothing_of_this_one() {
     let _node = rig.node();
     rig.deliver(&rig.intent("web", ""));
     rig.certificate("gw-18", "gw-18");
-    assert!(rig.read_as("gw-18", &format!("{STATUS}/pod/default/web")).is_none());
-    assert!(rig.read_as("gw-18", "pods/v1/acme/n/gw-test/pod/default/web").is_none());
+    assert!(rig.hears_nothing_as("gw-18", &format!("{STATUS}/pod/default/web")));
+    assert!(rig.hears_nothing_as("gw-18", "pods/v1/acme/n/gw-test/pod/default/web"));
     assert!(rig.read_as("gw-test", "pods/v1/acme/n/gw-test/pod/default/web").is_some());
 }

@@ -142,7 +142,7 @@ impl Rig {
     pub fn node_configuration(&self, more: &str) -> String {
         let here = self.dir.path().display();
         format!(
-            "mqtt:\n  urls: ['mqtts://localhost:{}']\n  tenant: {TENANT}\n  groups: [line-a]\n  keepAliveSeconds: 5\n\
+            "mqtt:\n  urls: ['mqtts://localhost:{}']\n  tenant: {TENANT}\n  groups: [line-a]\n  keepAliveSeconds: 10\n\
              \x20 trustAnchors: ['{here}/anchor.yaml']\n\
              \x20 tls: {{ca: '{here}/ca.pem', certificate: '{here}/{NODE}.pem', key: '{here}/{NODE}.key'}}\n{more}",
             self.port
@@ -182,10 +182,19 @@ impl Rig {
         self.publish(&message.topic, &message.payload, message.retain);
     }
 
-    /// What `who` is given of a topic within a few seconds, retained or fresh.
+    /// What `who` is given of a topic, retained or fresh.
     pub fn read_as(&self, who: &str, topic: &str) -> Option<Vec<u8>> {
+        self.read_within("60", who, topic)
+    }
+
+    /// Whether `who` is given nothing of a topic within a few seconds.
+    pub fn hears_nothing_as(&self, who: &str, topic: &str) -> bool {
+        self.read_within("3", who, topic).is_none()
+    }
+
+    fn read_within(&self, seconds: &str, who: &str, topic: &str) -> Option<Vec<u8>> {
         let mut command = self.client("mosquitto_sub", who);
-        let output = command.args(["-t", topic, "-C", "1", "-W", "3", "-N"]).output().unwrap();
+        let output = command.args(["-t", topic, "-C", "1", "-W", seconds, "-N"]).output().unwrap();
         output.status.success().then_some(output.stdout)
     }
 
@@ -221,7 +230,8 @@ impl Rig {
     }
 
     pub fn read(&self, topic: &str) -> Option<Value> {
-        serde_json::from_slice(&self.read_as(OPERATOR, topic)?).ok()
+        // Whoever asks does so again; and on a busy machine it takes a while until a client is connected.
+        serde_json::from_slice(&self.read_within("20", OPERATOR, topic)?).ok()
     }
 
     /// The node's word on a pod, once it is as wanted.
@@ -347,7 +357,7 @@ impl Rig {
         let id = &command.id;
         let message = controller::command(&self.tree(), command, &[&self.key]).unwrap();
         let mut listen = self.client("mosquitto_sub", OPERATOR);
-        listen.args(["-t", &format!("pods/v1/{TENANT}/s/{NODE}/res/{id}"), "-W", "60"]);
+        listen.args(["-t", &format!("pods/v1/{TENANT}/s/{NODE}/res/{id}"), "-W", "120"]);
         // It says when it is subscribed.
         let mut listener = listen.arg("-d").stdout(Stdio::piped()).spawn().unwrap();
         let mut lines =

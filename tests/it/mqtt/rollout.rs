@@ -160,7 +160,7 @@ fn a_pod_change_costs_at_most_six_syncs_and_idling_costs_no_byte() {
     }
     let pod = node.wait_ready("web");
     let before = counter("podling_store_written_bytes_total");
-    // Three keep-alives of the link, and fifteen of the module's own seconds.
+    // A keep-alive of the link at least, and fifteen of the module's own seconds.
     crate::support::wait_for("a while of idling", || {
         let logs = node.ok(&["logs", "web", "--tail", "1"]);
         let count: u64 = logs.trim().rsplit(' ').next()?.parse().ok()?;

@@ -36,7 +36,7 @@ impl Bench {
 
     async fn fetch(&self) -> Result<Fetched, FetchError> {
         let want = Want { deltas: vec![self.way.clone()], ..want(&self.new, &[&self.full]) };
-        let limit = Duration::from_secs(30);
+        let limit = Duration::from_secs(120);
         tokio::time::timeout(limit, self.node.fetcher.fetch(want, &|_| {})).await.unwrap()
     }
 }
