@@ -25,6 +25,7 @@ use crate::spec::{
 };
 use crate::testkit::node::{TestNode, guest};
 use crate::testkit::pods::{self, Tweak as _};
+use crate::testkit::ports;
 
 /// What every wait gives up after.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -149,9 +150,7 @@ async fn an_endless_grace_ends_when_the_module_does() {
 #[tokio::test]
 async fn a_sandbox_that_is_gone_holds_no_port() {
     let lab = TestNode::new(Arc::new(NoKeeper));
-    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = probe.local_addr().unwrap().port();
-    drop(probe);
+    let port = ports::free(Ipv4Addr::LOCALHOST.into()).port();
     let port = |protocol| Port {
         name: None,
         container_port: 80,
@@ -171,9 +170,7 @@ async fn a_sandbox_that_is_gone_holds_no_port() {
 #[tokio::test]
 async fn the_ports_of_a_pod_that_is_replaced_stay_open_and_its_next_form_gets_who_came_meanwhile() {
     let lab = TestNode::new(Arc::new(NoKeeper));
-    let probe = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-    let address = probe.local_addr().unwrap();
-    drop(probe);
+    let address = ports::free(Ipv4Addr::LOCALHOST.into());
     let mut container = pods::regular("c");
     container.ports = vec![Port {
         name: None,

@@ -10,4 +10,5 @@ pub mod registry;
 
 pub mod node;
 pub mod pods;
+pub mod ports;
 pub mod sim;

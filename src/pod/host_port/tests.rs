@@ -19,7 +19,7 @@ use crate::fabric::Fabric;
 use crate::net::{Family, Listener, Member, MemberLimits, NetConfig, NoLedger, PodNet};
 use crate::pod::net_io::NetStream;
 use crate::spec::{PodUid, Port, Protocol};
-use crate::testkit::pods;
+use crate::testkit::{pods, ports};
 
 struct World {
     module: Member,
@@ -34,9 +34,7 @@ const POD_IP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 5);
 /// A pod that publishes its port 80.
 async fn publish(protocol: Protocol, ip: &str) -> World {
     let ip: IpAddr = ip.parse().unwrap();
-    let probe = std::net::TcpListener::bind((ip, 0)).unwrap();
-    let address = probe.local_addr().unwrap();
-    drop(probe);
+    let address = ports::free(ip);
     let mut container = pods::regular("c");
     let (host_port, host_ip) = (Some(address.port()), Some(ip));
     container.ports = vec![Port { name: None, container_port: 80, protocol, host_port, host_ip }];
@@ -345,9 +343,7 @@ async fn a_udp_client_that_policy_shuts_out_is_not_heard_any_more() {
         open: AtomicBool::new(true),
         generation: AtomicU64::new(0),
     });
-    let probe = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
-    let address = probe.local_addr().unwrap();
-    drop(probe);
+    let address = ports::free(Ipv4Addr::LOCALHOST.into());
     let port = Arc::new(PublishedPort {
         protocol: Protocol::Udp,
         address,
@@ -377,16 +373,20 @@ async fn a_udp_client_that_policy_shuts_out_is_not_heard_any_more() {
 #[tokio::test]
 async fn a_flood_of_new_udp_clients_is_held_to_a_rate() {
     let world = publish(Protocol::Udp, "127.0.0.1").await;
-    let mut clients = Vec::new();
-    for _ in 0..400 {
-        let client = udp_client(&world).await;
-        client.send(b"x").await.unwrap();
-        clients.push(client);
-    }
     let traffic = || world.port.traffic.snapshot();
-    until("all to be taken", || traffic().datagrams_in + traffic().datagrams_dropped >= 400).await;
+    let mut sent = 0;
+    // The first 256 are let in at once, and 100 more each second: those who come faster are too many in time, on whatever machine.
+    while traffic().datagrams_dropped == 0 {
+        // Some at a time, so that the kernel loses none.
+        for _ in 0..50 {
+            udp_client(&world).await.send(b"x").await.unwrap();
+            sent += 1;
+        }
+        let taken = || traffic().datagrams_in + traffic().datagrams_dropped;
+        until("all to be taken", || taken() >= sent).await;
+        assert!(sent < 5000, "{:?}", traffic());
+    }
     assert!(traffic().flows_open <= 256, "{:?}", traffic());
-    assert!(traffic().datagrams_dropped > 0, "{:?}", traffic());
     world.stop.cancel();
     world.tasks.wait().await;
     assert_eq!(traffic().flows_open, 0);
