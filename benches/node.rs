@@ -228,7 +228,7 @@ impl Node {
         let (store, loaded, _) = Store::open(&config.state_dir.join("store"))?;
         let store = Arc::new(store);
         let keeper = RecordKeeper::new(Arc::clone(&store));
-        let context = parts.context(Arc::<RecordKeeper>::clone(&keeper));
+        let context = parts.context(Arc::<RecordKeeper>::clone(&keeper), 1);
         let image = podling::image::parse_reference(IMAGE, None)?;
         load(&context, &image)?;
         let (mut task, handle) =
