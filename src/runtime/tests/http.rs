@@ -311,7 +311,9 @@ async fn a_handler_that_never_ends_is_given_up_also_when_it_is_alone() {
         trial.run.network = Network::Pod { net: net.clone(), member: "handler".to_owned() };
         let handle = runtime.start(trial.run).await.unwrap();
         eventually("it listens", || listening(&net) == 1).await;
-        let mut client = client(connect(&peer(&net), at(PORT)).await).await;
+        // Its connections go when it goes.
+        let asker = peer(&net);
+        let mut client = client(connect(&asker, at(PORT)).await).await;
         let response = tokio::time::timeout(PATIENCE, client.send_request(get("/spin"))).await;
         assert_eq!(response.unwrap().unwrap().status(), StatusCode::GATEWAY_TIMEOUT, "{guest}");
         // It is gone, and does not spin on.

@@ -96,8 +96,8 @@ async fn a_module_without_memory_for_its_stack_ends() {
         let artifact = prepare_text(&brief(1), false).await.unwrap();
         let (exit, _) = Trial::new(artifact, &[]).limits(limits).finish().await;
         assert_eq!(exit, Exit::Code(0));
-        // Not even the least.
-        let limits = RunLimits { memory_bytes: Some(48 * KIB), ..limits };
+        // Its memory, and not even the least of a stack.
+        let limits = RunLimits { memory_bytes: Some((64 + 48) * KIB), ..limits };
         let artifact = prepare_text(&brief(1), false).await.unwrap();
         let (exit, _) = Trial::new(artifact, &[]).limits(limits).finish().await;
         assert!(matches!(exit, Exit::OutOfMemory { .. }), "{exit:?}");
