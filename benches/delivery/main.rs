@@ -2,7 +2,7 @@
 //!
 //! The real daemon and the real mosquitto with TLS 1.3 and client certificates, configured as `docs/mosquitto` says; the operator is a client of
 //! ours on the same machine. Bytes on the wire are those below TLS, bytes on flash those of the store's records; a file system
-//! adds its own. Within five minutes; `-- --quick` within one.
+//! adds its own. Within five minutes; `-- --quick` within one. What takes longer than [`ALL`] ends with an error: nothing is waited for beyond it.
 //!
 //! A hundred reconnections of one node in a row are not measured: its pauses double up to five minutes, so they would take hours. What a
 //! storm is made of is one node's return, times the nodes; and that is measured with 200 pods.
@@ -21,6 +21,7 @@ mod rig;
 #[allow(dead_code, reason = "shared with the tests")]
 mod support;
 
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use common::Options;
@@ -33,6 +34,23 @@ use support::{Node, guest, wait_for};
 
 /// How long anything may take before the bench gives up.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// How long everything together may take: thrice what it does on two busy cores.
+const ALL: Duration = Duration::from_secs(15 * 60);
+
+/// When this began.
+static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Until when something that begins now is waited for.
+pub(crate) fn deadline() -> Instant {
+    (Instant::now() + PATIENCE).min(*BEGAN + ALL)
+}
+
+/// Before each sample: many slow ones must not add up to hours.
+fn in_time() -> anyhow::Result<()> {
+    anyhow::ensure!(BEGAN.elapsed() < ALL, "it takes longer than {ALL:?}: given up");
+    Ok(())
+}
 
 /// Without a byte for so long the link is quiet: pings come once in a minute.
 const QUIET: Duration = Duration::from_secs(2);
@@ -67,6 +85,7 @@ impl Amounts {
 }
 
 fn main() -> anyhow::Result<()> {
+    LazyLock::force(&BEGAN);
     let options = Options::from_args();
     let amounts = Amounts::of(options);
     let Some(mut rig) = Rig::start() else { return Ok(()) };
@@ -150,6 +169,7 @@ fn changes(
     let before = Costs::of(node);
     let (mut ready, mut told) = (vec![], vec![]);
     for version in 0..amounts.changes {
+        in_time()?;
         let env = format!("    env: [{{name: V, value: 'v{version}'}}]\n");
         let (at_node, at_broker) = follow(node, operator, rig, &rig.intent("web", &env))?;
         ready.push(at_node);
@@ -177,6 +197,7 @@ fn modules(
         let before = Costs::of(node);
         let mut ready = vec![];
         for nth in 0..amounts.compiled {
+            in_time()?;
             let args = "    args: [forever]\n";
             let mut intent = rig.intent_of(name, &format!("{name}-{nth}"), args);
             let file = rig.path(&format!("{name}-{nth}.wasm"));
@@ -242,6 +263,7 @@ fn published(
     std::fs::write(rig.path("controller.yaml"), settings)?;
     let mut samples = vec![];
     for nth in 0..amounts.published {
+        in_time()?;
         let module = unique(&std::fs::read(guest("sleep"))?, 1000 + nth);
         std::fs::write(rig.path("sleep.wasm"), module)?;
         let manifest = format!(
@@ -308,6 +330,7 @@ fn storm(rig: &mut Rig, node: &mut Node, amounts: &Amounts) -> anyhow::Result<Ta
     let before = restarts(node);
     let mut samples: Vec<[f64; 6]> = vec![];
     for _ in 0..amounts.returns {
+        in_time()?;
         rig.kill_broker();
         let connected = |node: &Node| rig::metric(node, "podling_mqtt_connected") == 1;
         wait_for("the node to notice", || (!connected(node)).then_some(()));
@@ -348,7 +371,7 @@ fn storm(rig: &mut Rig, node: &mut Node, amounts: &Amounts) -> anyhow::Result<Ta
 
 /// Waits until nothing is said for a while; when the last was.
 fn quiet(node: &mut Node) -> anyhow::Result<Instant> {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = deadline();
     let (mut last, mut since) = (Costs::of(node).wire(), Instant::now());
     while Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
@@ -386,6 +409,7 @@ fn starts(
         rig.kill_broker();
         let mut samples = vec![];
         for _ in 0..amounts.starts {
+            in_time()?;
             node.power_cut();
             let start = Instant::now();
             node.spawn();

@@ -67,7 +67,7 @@ pub(crate) fn pods(socket: &Path) -> Option<Vec<Value>> {
 
 /// Waits until so many pods are ready, all of them; when they were seen to be.
 pub(crate) fn all_ready(socket: &Path, count: usize) -> anyhow::Result<Instant> {
-    let deadline = Instant::now() + crate::PATIENCE;
+    let deadline = crate::deadline();
     while Instant::now() < deadline {
         if pods(socket).is_some_and(|pods| pods.len() == count && pods.iter().all(is_ready)) {
             return Ok(Instant::now());
@@ -93,7 +93,9 @@ impl Watch {
     /// Reads on until the pod of that generation is ready.
     pub(crate) fn ready(&mut self, generation: u64) -> anyhow::Result<Instant> {
         let mut line = String::new();
+        let deadline = crate::deadline();
         loop {
+            anyhow::ensure!(Instant::now() < deadline, "generation {generation} is not ready");
             line.clear();
             let read = self.0.read_line(&mut line).context("the watch fell silent")?;
             anyhow::ensure!(read > 0, "the watch ended");

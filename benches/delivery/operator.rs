@@ -69,7 +69,7 @@ impl Operator {
 
     /// The first word that is as wanted.
     pub(crate) fn wait(&self, what: &str, is: impl Fn(&Heard) -> bool) -> anyhow::Result<Heard> {
-        let deadline = Instant::now() + crate::PATIENCE;
+        let deadline = crate::deadline();
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
             match self.heard.recv_timeout(left) {
                 Ok(heard) if is(&heard) => return Ok(heard),

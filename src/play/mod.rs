@@ -23,6 +23,7 @@ use crate::daemon::signals::Signals;
 use crate::play::screen::Screen;
 use crate::pod::context::NoKeeper;
 use crate::reconciler::{NodeTask, Offer, Offered, intake};
+use crate::secret;
 use crate::spec::{Pod, PodKey};
 
 /// Exit code after a second Ctrl-C, as a shell reports it.
@@ -39,6 +40,8 @@ const LAST_LINES: Duration = Duration::from_secs(1);
 /// # Errors
 /// If the node could not be set up; mistakes in the manifests are shown and end in exit code 1.
 pub async fn run(files: Vec<PathBuf>, mut config: Config) -> anyhow::Result<ExitCode> {
+    // A person's own node key, if there is one, opens the Secrets of the manifests.
+    secret::leave_no_core_file();
     let scratch = Scratch::new()?;
     let images = config.state_dir.clone();
     config.state_dir.clone_from(&scratch.0);

@@ -14,6 +14,7 @@ mod bad_input;
 mod between;
 #[cfg(feature = "compiler")]
 mod compile;
+mod core_files;
 mod crashes;
 #[cfg(feature = "demo")]
 mod demo;
@@ -38,5 +39,6 @@ mod publish_ways;
 mod registry;
 mod restart;
 mod room;
+mod settings;
 mod space;
 mod support;

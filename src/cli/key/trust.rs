@@ -3,15 +3,18 @@
 //! Owns: completing and signing the document, publishing it, and waiting for the nodes' word. Not: its rules (`mqtt::trust`). Several
 //! roots sign one after the other: each takes the envelope that the one before has printed.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use serde_json::Value;
 
 use crate::clock::Clock;
 use crate::controller::session::{Session, SessionError, Step};
-use crate::mqtt::controller::{self as documents, Message, SecretKey};
+use crate::image::Digest;
+use crate::mqtt::controller::{self as documents, Message, NodeView, SecretKey};
 use crate::mqtt::envelope::{Envelope, PayloadType};
 use crate::mqtt::intent::{API_VERSION, time_text};
 use crate::mqtt::link::Link;
@@ -21,8 +24,10 @@ use super::super::args::TrustArgs;
 use super::super::controller::{Controller, read_key};
 use super::super::{Out, complain, duration, show_error};
 
-/// The broker cannot be reached: as `publish` and `fleet` say it.
+/// As `publish` and `fleet` have them: a node refuses, the broker cannot be reached, a node does not answer.
+const REFUSED: u8 = 3;
 const NOT_CONNECTED: u8 = 4;
+const NO_ANSWER: u8 = 124;
 
 pub(super) fn run(args: &TrustArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -59,26 +64,13 @@ async fn publish(args: &TrustArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
     session.publish(&message).await?;
     out.line(&format!("trust document {} published: {}", document.version, message.digest))?;
     out.flush()?;
-    let until = session.now().plus(duration::parse(&args.timeout)?);
-    loop {
-        let waiting = waiting(&session, &message, document.version);
-        if waiting.is_empty() || session.now() >= until {
-            break;
-        }
-        match session.step(until).await {
-            Ok(Step::Time) => break,
-            Ok(_) => {}
-            Err(lost) => {
-                complain(&format!("{}; trying again", crate::error::Chain(&lost)));
-                session.come_back(until, lost).await?;
-                if !session.documents.contains_key(&message.topic) {
-                    session.publish(&message).await?;
-                }
-            }
-        }
-    }
+    let within = duration::parse(&args.timeout)?;
+    let mut waiting = Waiting { message, version: document.version, within, told: BTreeMap::new() };
+    let done = waiting.wait(&mut session, out).await;
     session.leave().await;
-    verdict(&session, &message, document.version, out)
+    let code = waiting.rest(&session, out)?;
+    // What was heard is told whatever became of the connection.
+    done.map(|()| code)
 }
 
 /// The document with what may be left out, signed; or one that is signed already, with more signatures.
@@ -161,43 +153,110 @@ fn said_epoch(session: &Session<Link>) -> u64 {
     nodes.map(|status| status.trust.epoch).max().unwrap_or(1)
 }
 
-/// Nodes that are there and have not answered.
-fn waiting<'s>(session: &'s Session<Link>, message: &Message, version: u64) -> Vec<&'s str> {
-    let nodes = session.fleet.nodes.iter().filter(|(_, view)| view.is_online());
-    let silent = nodes.filter(|(_, view)| {
-        view.status.as_ref().is_none_or(|status| {
-            let refused = status.refused.as_ref().is_some_and(|r| r.digest == message.digest);
-            status.trust.version < version && !refused
-        })
-    });
-    silent.map(|(node, _)| node.as_str()).collect()
+/// What a node makes of the document.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Word {
+    InForce,
+    Refused(String),
+    /// It is there, and has not answered.
+    Silent,
+    Offline,
 }
 
-fn verdict(
-    session: &Session<Link>,
-    message: &Message,
-    version: u64,
-    out: &mut Out,
-) -> anyhow::Result<ExitCode> {
-    let mut code = ExitCode::SUCCESS;
-    for (node, view) in &session.fleet.nodes {
+impl Word {
+    fn of(view: &NodeView, digest: Digest, version: u64) -> Self {
         let status = view.status.as_deref();
         let refused = status.and_then(|status| status.refused.as_ref());
-        if let Some(refused) = refused.filter(|refused| refused.digest == message.digest) {
-            complain(&format!(
-                "error: {node} refuses it: {}: {}",
-                refused.reason.as_str(),
-                refused.message
-            ));
-            code = ExitCode::from(3);
-        } else if status.is_some_and(|status| status.trust.version >= version) {
-            out.line(&format!("{node}: trust document {version} is in force"))?;
-        } else if view.is_online() {
-            complain(&format!("error: {node} has not answered in time"));
-            code = ExitCode::from(124);
-        } else {
-            out.line(&format!("{node}: offline; it takes the document when it is back"))?;
+        if let Some(refused) = refused.filter(|refused| refused.digest == digest) {
+            return Self::Refused(format!("{}: {}", refused.reason.as_str(), refused.message));
+        }
+        if status.is_some_and(|status| status.trust.version >= version) {
+            return Self::InForce;
+        }
+        if view.is_online() { Self::Silent } else { Self::Offline }
+    }
+}
+
+/// Waiting for the nodes that are there: each is told of when it answers, and those that do not by name.
+struct Waiting {
+    message: Message,
+    version: u64,
+    within: Duration,
+    told: BTreeMap<String, Word>,
+}
+
+impl Waiting {
+    async fn wait(&mut self, session: &mut Session<Link>, out: &mut Out) -> anyhow::Result<()> {
+        let until = session.now().plus(self.within);
+        loop {
+            let silent = self.tell(session, out)?;
+            if silent == 0 || session.now() >= until {
+                return Ok(());
+            }
+            match session.step(until).await {
+                Ok(Step::Time) => return Ok(()),
+                Ok(_) => {}
+                Err(lost) => {
+                    complain(&format!("{}; trying again", crate::error::Chain(&lost)));
+                    session.come_back(until, lost).await?;
+                    if !session.documents.contains_key(&self.message.topic) {
+                        session.publish(&self.message).await?;
+                    }
+                }
+            }
         }
     }
-    Ok(code)
+
+    fn words(&self, session: &Session<Link>) -> BTreeMap<String, Word> {
+        let nodes = session.fleet.nodes.iter();
+        let word = |view: &NodeView| Word::of(view, self.message.digest, self.version);
+        nodes.map(|(node, view)| (node.clone(), word(view))).collect()
+    }
+
+    /// Tells of answers that are new; how many nodes are still silent.
+    fn tell(&mut self, session: &Session<Link>, out: &mut Out) -> anyhow::Result<usize> {
+        let words = self.words(session);
+        for (node, word) in &words {
+            if self.told.get(node) == Some(word) {
+                continue;
+            }
+            match word {
+                Word::InForce => {
+                    out.line(&format!("{node}: trust document {} is in force", self.version))?;
+                }
+                Word::Refused(why) => complain(&format!("error: {node} refuses it: {why}")),
+                Word::Silent | Word::Offline => continue,
+            }
+            self.told.insert(node.clone(), word.clone());
+        }
+        out.flush()?;
+        Ok(words.values().filter(|word| **word == Word::Silent).count())
+    }
+
+    /// Names everybody else; the exit code is that of the worst: refused before not answered.
+    fn rest(&mut self, session: &Session<Link>, out: &mut Out) -> anyhow::Result<ExitCode> {
+        self.tell(session, out)?;
+        let words = self.words(session);
+        for (node, word) in &words {
+            match word {
+                Word::InForce | Word::Refused(_) => {}
+                Word::Silent => complain(&format!(
+                    "error: {node} has not answered within {:?}, and the broker says that it is there: it takes the document when it can \
+                     (podling fleet ping {node})",
+                    self.within
+                )),
+                Word::Offline => {
+                    out.line(&format!("{node}: offline; it takes the document when it is back"))?;
+                }
+            }
+        }
+        let any = |is: fn(&Word) -> bool| words.values().any(is);
+        Ok(if any(|word| matches!(word, Word::Refused(_))) {
+            ExitCode::from(REFUSED)
+        } else if any(|word| *word == Word::Silent) {
+            ExitCode::from(NO_ANSWER)
+        } else {
+            ExitCode::SUCCESS
+        })
+    }
 }
