@@ -16,7 +16,7 @@ impl ImageStore {
     ///
     /// # Errors
     ///
-    /// See [`ResolveError`]; [`pull_failure`] has Kubernetes' words for it.
+    /// See [`ResolveError`]; [`pull_failure`](crate::image::pull_failure) has Kubernetes' words for it.
     pub fn resolve(&self, image: &ImageRef, now: Timestamp) -> Result<ResolvedImage, ResolveError> {
         let text = || image.text().to_owned();
         match image {
