@@ -18,7 +18,7 @@ use super::sandbox::Sandbox;
 use super::{NodeContext, PublishedPod, Worker, WorkerHandle};
 use crate::board::wire_time;
 use crate::clock::Timestamp;
-use crate::lifecycle::{Action, Event, RunId, StopReason};
+use crate::lifecycle::{Action, Event, Restored, RestoredEnd, RunId, StopReason};
 use crate::spec::{
     ContainerName, Handler, Hook, Pod, PodUid, Port, Protocol, RestartPolicy, Source, Volume,
     VolumeSource,
@@ -40,6 +40,14 @@ async fn until(what: &str, mut holds: impl FnMut() -> bool) {
 }
 
 fn worker(node: &Arc<NodeContext>, pod: Pod) -> (WorkerHandle, mpsc::Receiver<PodUid>) {
+    worker_of(node, pod, None)
+}
+
+fn worker_of(
+    node: &Arc<NodeContext>,
+    pod: Pod,
+    restored: Option<Restored>,
+) -> (WorkerHandle, mpsc::Receiver<PodUid>) {
     let mut object = corev1::Pod::default();
     object.metadata.name = Some(pod.key.name.to_string());
     object.metadata.namespace = Some(pod.key.namespace.to_string());
@@ -47,7 +55,7 @@ fn worker(node: &Arc<NodeContext>, pod: Pod) -> (WorkerHandle, mpsc::Receiver<Po
     let published =
         PublishedPod::new(node.board.clone(), node.fabric.clone(), vec![], Arc::new(pod), object);
     let (finished, gone) = mpsc::channel(1);
-    (Worker::spawn(node, published, None, finished), gone)
+    (Worker::spawn(node, published, restored, finished), gone)
 }
 
 fn status(node: &NodeContext, worker: &WorkerHandle) -> corev1::PodStatus {
@@ -242,6 +250,19 @@ fn holds(dir: &Path, name: &str, text: &str) -> bool {
         (here && std::fs::read_to_string(&path).is_ok_and(|t| t == text))
             || (path.is_dir() && holds(&path, name, text))
     })
+}
+
+/// On one thread, so that the worker's task has not run when it is asked.
+#[tokio::test]
+async fn a_pod_that_has_ended_is_never_shown_as_one_that_is_yet_to_run() {
+    let lab = TestNode::new(Arc::new(NoKeeper));
+    let ended = RestoredEnd { failed: true, reason: "Evicted".into(), message: "no room".into() };
+    let restored = Restored { containers: vec![], ended: Some(ended) };
+    let pod = pods::pod([pods::regular("c")]);
+    let (worker, _gone) = worker_of(&lab.context, pod, Some(restored));
+    let shown = status(&lab.context, &worker);
+    assert_eq!(shown.phase.as_deref(), Some("Failed"));
+    assert_eq!(shown.reason.as_deref(), Some("Evicted"));
 }
 
 #[tokio::test]
