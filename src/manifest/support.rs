@@ -23,7 +23,7 @@ pub use network::{NETWORK_POLICY, SERVICE};
 pub use tables::POD;
 
 /// One field of one of Kubernetes' structures.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub struct Row {
     /// As the manifest spells it.
     pub field: &'static str,
@@ -31,7 +31,7 @@ pub struct Row {
 }
 
 /// What becomes of a field.
-#[derive(Debug)]
+#[derive(Debug, PartialEq, Eq)]
 pub enum Support {
     /// It does what it does in Kubernetes, or what the note says.
     Yes(&'static str),
@@ -226,7 +226,7 @@ pub fn markdown(rows: &'static [Row]) -> String {
     let mut text = String::new();
     text.push_str("| Field | | What it does here |\n|---|---|---|\n");
     // Metadata is the same for every kind, and printed with the pod's.
-    let mut seen = if std::ptr::eq(rows, POD) { Vec::new() } else { vec![tables::METADATA] };
+    let mut seen = if rows == POD { Vec::new() } else { vec![tables::METADATA] };
     render(rows, rows, "", &mut seen, &mut text);
     text
 }
@@ -262,8 +262,9 @@ fn render(
             Support::Refused { quiet, why } => ("refused", with_quiet(why, quiet, "Accepted:")),
             Support::In(inner) => {
                 // The same structure occurs in several places; its rows stand where it comes first.
-                let known = seen.iter().find(|rows| std::ptr::eq(**rows, *inner));
-                if known.is_some() {
+                // Told by its rows, never by its address: a constant may have several of those,
+                // differently in each build.
+                if seen.contains(inner) {
                     let note = format!("as in {}", first_place(table, inner));
                     let _ = writeln!(text, "| `{path}` | | {note} |");
                 } else {
@@ -295,10 +296,10 @@ fn first_place(table: &'static [Row], wanted: &'static [Row]) -> String {
             } else {
                 format!("{prefix}.{}", row.field)
             };
-            if std::ptr::eq(*inner, wanted) { Some(path) } else { search(inner, &path, wanted) }
+            if *inner == wanted { Some(path) } else { search(inner, &path, wanted) }
         })
     }
-    if std::ptr::eq(wanted, tables::METADATA) {
+    if wanted == tables::METADATA {
         return "a pod's `metadata`".to_owned();
     }
     search(table, "", wanted).map(|path| format!("`{path}`")).unwrap_or_default()
