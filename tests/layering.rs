@@ -212,6 +212,7 @@ const PURE: &[&str] = &[
     "mqtt/intent",
     "mqtt/protocol",
     "mqtt/record",
+    "mqtt/signature",
     "mqtt/status",
     "mqtt/topic",
     "mqtt/trust",

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use ed25519_dalek::VerifyingKey;
 use serde::Deserialize;
 
 use crate::clock::Clock;
@@ -17,12 +18,17 @@ use crate::mqtt::controller::SecretKey;
 use crate::mqtt::link::{Endpoint, Link, Password, Settings, Speak};
 use crate::mqtt::tls::{Identity, TlsFiles, TlsSettings, is_server_name};
 use crate::mqtt::topic::{DEFAULT_ROOT, Tree};
-use crate::mqtt::transport::Version;
+use crate::mqtt::transport::{Transport, Version};
+use crate::mqtt::trust::public_key;
 
 use super::args::BrokerArgs;
+use super::known;
 
 /// The file's name in the places where it is looked for.
 const FILE: &str = "podling/controller.yaml";
+
+/// The file of known nodes, beside the settings.
+const KNOWN_NODES: &str = "known-nodes";
 
 /// Largest file of settings, or key.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
@@ -46,6 +52,10 @@ struct ControllerFile {
     tls: TlsFile,
     /// To whom secrets for each node are encrypted, so that the broker need not be believed.
     recipients: BTreeMap<String, String>,
+    /// What each node signs with, for the same reason.
+    node_keys: BTreeMap<String, String>,
+    /// Where the keys of nodes are remembered that were seen once.
+    known_nodes: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -78,6 +88,8 @@ pub(super) struct Controller {
     pub(super) tree: Tree,
     pub(super) signing_key: Option<PathBuf>,
     pub(super) recipients: BTreeMap<String, String>,
+    pub(super) node_keys: BTreeMap<String, VerifyingKey>,
+    pub(super) known_nodes: PathBuf,
     /// Where they come from, for messages.
     pub(super) origin: String,
 }
@@ -116,7 +128,18 @@ impl Controller {
         let shown: Vec<String> = self.link.endpoints.iter().map(ToString::to_string).collect();
         let link = Link::new(self.link.clone(), clock)?;
         let (tree, brokers) = (self.tree.clone(), self.link.endpoints.len());
-        Ok(Session::new(link, tree, clock, shown.join(", "), brokers))
+        let mut session = Session::new(link, tree, clock, shown.join(", "), brokers);
+        for (node, key) in &self.node_keys {
+            session.known.add(node, *key, &format!("nodeKeys of {}", self.origin));
+        }
+        known::read(&self.known_nodes, self.tree.tenant(), &mut session.known)?;
+        Ok(session)
+    }
+
+    /// Keeps the keys of nodes that were seen for the first time.
+    pub(super) fn remember<T: Transport>(&self, session: &mut Session<T>) {
+        let learnt = session.known.take_learnt();
+        known::keep(&self.known_nodes, self.tree.tenant(), &learnt);
     }
 
     /// A node goes on with files that are put right later; here somebody waits, and a mistake of his own is no broker that is away.
@@ -183,6 +206,7 @@ fn read(path: &Path) -> anyhow::Result<ControllerFile> {
     Ok(ControllerFile {
         password_file: join(file.password_file),
         signing_key: join(file.signing_key),
+        known_nodes: join(file.known_nodes),
         tls: TlsFile {
             ca: join(file.tls.ca),
             certificate: join(file.tls.certificate),
@@ -196,7 +220,10 @@ fn read(path: &Path) -> anyhow::Result<ControllerFile> {
 fn overlaid(file: ControllerFile, args: &BrokerArgs) -> ControllerFile {
     let over = |own: Option<PathBuf>, given: &Option<PathBuf>| given.clone().or(own);
     let said = |own: Option<String>, given: &Option<String>| given.clone().or(own);
+    let mut node_keys = file.node_keys;
+    node_keys.extend(args.node_key.iter().cloned());
     ControllerFile {
+        node_keys,
         urls: if args.broker.is_empty() { file.urls } else { args.broker.clone() },
         tenant: said(file.tenant, &args.tenant),
         root: said(file.root, &args.topic_root),
@@ -258,8 +285,25 @@ impl ControllerFile {
         };
         link.tls = self.tls.resolve(&origin)?;
         link.check().with_context(|| format!("settings of {origin}"))?;
+        let mut node_keys = BTreeMap::new();
+        for (node, text) in self.node_keys {
+            let key = public_key(&text).filter(|key| !key.is_weak()).with_context(|| {
+                format!(
+                    "{text:?} is no key of node {node} (nodeKeys of {origin}, or --node-key): `podling key node --status-key` prints it there"
+                )
+            })?;
+            node_keys.insert(node, key);
+        }
+        let known_nodes = self.known_nodes.unwrap_or_else(|| {
+            let own = places(|name| std::env::var_os(name).map(PathBuf::from)).swap_remove(0);
+            // Settings for everybody have a file of known nodes for each.
+            let is_own =
+                origin != COMMAND_LINE && Path::new(&origin) != Path::new("/etc").join(FILE);
+            let beside = if is_own { PathBuf::from(&origin) } else { own };
+            beside.with_file_name(KNOWN_NODES)
+        });
         let (signing_key, recipients) = (self.signing_key, self.recipients);
-        Ok(Controller { link, tree, signing_key, recipients, origin })
+        Ok(Controller { link, tree, signing_key, recipients, node_keys, known_nodes, origin })
     }
 }
 
@@ -292,6 +336,7 @@ mod test {
     use clap::Parser as _;
 
     use super::*;
+    use crate::mqtt::trust::public_key_text;
 
     #[derive(clap::Parser)]
     struct Line {
@@ -309,6 +354,10 @@ mod test {
         found.map_err(|error| anyhow::anyhow!("{error:#}"))
     }
 
+    fn public_text(n: u8) -> String {
+        SecretKey::from_seed(&[n; 32]).public_text()
+    }
+
     #[test]
     fn a_small_file_and_a_few_words_are_enough() {
         let text =
@@ -322,6 +371,17 @@ mod test {
         let found = controller(text, &over).unwrap();
         assert_eq!(found.link.endpoints[0].to_string(), "mqtt://other:1883");
         assert_eq!((found.tree.root(), found.tree.tenant()), ("x", "b"));
+        // Each with an own file has own known nodes.
+        assert!(found.known_nodes.ends_with("known-nodes"));
+        let (one, two) = (public_text(1), public_text(2));
+        let text = format!(
+            "{{urls: ['mqtt://b'], tenant: a, knownNodes: seen, nodeKeys: {{gw-17: '{one}'}}}}"
+        );
+        let over = ["--node-key", &format!("gw-17={two}"), "--node-key", &format!("gw-18={one}")];
+        let found = controller(&text, &over).unwrap();
+        assert!(found.known_nodes.is_absolute() && found.known_nodes.ends_with("seen"));
+        let keys = found.node_keys.values().map(public_key_text).collect::<Vec<_>>();
+        assert_eq!(keys, [two, one], "the command line's win");
         // Public brokers need no CA file.
         assert!(controller("{urls: ['mqtts://b'], tenant: a}", &[]).unwrap().link.tls.system_roots);
     }
@@ -336,6 +396,7 @@ mod test {
             ("{urls: ['mqtt://b'], tenant: a, userName: u}", "together"),
             ("{urls: ['mqtt://b'], tenant: a, tls: {key: k}}", "together"),
             ("{urls: ['mqtt://b'], tenant: a, protocol: '4'}", "auto, 5 or 3.1.1"),
+            ("{urls: ['mqtt://b'], tenant: a, nodeKeys: {gw-17: age1}}", "no key of node gw-17"),
         ];
         for (text, expected) in rows {
             let error = controller(text, &[]).unwrap_err().to_string();

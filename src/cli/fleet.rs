@@ -84,6 +84,7 @@ async fn get(args: &FleetGetArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
     let mut session = controller.session()?;
     session.connect().await?;
     read(&mut session, args).await?;
+    controller.remember(&mut session);
     for complaint in &session.complaints {
         complain(&format!("Warning: {complaint}"));
     }
@@ -94,8 +95,9 @@ async fn get(args: &FleetGetArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
         if !matches!(args.output, Some(FleetFormat::Json | FleetFormat::Yaml)) {
             out.text(&table(&listing, args, &mut columns))?;
         }
+        session.complaints.clear();
         let watch = watch::Watch::new(args, labels.as_ref(), columns, listing);
-        return watch.run(&mut session, out).await;
+        return watch.run(&mut session, &controller, out).await;
     }
     session.leave().await;
     match args.output {

@@ -11,6 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value};
 
+use crate::daemon::status_key::StatusKey;
 use crate::limits::MANIFEST_BYTES_MAX;
 use crate::mqtt::controller::SecretKey;
 use crate::mqtt::intent::API_VERSION;
@@ -28,7 +29,8 @@ pub(super) fn run(command: KeyCommand, out: &mut Out) -> anyhow::Result<ExitCode
             anchor(&Anchor { files, root, threshold, tenant, namespace }, out)
         }
         KeyCommand::Trust(args) => trust::run(&args, out),
-        KeyCommand::Node { node } => show(&node, out),
+        KeyCommand::Node { status_key: true, node } => status_key(&node, out),
+        KeyCommand::Node { status_key: false, node } => show(&node, out),
         KeyCommand::Seal { file, to } => seal(&file, &to, out),
     }
 }
@@ -127,6 +129,14 @@ fn show(args: &NodeArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
     let key = NodeKey::open(&config.node_key_file)
         .context("no key yet? The daemon makes it at its first start")?;
     out.line(&key.recipient().to_string())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn status_key(args: &NodeArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
+    let config = node::config(args, None, None)?;
+    let key = StatusKey::open(&config.node_key_file)
+        .context("no key yet? The daemon makes it at its first start with MQTT")?;
+    out.line(&key.public_text())?;
     Ok(ExitCode::SUCCESS)
 }
 

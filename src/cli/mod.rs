@@ -24,6 +24,7 @@ mod journal;
 mod jsonpath;
 mod key;
 mod kinds;
+mod known;
 mod logs;
 mod manifests;
 mod net;

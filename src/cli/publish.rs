@@ -156,6 +156,7 @@ impl<'a> Publishing<'a> {
         session.connect().await?;
         session.listen(self.filters(&wanted)).await?;
         session.settle().await?;
+        self.controller.remember(&mut session);
         let pruning = self.args.prune.then(|| prune::Pruning::new(self, &session)).transpose()?;
         let orders = self.orders(&wanted, Some(&session), pruning.as_ref())?;
         let index = pruning.map(|pruning| pruning.index(self, &session, &orders)).transpose()?;
@@ -173,6 +174,7 @@ impl<'a> Publishing<'a> {
             Some(index) => index.see_through(self, &mut session, out).await?,
             None => Exit::Done,
         };
+        self.controller.remember(&mut session);
         session.leave().await;
         show::results(
             &orders,

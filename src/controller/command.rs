@@ -25,6 +25,7 @@ use crate::mqtt::cause::{Reason, Refusal};
 use crate::mqtt::command::{Arguments, Command, Outcome, REPLY_BYTES_MAX, Reply, Verb};
 use crate::mqtt::controller::{self, Message, SecretKey};
 use crate::mqtt::intent::{API_VERSION, time_ms, time_text};
+use crate::mqtt::signature::Standing;
 use crate::mqtt::status::Online;
 use crate::mqtt::topic::Topics;
 use crate::mqtt::transport::Transport;
@@ -62,6 +63,8 @@ pub struct Answer {
     pub repeated: bool,
     /// From when it was said for the last time.
     pub took: Duration,
+    /// Whose word it is.
+    pub standing: Standing,
     /// The node's clock is this far ahead of ours at least, where that is why it came too late.
     pub clock_behind: Option<Duration>,
 }
@@ -217,8 +220,16 @@ impl Asking<'_> {
                         let content = std::mem::take(&mut pieces.content);
                         let took = session.now().since(begun);
                         let clock_behind = self.clock_behind(session, &outcome);
-                        let answer =
-                            Answer { conn, content, outcome, repeated, took, clock_behind };
+                        let standing = session.answer_standing();
+                        let answer = Answer {
+                            conn,
+                            content,
+                            outcome,
+                            repeated,
+                            took,
+                            standing,
+                            clock_behind,
+                        };
                         if answer.outcome.reason != Some(Reason::Expired) || expired.is_some() {
                             return Ok(Came::Answer(answer));
                         }

@@ -13,12 +13,15 @@
 //!
 //! `command` asks a node that is there, and puts its answer together.
 //!
-//! `bundle` and `next` are pure. Nothing is kept between two runs: the broker's retained documents and the node's own status are
-//! the memory, so any laptop with the key can go on where another one stopped.
+//! `known` says which key is which node's, so that a broker cannot speak for one.
+//!
+//! `bundle`, `next` and `known` are pure. Nothing but the keys of known nodes is kept between two runs: the broker's retained documents and the
+//! node's own status are the memory, so any laptop with the key can go on where another one stopped.
 
 pub mod bundle;
 pub mod command;
 pub mod images;
+pub mod known;
 pub mod next;
 pub mod offer;
 pub mod prune;

@@ -13,6 +13,7 @@ use super::offer::Sent;
 use super::session::{Session, SessionError, Step};
 use crate::clock::Timestamp;
 use crate::mqtt::controller::{Message, NodeView, Verdict, verdict};
+use crate::mqtt::signature::Standing;
 use crate::mqtt::topic::Scope;
 use crate::mqtt::transport::Transport;
 use crate::mqtt::version::Version;
@@ -55,6 +56,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// Whether the node was there at the end.
     pub online: bool,
+    /// What the newest that it said of the pod is worth; nothing, if it said nothing.
+    pub standing: Option<Standing>,
 }
 
 /// What is told while it happens.
@@ -151,13 +154,13 @@ fn look<T: Transport>(session: &Session<T>, orders: &[Order]) -> Vec<Outcome> {
             let verdict = status.map_or(Verdict::Waiting, |status| {
                 verdict(status, &order.scope, order.version, order.message.digest)
             });
-            let online = view.is_online();
-            outcomes.push(Outcome { node: node.clone(), order: index, verdict, online });
+            let (online, standing) = (view.is_online(), view.standing(&order.pod));
+            outcomes.push(Outcome { node: node.clone(), order: index, verdict, online, standing });
         }
         // A node that has never said a word is waited for as well.
         if let Some(node) = order.node.clone().filter(|_| outcomes.len() == before) {
             let verdict = Verdict::Waiting;
-            outcomes.push(Outcome { node, order: index, verdict, online: false });
+            outcomes.push(Outcome { node, order: index, verdict, online: false, standing: None });
         }
     }
     outcomes

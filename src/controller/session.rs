@@ -1,6 +1,6 @@
 //! One program's connection to the broker, as an operator.
 //!
-//! Owns: what has been read so far, publishing until it is acknowledged, and answering nodes that fetch. Not:
+//! Owns: what has been read so far and is believed, publishing until it is acknowledged, and answering nodes that fetch. Not:
 //! what is published, nor what of it is waited for (`publish`), nor connecting and subscribing (`listen`). One task: everything happens inside
 //! [`Session::step`].
 
@@ -13,12 +13,14 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::time::Instant;
 
+use super::known::KnownNodes;
 use super::offer::{Offers, Sent};
 use crate::artifact::BlockRequest;
 use crate::clock::{Clock, Timestamp};
 use crate::mqtt::command::Reply;
-use crate::mqtt::controller::{self, Fleet, Message, Said};
+use crate::mqtt::controller::{self, Fleet, Message, Said, Subject};
 use crate::mqtt::link::Reconnect;
+use crate::mqtt::signature::{Proof, Standing};
 use crate::mqtt::topic::{Outbound, Topics, Tree};
 use crate::mqtt::transport::{
     Body, Closed, Event, NotTaken, Outgoing, Qos, Refused, Token, Transport,
@@ -105,6 +107,8 @@ pub struct Session<T> {
     /// The command whose answer is waited for, and what has come of it.
     asked: String,
     replies: VecDeque<Reply>,
+    /// The worst that a part of it was worth.
+    answer_standing: Standing,
     /// Told once the last of `outgoing` has gone out.
     sending: Option<Sent>,
     /// The newest that nodes have said.
@@ -112,6 +116,8 @@ pub struct Session<T> {
     /// What stands in pods' topics.
     pub documents: BTreeMap<String, Bytes>,
     pub offers: Offers,
+    /// By which keys nodes are known. Only what they have said is in `fleet` and in answers.
+    pub known: KnownNodes,
     /// What a person should hear of, once each.
     pub complaints: BTreeSet<String>,
 }
@@ -137,10 +143,12 @@ impl<T: Transport> Session<T> {
             outgoing: VecDeque::new(),
             asked: String::new(),
             replies: VecDeque::new(),
+            answer_standing: Standing::Verified,
             sending: None,
             fleet: Fleet::default(),
             documents: BTreeMap::new(),
             offers: Offers::default(),
+            known: KnownNodes::default(),
             complaints: BTreeSet::new(),
         }
     }
@@ -274,15 +282,30 @@ impl<T: Transport> Session<T> {
     }
 
     fn message(&mut self, topic: String, payload: Bytes) -> Step {
-        if let Some((node, Outbound::Get)) = self.tree.read_outbound(&topic) {
-            if let Ok(request) = BlockRequest::parse(&payload) {
-                self.offers.asked(node, request);
+        let mut standing = Standing::Unsigned;
+        if let Some((node, outbound)) = self.tree.read_outbound(&topic) {
+            if outbound == Outbound::Get {
+                if let Ok(request) = BlockRequest::parse(&payload) {
+                    self.offers.asked(node, request);
+                }
+                return Step::Nothing;
             }
-            return Step::Nothing;
+            // Nobody can sign that there is nothing any more; who takes a message away could as well keep it to himself.
+            if !payload.is_empty() {
+                let (found, is_news) = self.weigh(node, outbound, &topic, &payload);
+                if !found.is_believed() {
+                    return if is_news {
+                        Step::Said { node: node.to_owned() }
+                    } else {
+                        Step::Nothing
+                    };
+                }
+                standing = found;
+            }
         }
         if let Some((node, said)) = controller::read(&self.tree, &topic, &payload) {
             if let Said::Reply(reply) = said {
-                return self.reply(*reply);
+                return self.reply(*reply, standing);
             }
             return match self.fleet.take(&node, said) {
                 true => Step::Said { node },
@@ -300,10 +323,34 @@ impl<T: Transport> Session<T> {
         Step::Document { topic }
     }
 
-    fn reply(&mut self, reply: Reply) -> Step {
+    /// What a message is worth, noted and complained of; and whether that is news.
+    fn weigh(
+        &mut self,
+        node: &str,
+        outbound: Outbound<'_>,
+        topic: &str,
+        payload: &[u8],
+    ) -> (Standing, bool) {
+        let proof = Proof::of(self.tree.below_root(topic), payload);
+        let judged = self.known.judge(node, proof);
+        self.complaints.extend(judged.complaint);
+        if judged.is_first {
+            self.fleet.forget_unsigned(node);
+        }
+        let subject = match outbound {
+            Outbound::Online => Subject::Online,
+            Outbound::Node => Subject::Node,
+            Outbound::Pod { key } => Subject::Pod(key),
+            Outbound::Reply { .. } | Outbound::Get => return (judged.standing, false),
+        };
+        (judged.standing, self.fleet.weigh(node, subject, judged.standing))
+    }
+
+    fn reply(&mut self, reply: Reply, standing: Standing) -> Step {
         if reply.id != self.asked || self.replies.len() >= REPLIES_MAX {
             return Step::Nothing;
         }
+        self.answer_standing = self.answer_standing.max(standing);
         self.replies.push_back(reply);
         Step::Reply
     }
@@ -312,6 +359,13 @@ impl<T: Transport> Session<T> {
     pub fn await_reply(&mut self, id: &str) {
         id.clone_into(&mut self.asked);
         self.replies.clear();
+        self.answer_standing = Standing::Verified;
+    }
+
+    /// What the answer so far is worth: of its parts, the worst.
+    #[must_use]
+    pub fn answer_standing(&self) -> Standing {
+        self.answer_standing
     }
 
     /// The next part of the answer, if one has come.

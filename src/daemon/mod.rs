@@ -25,6 +25,7 @@ pub mod notify;
 mod pressure;
 mod ready;
 pub mod signals;
+pub mod status_key;
 mod test_clock;
 mod versions;
 mod watchdog;

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | [`manifest`] | a file of manifests | every text is answered; what was accepted reads back from its own JSON as the same |
 //! | [`envelope`] | a signed document, and each payload that it may carry | what opens reads back from its own JSON as the same |
+//! | [`said`] | what a node says, with its topic | what verifies is what its signer writes, byte for byte, there only; readers read the same without |
 //! | [`topic`] | a topic | what was understood spells the same topic again |
 //! | [`block`] | messages of a transfer, and its requests | what decodes encodes to the same bytes; a machine takes anything |
 //! | [`record`] | a file of the store | what opens is what sealing the same gives |
@@ -32,11 +33,13 @@ use crate::clock::Timestamp;
 use crate::image::{Digest, parse_reference};
 use crate::manifest::{FieldValidation, Object, parse, validate};
 use crate::mqtt::command::Command;
+use crate::mqtt::controller::{self, SecretKey};
 use crate::mqtt::envelope::{Envelope, PayloadType};
 use crate::mqtt::index::Index;
 use crate::mqtt::intent::Release;
 use crate::mqtt::record::{NodeRecord, PodRecord, TrustRecord};
-use crate::mqtt::topic::{Inbound, Outbound, Topics};
+use crate::mqtt::signature::{Proof, SIGNATURE_BYTES};
+use crate::mqtt::topic::{Inbound, Outbound, Topics, Tree};
 use crate::mqtt::trust::Document;
 use crate::spec::{PodKey, Source};
 use crate::store::record as stored;
@@ -52,6 +55,7 @@ pub type Target = fn(&[u8]) -> Trace;
 pub const TARGETS: &[(&str, Target)] = &[
     ("manifest", manifest),
     ("envelope", envelope),
+    ("said", said),
     ("topic", topic),
     ("block", block),
     ("record", record),
@@ -166,6 +170,50 @@ fn say<E: std::fmt::Display>(path: &mut Path, outcome: Result<(), E>) {
         Ok(()) => path.note(true),
         Err(error) => path.say(&error),
     }
+}
+
+/// The seed of the only key that inputs are signed with.
+const SIGNED_WITH: [u8; 32] = [7; 32];
+
+/// See the table. The first line is the topic, from the tenant on; the rest is the message.
+pub fn said(data: &[u8]) -> Trace {
+    let mut path = Path::default();
+    let at = data.iter().position(|byte| *byte == b'\n').unwrap_or(data.len());
+    let topic = String::from_utf8_lossy(&data[..at]).into_owned();
+    let message = data.get(at + 1..).unwrap_or_default();
+    let key = SecretKey::from_seed(&SIGNED_WITH);
+    let tree = Tree::new("pods/v1", "acme").expect("these are levels");
+    let read = |message: &[u8]| controller::read(&tree, &format!("pods/v1/{topic}"), message);
+    let plain = read(message);
+    path.note(plain.as_ref().map(|(_, said)| std::mem::discriminant(said)));
+    match Proof::of(&topic, message) {
+        Proof::Signed(by) => {
+            assert_eq!(by, key.public(), "nobody else has signed anything");
+            let mut said = message[..message.len() - SIGNATURE_BYTES].to_vec();
+            said.push(b'}');
+            assert!(
+                key.signer().sign(&topic, said.clone()) == message,
+                "another spelling verifies"
+            );
+            assert_eq!(read(&said), plain, "readers read the same without");
+            path.note("signed");
+        }
+        Proof::Broken => path.note("broken"),
+        Proof::Unsigned => path.note("unsigned"),
+    }
+    if message.ends_with(b"}") {
+        let signed = key.signer().sign(&topic, message.to_vec());
+        assert_eq!(Proof::of(&topic, &signed), Proof::Signed(key.public()));
+        assert_eq!(Proof::of(&format!("{topic}x"), &signed), Proof::Broken);
+        if plain.is_some() {
+            assert_eq!(
+                read(&signed),
+                plain,
+                "readers who know nothing of signatures read the same"
+            );
+        }
+    }
+    path.end()
 }
 
 /// See the table. The first line configures the tree (`ROOT TENANT NODE`), if it can; the rest is the topic.

@@ -14,7 +14,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 
 use crate::artifact::block::{Block, Body};
+use crate::mqtt::command::{Arguments, Verb};
 use crate::mqtt::kit;
+use crate::mqtt::protocol::{Config, Publish};
 use crate::store::record::{Label, seal};
 
 use super::*;
@@ -66,6 +68,8 @@ const WORDS: &[&str] = &[
     "$SYS",
     "\"payload\":",
     "\"signatures\":[]",
+    ",\"signature\":\"",
+    "acme/s/gw-17/node\n",
     "\"deleted\":true",
     "18446744073709551615",
     "-1",
@@ -211,6 +215,11 @@ fn envelopes_and_their_payloads_take_anything() {
 }
 
 #[test]
+fn what_nodes_say_takes_anything() {
+    fuzz("said");
+}
+
+#[test]
 fn topics_take_anything() {
     fuzz("topic");
 }
@@ -247,6 +256,24 @@ fn every_target_has_its_file_for_cargo_fuzz() {
     }
 }
 
+/// What a node says that signs, each behind a line with its topic.
+fn said() -> Vec<(String, Vec<u8>)> {
+    let signer = Some(SecretKey::from_seed(&SIGNED_WITH).signer());
+    let mut lab = kit::Lab::with(Config { signer, ..kit::config() });
+    lab.connect();
+    lab.send(&kit::intent("web", 1));
+    lab.make_good("web");
+    let ask = kit::command(Verb::Ping, "c1", lab.conn(), Arguments::default());
+    lab.publish(&controller::command(&kit::tree(), &ask, &[&kit::controller_key()]).unwrap());
+    lab.settle();
+    let line = |said: &Publish| {
+        let topic = kit::tree().below_root(&said.topic).to_owned();
+        let line = [topic.as_bytes(), b"\n", &said.payload].concat();
+        (topic, line)
+    };
+    lab.sent.iter().map(line).collect()
+}
+
 /// Inputs to begin with, as the program itself writes them.
 fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let pod = b"apiVersion: v1\nkind: Pod\nmetadata: {name: web}\nspec:\n  containers:\n  - name: c\n    image: web:1\n".to_vec();
@@ -254,6 +281,9 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     let signed = kit::signed(&kit::with_artifact("web:1", kit::intent("web", 3)));
     let opened = Envelope::open(&signed.payload, PayloadType::Intent).unwrap();
     let index = kit::index(2, &[&signed]);
+    let said = said();
+    let word =
+        |ending: &str| said.iter().find(|(topic, _)| topic.ends_with(ending)).unwrap().1.clone();
     let message = |offset, body| {
         let message = Block { transfer: 7, offset, total: 5000, body }.encode();
         let length = u16::try_from(message.len()).unwrap().to_be_bytes();
@@ -279,6 +309,11 @@ fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("envelope", "intent-payload.json", opened.payload),
         ("envelope", "index.json", index.payload),
         ("envelope", "tombstone.json", kit::signed(&kit::tombstone("web", 4)).payload),
+        ("said", "online", word("/online")),
+        ("said", "node", word("/node")),
+        ("said", "pod", word("/pod/default/web")),
+        ("said", "reply", word("/res/c1")),
+        ("said", "unsigned", b"acme/s/gw-17/res/c1\n{\"apiVersion\":\"podling.dev/v1\",\"kind\":\"Reply\",\"id\":\"c1\",\"verb\":\"ping\",\"piece\":0,\"more\":true}".to_vec()),
         ("topic", "pod", b"pods/v1 acme gw-17\npods/v1/acme/n/gw-17/pod/default/web".to_vec()),
         ("topic", "group", b"\npods/v1/acme/g/line-a/pod/default/web".to_vec()),
         ("topic", "command", b"\npods/v1/acme/n/gw-17/cmd/logs/0b1c".to_vec()),

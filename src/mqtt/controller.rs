@@ -20,6 +20,7 @@ use super::command::{Command, Reply};
 use super::envelope::{ENVELOPE_BYTES_MAX, Envelope, PayloadType, key_id};
 use super::index::{Index, NodeIndex};
 use super::intent::{PodIntent, Release};
+use super::signature::{Signer, Standing};
 use super::status::{NodeStatus, Online, PodStatus, RefusedStatus, RolloutStatus};
 use super::topic::{Outbound, Scope, Tree};
 use super::trust::{Document, TrustDocument, public_key_text};
@@ -80,6 +81,12 @@ impl SecretKey {
     #[must_use]
     pub fn public_text(&self) -> String {
         public_key_text(&self.public())
+    }
+
+    /// Signs with it what a node says.
+    #[must_use]
+    pub fn signer(&self) -> Signer {
+        Signer::new(self.0.clone())
     }
 
     /// How nodes call it.
@@ -251,11 +258,22 @@ pub fn read(tree: &Tree, topic: &str, payload: &[u8]) -> Option<(String, Said)> 
     Some((node.to_owned(), said))
 }
 
+/// Of what a message from a node speaks.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Subject {
+    Online,
+    Node,
+    Pod(PodKey),
+}
+
 /// Nodes that a view holds.
 pub const NODES_MAX: usize = 100_000;
 
 /// Pods of one node that a view holds: those that it can run, as many marks, and what it refused; with room to spare.
 const VIEW_PODS_MAX: usize = 4 * crate::limits::PODS_MAX;
+
+/// Subjects of one node: those pods, birth and status.
+const SUBJECTS_MAX: usize = VIEW_PODS_MAX + 2;
 
 /// The newest that each node has said. What a `get` prints, and what a `publish` waits on.
 #[derive(Clone, Debug, Default)]
@@ -269,6 +287,8 @@ pub struct NodeView {
     pub online: Option<Online>,
     pub status: Option<Box<NodeStatus>>,
     pub pods: BTreeMap<PodKey, Box<PodStatus>>,
+    /// Of each subject, what the newest message was worth: also of those that were not believed, and changed nothing else here.
+    pub standings: BTreeMap<Subject, Standing>,
 }
 
 impl NodeView {
@@ -276,6 +296,19 @@ impl NodeView {
     #[must_use]
     pub fn is_online(&self) -> bool {
         self.online.as_ref().is_some_and(|online| online.online)
+    }
+
+    /// What is worth what the node says of itself: the worse of birth and status.
+    #[must_use]
+    pub fn own_standing(&self) -> Option<Standing> {
+        let of = |subject| self.standings.get(&subject).copied();
+        of(Subject::Online).max(of(Subject::Node))
+    }
+
+    /// What a pod's newest message was worth.
+    #[must_use]
+    pub fn standing(&self, pod: &PodKey) -> Option<Standing> {
+        self.standings.get(&Subject::Pod(pod.clone())).copied()
     }
 
     /// Whether a pod's status was said on the connection that stands: else it is what was true before.
@@ -286,6 +319,35 @@ impl NodeView {
 }
 
 impl Fleet {
+    /// Notes what a message is worth, believed or not; false if that is no news.
+    pub fn weigh(&mut self, node: &str, subject: Subject, standing: Standing) -> bool {
+        if !self.nodes.contains_key(node) && self.nodes.len() >= NODES_MAX {
+            return false;
+        }
+        let view = self.nodes.entry(node.to_owned()).or_default();
+        if !view.standings.contains_key(&subject) && view.standings.len() >= SUBJECTS_MAX {
+            return false;
+        }
+        view.standings.insert(subject, standing) != Some(standing)
+    }
+
+    /// A node's key has become known: what it was believed to say without a signature is not believed any more.
+    pub fn forget_unsigned(&mut self, node: &str) {
+        let Some(view) = self.nodes.get_mut(node) else { return };
+        let NodeView { online, status, pods, standings } = view;
+        for (subject, standing) in standings {
+            if *standing != Standing::Unsigned {
+                continue;
+            }
+            *standing = Standing::Missing;
+            match subject {
+                Subject::Online => *online = None,
+                Subject::Node => *status = None,
+                Subject::Pod(key) => drop(pods.remove(key)),
+            }
+        }
+    }
+
     /// Takes in a message; false if it was no news.
     pub fn take(&mut self, node: &str, said: Said) -> bool {
         if !self.nodes.contains_key(node) && self.nodes.len() >= NODES_MAX {
@@ -312,7 +374,7 @@ impl Fleet {
             Said::Pod(key, status) => {
                 let stamp = |s: &PodStatus| (s.stamp.conn, s.stamp.seq);
                 let known = view.pods.get(&key);
-                // Statuses are not signed: whoever may write them may name any number of pods.
+                // A node that is not known may be anybody, who may name any number of pods.
                 if known.is_none() && view.pods.len() >= VIEW_PODS_MAX {
                     return false;
                 }
@@ -322,7 +384,10 @@ impl Fleet {
                 }
                 !old
             }
-            Said::Forgotten(key) => view.pods.remove(&key).is_some(),
+            Said::Forgotten(key) => {
+                let known = view.pods.remove(&key).is_some();
+                view.standings.remove(&Subject::Pod(key)).is_some() || known
+            }
             Said::Reply(_) => false,
         }
     }

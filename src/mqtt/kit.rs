@@ -80,6 +80,7 @@ pub(crate) fn config() -> Config {
         trust: trust(Mode::Require),
         verbs: BTreeSet::from(Verb::DEFAULT),
         capabilities: Capabilities::default(),
+        signer: None,
         boot: "boot-1".to_owned(),
         version: "0.1.0".to_owned(),
         built_ms: EPOCH_MS - 1_000_000,

@@ -12,7 +12,8 @@
 //!                        ├─ intent, index, command     what they say
 //!                        ├─ version     which of two is newer
 //!                        ├─ record      what is kept
-//!                        └─ status      what the node answers
+//!                        ├─ status      what the node answers
+//!                        └─ signature   … and that it was the node
 //!  controller (podling publish, fleet, key) ─► the same modules, from the other side
 //! ```
 
@@ -25,6 +26,7 @@ pub mod intent;
 pub mod link;
 pub mod protocol;
 pub mod record;
+pub mod signature;
 pub mod status;
 pub mod tls;
 pub mod topic;

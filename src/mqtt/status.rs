@@ -299,6 +299,9 @@ pub struct Capabilities {
     /// The age recipient that secrets for this node are encrypted to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recipient: Option<String>,
+    /// The public key that everything the node says is signed with (`super::signature`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status_key: Option<String>,
 }
 
 /// Whom the node trusts.

@@ -220,6 +220,13 @@ impl Tree {
         }
     }
 
+    /// A topic from the tenant on: what bridges leave as it is, and signatures cover.
+    #[must_use]
+    pub fn below_root<'t>(&self, topic: &'t str) -> &'t str {
+        let rest = topic.strip_prefix(&self.root).and_then(|rest| rest.strip_prefix('/'));
+        rest.unwrap_or(topic)
+    }
+
     fn below<'t>(&self, topic: &'t str) -> Option<&'t str> {
         if topic.len() > TOPIC_BYTES_MAX {
             return None;

@@ -90,15 +90,7 @@ impl NodeKey {
     ///
     /// The file is not there, or not usable.
     pub fn open(path: &Path) -> Result<Self, NodeKeyError> {
-        let read = |cause| NodeKeyError::Read { path: path.to_owned(), cause };
-        let file = File::open(path).map_err(read)?;
-        let meta = file.metadata().map_err(read)?;
-        if meta.mode() & OTHERS != 0 {
-            return Err(NodeKeyError::Open { path: path.to_owned() });
-        }
-        let length = usize::try_from(meta.len().min(KEY_FILE_BYTES_MAX)).unwrap_or_default();
-        let mut text = Zeroizing::new(String::with_capacity(length + 1));
-        file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(read)?;
+        let text = read_private(path)?;
         let mut lines = text.lines().map(str::trim);
         let identity = lines
             .find(|line| !line.is_empty() && !line.starts_with('#'))
@@ -126,17 +118,44 @@ impl NodeKey {
             self.recipient(),
             secret.expose_secret(),
         ));
-        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
-        let dir = dir.ok_or(io::ErrorKind::InvalidInput)?;
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".tmp");
-        let temporary = PathBuf::from(temporary);
-        // A leftover may have other permissions.
-        RealDisk.remove(&temporary)?;
-        let mut file = RealDisk.create(&temporary)?;
-        file.write(text.as_bytes())?;
-        file.sync()?;
-        RealDisk.rename(&temporary, path)?;
-        RealDisk.sync_dir(dir)
+        write_private(path, &text)
     }
+}
+
+/// The text of a key's file, which nobody else can read.
+///
+/// # Errors
+///
+/// It is not there, or not usable.
+pub fn read_private(path: &Path) -> Result<Zeroizing<String>, NodeKeyError> {
+    let read = |cause| NodeKeyError::Read { path: path.to_owned(), cause };
+    let file = File::open(path).map_err(read)?;
+    let meta = file.metadata().map_err(read)?;
+    if meta.mode() & OTHERS != 0 {
+        return Err(NodeKeyError::Open { path: path.to_owned() });
+    }
+    let length = usize::try_from(meta.len().min(KEY_FILE_BYTES_MAX)).unwrap_or_default();
+    let mut text = Zeroizing::new(String::with_capacity(length + 1));
+    file.take(KEY_FILE_BYTES_MAX).read_to_string(&mut text).map_err(read)?;
+    Ok(text)
+}
+
+/// Makes a key's file, for its owner only; durable, whole or not at all.
+///
+/// # Errors
+///
+/// The disk's.
+pub fn write_private(path: &Path, text: &str) -> io::Result<()> {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
+    let dir = dir.ok_or(io::ErrorKind::InvalidInput)?;
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    // A leftover may have other permissions.
+    RealDisk.remove(&temporary)?;
+    let mut file = RealDisk.create(&temporary)?;
+    file.write(text.as_bytes())?;
+    file.sync()?;
+    RealDisk.rename(&temporary, path)?;
+    RealDisk.sync_dir(dir)
 }

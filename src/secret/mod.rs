@@ -26,7 +26,7 @@ use age::{DecryptError, x25519};
 use thiserror::Error;
 
 pub use age::secrecy::zeroize::Zeroizing;
-pub use key::{NodeKey, NodeKeyError};
+pub use key::{NodeKey, NodeKeyError, read_private, write_private};
 pub use object::{ENCRYPTION, Form, SecretFault, Unreadable, Values, check, open, sealed_object};
 
 /// Keeps keys and plain values out of core files: this process leaves none. A person who needs one raises the limit of the process

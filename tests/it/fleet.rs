@@ -41,8 +41,9 @@ fn the_fleet_is_shown_from_what_the_broker_retains() {
         Some(get(&["nodes"])).filter(|table| table.contains("1/1"))
     });
     let words: Vec<&str> = nodes.split_whitespace().collect();
-    assert_eq!(words[..6], ["NAME", "STATUS", "PODS", "VERSION", "AGE", "SEEN"], "{nodes}");
-    assert_eq!(words[6..10], ["gw-test", "Ready", "1/1", env!("CARGO_PKG_VERSION")], "{nodes}");
+    let heading = ["NAME", "STATUS", "PODS", "VERSION", "AGE", "SEEN", "SIGNATURE"];
+    assert_eq!(words[..7], heading, "{nodes}");
+    assert_eq!(words[7..11], ["gw-test", "Ready", "1/1", env!("CARGO_PKG_VERSION")], "{nodes}");
     let pods = get(&["pods"]);
     let words: Vec<&str> = pods.split_whitespace().skip(9).take(6).collect();
     assert_eq!(words, ["gw-test", "web", "node", "1/1/1", "1/1", "Running"], "{pods}");

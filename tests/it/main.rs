@@ -40,5 +40,6 @@ mod registry;
 mod restart;
 mod room;
 mod settings;
+mod signed;
 mod space;
 mod support;

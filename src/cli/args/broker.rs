@@ -23,6 +23,9 @@ pub struct BrokerArgs {
     /// The key that documents are signed with (PEM, mode 0600)
     #[arg(long, value_name = "FILE")]
     pub signing_key: Option<PathBuf>,
+    /// What a node signs its word with (podling key node --status-key); may be given several times
+    #[arg(long, value_name = "NODE=KEY", value_parser = node_key)]
+    pub node_key: Vec<(String, String)>,
     /// Authorities that may sign the broker's certificate (PEM) [default: the system's]
     #[arg(long, value_name = "FILE")]
     pub certificate_authority: Option<PathBuf>,
@@ -41,6 +44,11 @@ pub struct BrokerArgs {
     /// The password's file
     #[arg(long, value_name = "FILE")]
     pub password_file: Option<PathBuf>,
+}
+
+fn node_key(text: &str) -> Result<(String, String), &'static str> {
+    let (node, key) = text.split_once('=').ok_or("NODE=KEY is expected")?;
+    Ok((node.to_owned(), key.to_owned()))
 }
 
 /// What else the exit code of `publish` says.

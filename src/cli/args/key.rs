@@ -60,8 +60,11 @@ pub enum KeyCommand {
         #[arg(long, value_name = "NAME", value_delimiter = ',')]
         namespace: Vec<String>,
     },
-    /// Print whom secrets for this node are encrypted to
+    /// Print whom secrets for this node are encrypted to, or what it signs its word with
     Node {
+        /// The public key that everything it says over MQTT is signed with: for nodeKeys of a controller's settings
+        #[arg(long)]
+        status_key: bool,
         #[command(flatten)]
         node: NodeArgs,
     },

@@ -41,6 +41,7 @@ pub(super) async fn run(command: &FleetCommand, out: &mut Out) -> anyhow::Result
     let question = Question { node, verb, arguments, id };
     let keys: Vec<_> = key.iter().collect();
     let came = ask(&mut session, &question, &keys, within).await;
+    controller.remember(&mut session);
     for complaint in &session.complaints {
         complain(&format!("Warning: {complaint}"));
     }
@@ -189,6 +190,7 @@ fn as_json(asked: &Asked<'_>, question: &Question, came: &Answer) -> Value {
         "conn": came.conn,
         "milliseconds": u64::try_from(came.took.as_millis()).unwrap_or(u64::MAX),
         "repeated": came.repeated,
+        "signature": came.standing.as_str(),
         "outcome": came.outcome,
     });
     let described = || serde_json::from_slice::<Value>(&came.content).ok();

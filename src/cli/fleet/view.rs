@@ -12,8 +12,9 @@ use serde_json::{Value, json};
 use crate::board::selector::LabelSelector;
 use crate::controller::next::Retained;
 use crate::controller::session::Session;
-use crate::mqtt::controller::NodeView;
-use crate::mqtt::intent::time_ms;
+use crate::mqtt::controller::{NodeView, Subject};
+use crate::mqtt::intent::{API_VERSION, time_ms};
+use crate::mqtt::signature::Standing;
 use crate::mqtt::status::{Condition, DocumentStatus, NodeStatus, PodStatus};
 use crate::mqtt::topic::Scope;
 use crate::mqtt::transport::Transport;
@@ -123,7 +124,7 @@ impl<'a> View<'a> {
         let named = |node: &str| args.names.is_empty() || args.names.iter().any(|n| n == node);
         let nodes = self.nodes.iter().filter(|(node, _)| named(node));
         let wide = args.output == Some(FleetFormat::Wide);
-        let mut heading = vec!["NAME", "STATUS", "PODS", "VERSION", "AGE", "SEEN"];
+        let mut heading = vec!["NAME", "STATUS", "PODS", "VERSION", "AGE", "SEEN", "SIGNATURE"];
         if wide {
             heading.extend(["ARCH", "GROUPS", "TRUST", "CONN", "LABELS", "MESSAGE"]);
         }
@@ -147,6 +148,14 @@ impl<'a> View<'a> {
             for (key, status) in view.pods.iter().filter(|(key, _)| is_meant(key)) {
                 rows.push(Row { node, view: Some(view), key: key.clone(), status: Some(status) });
             }
+            // Of which nothing was said that is believed.
+            let subjects = view.standings.keys().filter_map(|subject| match subject {
+                Subject::Pod(key) => Some(key),
+                Subject::Online | Subject::Node => None,
+            });
+            for key in subjects.filter(|key| is_meant(key) && !view.pods.contains_key(*key)) {
+                rows.push(Row { node, view: Some(view), key: key.clone(), status: None });
+            }
         }
         // What no node has answered yet.
         for (scope, node, key) in self.wanted.keys().filter(|(_, _, key)| is_meant(key)) {
@@ -168,13 +177,13 @@ impl<'a> View<'a> {
         heading.extend(["NODE", "NAME", "SOURCE", "GENERATION", "READY", "STATUS", "RESTARTS"]);
         heading.extend(["SEEN", "MESSAGE"]);
         if wide {
-            heading.extend(["STAGE", "UID"]);
+            heading.extend(["STAGE", "UID", "SIGNATURE"]);
         }
         let item = |row: &Row<'_>| Item {
             id: format!("pod/{}/{}/{}", row.node, row.key.namespace, row.key.name),
             name: format!("pod/{}", row.key.name),
             cells: self.pod_row(row, args, wide, now_ms),
-            object: row.status.and_then(|status| serde_json::to_value(status).ok()),
+            object: pod_object(row),
         };
         Listing { heading, items: rows.iter().map(item).collect() }
     }
@@ -209,6 +218,7 @@ impl<'a> View<'a> {
             let stage = row.status.and_then(|status| status.rollout.as_ref());
             cells.push(stage.map_or("<none>", |rollout| rollout.stage.as_str()).to_owned());
             cells.push(accepted.map_or("<none>".to_owned(), |a| a.revision.uid.clone()));
+            cells.push(signature(row.standing()));
         }
         cells
     }
@@ -232,11 +242,36 @@ impl Row<'_> {
         let (Some(view), Some(status)) = (self.view, self.status) else { return false };
         presence(view, now_ms) == Presence::Here && view.is_current(status)
     }
+
+    fn standing(&self) -> Option<Standing> {
+        self.view?.standing(&self.key)
+    }
+}
+
+/// Whose word it is.
+fn signature(standing: Option<Standing>) -> String {
+    standing.map_or("<none>", Standing::as_str).to_owned()
+}
+
+fn pod_object(row: &Row<'_>) -> Option<Value> {
+    let standing = row.standing();
+    let mut object = match row.status {
+        Some(status) => serde_json::to_value(status).ok()?,
+        // Something was said of it, and is not believed.
+        None => {
+            standing?;
+            let (namespace, name) = (&*row.key.namespace, &*row.key.name);
+            json!({"apiVersion": API_VERSION, "kind": "PodStatus", "node": row.node, "namespace": namespace, "name": name})
+        }
+    };
+    object["signature"] = standing.map(Standing::as_str).into();
+    Some(object)
 }
 
 /// The phase, where it is known.
 fn state(row: &Row<'_>, now_ms: i64) -> String {
     match row.status {
+        None if row.standing().is_some() => "Unknown".to_owned(),
         None => "Unanswered".to_owned(),
         Some(status) if row.is_known(now_ms) => status.phase.clone(),
         Some(_) => "Unknown".to_owned(),
@@ -247,7 +282,10 @@ fn state(row: &Row<'_>, now_ms: i64) -> String {
 fn message(row: &Row<'_>, now_ms: i64) -> Option<String> {
     let before = row.status.filter(|_| !row.is_known(now_ms));
     let before = before.map(|status| format!("was {}", status.phase));
-    let parts: Vec<String> = before.into_iter().chain(trouble_of(row)).collect();
+    let standing = row.standing().filter(|standing| !standing.is_believed());
+    let left = standing
+        .map(|it| format!("what the broker shows is not believed: signature {}", it.as_str()));
+    let parts: Vec<String> = left.into_iter().chain(before).chain(trouble_of(row)).collect();
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 
@@ -286,6 +324,7 @@ fn node_row(node: &str, view: &NodeView, wide: bool, now_ms: i64) -> Vec<String>
         none(version),
         uptime(view, now_ms),
         ago(known.stamp.time.as_deref(), now_ms),
+        signature(view.own_standing()),
     ];
     if wide {
         let labels: Vec<String> = known.labels.iter().map(|(k, v)| format!("{k}={v}")).collect();
@@ -382,6 +421,7 @@ fn node_object(node: &str, view: &NodeView) -> Value {
         None => json!({"apiVersion": "podling.dev/v1", "kind": "NodeStatus", "node": node}),
     };
     object["online"] = serde_json::to_value(&view.online).unwrap_or(Value::Null);
+    object["signature"] = view.own_standing().map(Standing::as_str).into();
     object
 }
 

@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use super::super::args::{FleetFormat, FleetGetArgs};
 use super::super::columns::Columns;
+use super::super::controller::Controller;
 use super::super::{Out, complain};
 use super::shown;
 use super::view::{Item, Listing, View, object};
@@ -62,6 +63,7 @@ impl<'a> Watch<'a> {
     pub(super) async fn run<T: Transport>(
         mut self,
         session: &mut Session<T>,
+        controller: &Controller,
         out: &mut Out,
     ) -> anyhow::Result<ExitCode> {
         loop {
@@ -70,6 +72,7 @@ impl<'a> Watch<'a> {
             self.tell(&listing, out)?;
             let until = session.now().plus(LOOK);
             let moved = self.wait(session, until).await;
+            controller.remember(session);
             while let Some(complaint) = session.complaints.pop_first() {
                 complain(&format!("Warning: {complaint}"));
             }

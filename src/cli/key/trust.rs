@@ -52,6 +52,7 @@ async fn publish(args: &TrustArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
         [controller.tree.trust(), format!("{below}/s/+/online"), format!("{below}/s/+/node")];
     session.listen(filters.to_vec()).await?;
     session.settle().await?;
+    controller.remember(&mut session);
     let envelope = signed(&args.file, &text, &keys, &session)?;
     let document: TrustDocument = serde_json::from_slice(&envelope.payload)?;
     if args.dry_run {
@@ -68,6 +69,9 @@ async fn publish(args: &TrustArgs, out: &mut Out) -> anyhow::Result<ExitCode> {
     let mut waiting = Waiting { message, version: document.version, within, told: BTreeMap::new() };
     let done = waiting.wait(&mut session, out).await;
     session.leave().await;
+    for complaint in &session.complaints {
+        complain(&format!("Warning: {complaint}"));
+    }
     let code = waiting.rest(&session, out)?;
     // What was heard is told whatever became of the connection.
     done.map(|()| code)
@@ -100,7 +104,7 @@ fn signed(
     let next = known_version(session) + 1;
     let epoch = standing(session).map_or(1, |document| document.epoch);
     let said = said_epoch(session);
-    // What nodes say is not signed, and a root's word is for all of them.
+    // What a node says is its own word, and a root's is for all of them.
     ensure!(
         said <= epoch || fields.contains_key("epoch"),
         "a node says that it is in epoch {said}, and the trust document at the broker {}: write the epoch that is meant into {shown}",

@@ -11,9 +11,10 @@ use crate::controller::images::Module;
 use crate::controller::next::{Choice, Known, Next, Retained, draft, next};
 use crate::controller::publish::Order;
 use crate::controller::session::Session;
-use crate::mqtt::controller::{self as documents, Message, SecretKey};
+use crate::mqtt::controller::{self as documents, Message, NodeView, SecretKey};
 use crate::mqtt::intent::{Manifest, PodIntent, RolloutPolicy, SealedSecret, time_text};
 use crate::mqtt::link::Link;
+use crate::mqtt::signature::Standing;
 use crate::mqtt::status::PodStatus;
 use crate::mqtt::topic::Scope;
 use crate::mqtt::version::Version;
@@ -168,13 +169,17 @@ impl Publishing<'_> {
         if let Some(pinned) = pinned {
             return Ok(Some(pinned.parse()?));
         }
-        let status = session.and_then(|session| session.fleet.nodes.get(node)?.status.as_ref());
+        let view = session.and_then(|session| session.fleet.nodes.get(node));
+        let status = view.and_then(|view| view.status.as_ref());
         let said = status.and_then(|status| status.capabilities.recipient.clone());
         let said = said.with_context(|| {
             format!(
                 "node {node} has not said to whom its secrets are encrypted: name it with --recipient (podling key node prints it there)"
             )
         })?;
+        if view.and_then(NodeView::own_standing) == Some(Standing::Verified) {
+            return Ok(Some(said.parse()?));
+        }
         complain(&format!(
             "Warning: secrets are encrypted to {said}, as the broker says that {node} says; to rely on nobody, write it under \
              recipients in {} or use --recipient",

@@ -16,6 +16,7 @@ use crate::image::Digest;
 use crate::mqtt::cause::{Cause, Reason};
 use crate::mqtt::controller::{NodeView, Verdict};
 use crate::mqtt::envelope::{Envelope, PayloadType};
+use crate::mqtt::signature::Standing;
 use crate::mqtt::status::{RefusedStatus, RolloutStatus, Stage};
 
 use super::super::args::PublishFormat;
@@ -100,6 +101,11 @@ impl<'o> Screen<'o> {
 
     /// What there is to know of the node before anything is published.
     pub(super) fn node(&mut self, node: &str, view: Option<&NodeView>) {
+        if view.and_then(NodeView::own_standing) == Some(Standing::Unsigned) {
+            complain(&format!(
+                "Note: {node} does not sign what it says (an older podling): its word is worth what the broker's access list is worth"
+            ));
+        }
         match view {
             None => complain(&format!(
                 "Warning: the broker knows no node {node} yet: it takes the pod when it first connects (podling fleet get nodes lists \
@@ -423,6 +429,7 @@ fn result(order: &Order, outcome: &Outcome, bundle: Option<&Bundle>) -> Value {
     shown["node"] = outcome.node.clone().into();
     shown["outcome"] = word.into();
     shown["online"] = outcome.online.into();
+    shown["signature"] = outcome.standing.map(Standing::as_str).into();
     for (field, value) in
         [("stage", stage.map(str::to_owned)), ("reason", reason), ("message", message)]
     {

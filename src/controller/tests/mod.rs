@@ -5,3 +5,4 @@ mod command;
 mod script;
 mod seeing;
 mod session;
+mod signed;

@@ -48,6 +48,7 @@ pub(super) struct State {
     pub(super) forbidden: Option<&'static str>,
     pub(super) answers_subscriptions: bool,
     pub(super) node: Option<Lab>,
+    interjections: Vec<Event>,
     /// How much of what the node has sent was passed on.
     passed: usize,
 }
@@ -80,14 +81,19 @@ impl Broker {
             forbidden: None,
             answers_subscriptions: true,
             node: None,
+            interjections: vec![],
             passed: 0,
         })))
     }
 
     /// With a node behind it that is online.
     pub(super) fn with_node() -> Self {
+        Self::with(Lab::online())
+    }
+
+    /// With that node behind it.
+    pub(super) fn with(lab: Lab) -> Self {
         let broker = Self::new();
-        let lab = Lab::online();
         broker.state().passed = lab.sent.len();
         broker.state().node = Some(lab);
         broker
@@ -100,6 +106,11 @@ impl Broker {
     pub(super) fn session(&self, brokers: usize) -> Session<Script> {
         let script = Script(self.clone());
         Session::new(script, kit::tree(), Clock::start(), "mqtt://broker".to_owned(), brokers)
+    }
+
+    /// Somebody says this as soon as the next message is published, before anybody else.
+    pub(super) fn on_publish(&self, events: Vec<Event>) {
+        self.state().interjections = events;
     }
 
     /// Something happens on the connection that stands, after a while.
@@ -245,6 +256,9 @@ impl Transport for Script {
         }
         if outgoing.retain {
             state.retained.insert(outgoing.topic.clone(), outgoing.payload.clone());
+        }
+        for event in std::mem::take(&mut state.interjections) {
+            state.put(soon, conn, event);
         }
         if let Some(node) = &mut state.node {
             node.publish(&Message {

@@ -29,6 +29,7 @@ use tracing::{info, warn};
 
 use crate::daemon::config::Config;
 use crate::daemon::node_object::NodeObject;
+use crate::daemon::status_key::StatusKey;
 use crate::error::chain;
 use crate::image::Digest;
 use crate::mqtt::link::{Link, LinkStats};
@@ -321,6 +322,11 @@ fn protocol_config(
     trust: Trust,
     safe_mode: bool,
 ) -> protocol::Config {
+    let status_key = StatusKey::open_or_make(&config.node_key_file);
+    // Its pods matter more than its signature. Whoever knows its key does not believe it without, and is told why.
+    let status_key = status_key.inspect_err(|error| {
+        tracing::error!("what this node says over MQTT is not signed: {error:#}");
+    });
     let features = ["wasip1", "wasip2", "wasip3", "http"].map(str::to_owned).to_vec();
     let sources = ["oci", "https", "http", "data", "mqtt"].map(str::to_owned).to_vec();
     protocol::Config {
@@ -337,6 +343,7 @@ fn protocol_config(
             recipient: node.secrets.as_ref().map(|secrets| secrets.recipient().to_string()),
             ..Capabilities::default()
         },
+        signer: status_key.ok().map(|key| key.signer()),
         boot: uuid::Uuid::new_v4().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         built_ms: built_ms(),

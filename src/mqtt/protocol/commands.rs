@@ -13,7 +13,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 
 use super::Protocol;
-use super::io::{Output, Publish};
+use super::io::Output;
 use super::outbox::Subject;
 use crate::clock::Timestamp;
 use crate::image::Digest;
@@ -261,8 +261,8 @@ impl Protocol {
 
     fn put_reply(&mut self, reply: &Reply) {
         let Ok(topic) = self.config.topics.reply(&reply.id) else { return };
-        let payload = serde_json::to_vec(reply).expect("a reply has string keys only").into();
-        self.put(Output::Publish(Publish { topic, payload, retain: false }));
+        let reply = serde_json::to_vec(reply).expect("a reply has string keys only");
+        self.put(Output::Publish(self.said(topic, reply, false)));
     }
 }
 

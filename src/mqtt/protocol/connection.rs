@@ -175,8 +175,8 @@ impl Protocol {
             protocol: PROTOCOL,
             version: self.config.version.clone(),
         };
-        let payload = serde_json::to_vec(&message).expect("strings and numbers have a JSON form");
-        Publish { topic: self.config.topics.online(), payload: payload.into(), retain: true }
+        let message = serde_json::to_vec(&message).expect("strings and numbers have a JSON form");
+        self.said(self.config.topics.online(), message, true)
     }
 
     pub(super) fn connected(&mut self) {
@@ -298,6 +298,10 @@ impl Protocol {
         };
         let (ours, conn) = (found.boot == self.config.boot, self.connection.conn);
         if found.online && ours && found.conn == conn {
+            // As it was said, signature and all: readers who know our key take nothing else.
+            if self.config.signer.is_some() && *payload != *self.online(true).payload {
+                self.rebirth();
+            }
             return;
         }
         if found.conn >= conn && found.conn < CONN_MAX && self.may_rebirth() {

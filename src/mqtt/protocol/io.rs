@@ -14,6 +14,7 @@ use crate::image::Digest;
 use crate::mqtt::cause::Refusal;
 use crate::mqtt::command::{Outcome, Task, Verb};
 use crate::mqtt::intent::{Delta, Release};
+use crate::mqtt::signature::Signer;
 use crate::mqtt::status::{Capabilities, Condition, ContainerStatus};
 use crate::mqtt::topic::Topics;
 use crate::mqtt::trust::Trust;
@@ -32,6 +33,8 @@ pub struct Config {
     /// Commands that are allowed.
     pub verbs: BTreeSet<Verb>,
     pub capabilities: Capabilities,
+    /// Signs what the node says; without, it is unsigned.
+    pub signer: Option<Signer>,
     /// Names this life of the daemon; random.
     pub boot: String,
     /// Version of the program.

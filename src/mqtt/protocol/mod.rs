@@ -223,6 +223,15 @@ impl Protocol {
         times.into_iter().flatten().chain(pods).filter(|at| *at > self.now).min()
     }
 
+    /// Something that the node says: signed, if it has a key for that.
+    fn said(&self, topic: String, message: Vec<u8>, retain: bool) -> Publish {
+        let payload = match &self.config.signer {
+            Some(signer) => signer.sign(self.config.topics.tree().below_root(&topic), message),
+            None => message,
+        };
+        Publish { topic, payload: payload.into(), retain }
+    }
+
     fn put(&mut self, output: Output) {
         self.outputs.push(output);
     }

@@ -171,6 +171,6 @@ impl Protocol {
         (slot.said, slot.published) = (Some(said), Some(self.now));
         self.seq += 1;
         let payload = content.stamped(self.stamp());
-        self.put(Output::Publish(Publish { topic, payload, retain: true }));
+        self.put(Output::Publish(self.said(topic, payload, true)));
     }
 }

@@ -4,8 +4,6 @@
 
 use std::fmt::Write as _;
 
-use bytes::Bytes;
-
 use super::io::PodReport;
 use super::pods::{inactive, leading};
 use super::rollout::scoped;
@@ -15,6 +13,7 @@ use crate::mqtt::cause::cut;
 use crate::mqtt::envelope::{ENVELOPE_BYTES_MAX, digest};
 use crate::mqtt::intent::{API_VERSION, time_text};
 use crate::mqtt::record::{Line, PodRecord};
+use crate::mqtt::signature::Signer;
 use crate::mqtt::status::{
     AcceptedStatus, Condition, DesiredStatus, DocumentStatus, NodeStatus, PROTOCOL, PodCounts,
     PodStatus, Stage, Stamp, TrustStatus,
@@ -52,15 +51,15 @@ impl Spoken {
         Self { lasting: json(&status), document: Document::Node(Box::new(status)) }
     }
 
-    pub(super) fn stamped(self, stamp: Stamp) -> Bytes {
+    pub(super) fn stamped(self, stamp: Stamp) -> Vec<u8> {
         match self.document {
             Document::Pod(mut status) => {
                 status.stamp = stamp;
-                json(&*status).into()
+                json(&*status)
             }
             Document::Node(mut status) => {
                 status.stamp = stamp;
-                json(&*status).into()
+                json(&*status)
             }
         }
     }
@@ -192,6 +191,7 @@ impl Protocol {
     pub(super) fn node_status(&self) -> Spoken {
         let mut capabilities = self.config.capabilities.clone();
         capabilities.verbs = self.config.verbs.iter().copied().collect();
+        capabilities.status_key = self.config.signer.as_ref().map(Signer::public_text);
         (capabilities.envelope_bytes_max, capabilities.pods_max) = (ENVELOPE_BYTES_MAX, PODS_MAX);
         let trust = &self.config.trust;
         Spoken::node(NodeStatus {

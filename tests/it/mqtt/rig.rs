@@ -166,7 +166,12 @@ impl Rig {
 
     /// Publishes as the operator.
     pub fn publish(&self, topic: &str, payload: &[u8], retain: bool) {
-        let mut command = self.client("mosquitto_pub", OPERATOR);
+        self.publish_as(OPERATOR, topic, payload, retain);
+    }
+
+    /// The same as anybody who has a certificate, under a client id of its own.
+    pub fn publish_as(&self, who: &str, topic: &str, payload: &[u8], retain: bool) {
+        let mut command = self.client("mosquitto_pub", who);
         // An empty message is a message of its own kind.
         let from = if payload.is_empty() { "-n" } else { "-s" };
         command.args(["-t", topic, from]).stdin(Stdio::piped());

@@ -9,5 +9,6 @@ mod deleting;
 mod histories;
 mod hostile;
 mod rolling;
+mod signing;
 mod storing;
 mod trusting;

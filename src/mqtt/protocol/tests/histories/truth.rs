@@ -3,11 +3,12 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use super::world::World;
+use super::world::{World, node_key};
 use crate::mqtt::envelope::{Envelope, PayloadType, digest};
 use crate::mqtt::intent::Release;
 use crate::mqtt::protocol::RecordName;
 use crate::mqtt::record::NodeRecord;
+use crate::mqtt::signature::Proof;
 use crate::mqtt::status::{NodeStatus, Online, PodStatus, Stage};
 use crate::mqtt::topic::{Inbound, Scope};
 use crate::mqtt::version::Version;
@@ -15,12 +16,27 @@ use crate::spec::PodKey;
 
 impl World {
     pub(super) fn readers_have_the_truth(&self) {
+        self.every_word_is_the_nodes();
         self.birth_stands();
         for key in Self::pod_names() {
             self.pod_is_told(&key);
         }
         self.node_is_told();
         self.every_document_is_answered();
+    }
+
+    /// A reader who knows the node's key believes all that stands at the broker in its name.
+    fn every_word_is_the_nodes(&self) {
+        let (tree, key) = (self.config.topics.tree(), node_key().public());
+        for (topic, payload) in &self.retained {
+            if tree.read_outbound(topic).is_some() {
+                assert_eq!(
+                    Proof::of(tree.below_root(topic), payload),
+                    Proof::Signed(key),
+                    "{topic}"
+                );
+            }
+        }
     }
 
     fn birth_stands(&self) {

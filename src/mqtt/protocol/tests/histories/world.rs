@@ -11,7 +11,7 @@ use super::publishers::controllers;
 use crate::clock::Timestamp;
 use crate::image::Digest;
 use crate::mqtt::cause::{Reason, Refusal};
-use crate::mqtt::controller::Message;
+use crate::mqtt::controller::{Message, SecretKey};
 use crate::mqtt::intent::{PodIntent, Release};
 use crate::mqtt::kit;
 use crate::mqtt::protocol::{
@@ -160,7 +160,13 @@ fn config() -> Config {
     config.trust =
         crate::mqtt::trust::Trust::new(crate::mqtt::trust::Mode::Require, &[kit::anchor(&keys, 1)])
             .unwrap();
+    config.signer = Some(node_key().signer());
     config
+}
+
+/// What the node signs its word with, in every life.
+pub(super) fn node_key() -> SecretKey {
+    kit::secret(77)
 }
 
 pub(super) fn pick(n: u8, len: usize) -> Option<usize> {
