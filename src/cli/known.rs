@@ -82,6 +82,13 @@ pub(super) fn keep(path: &Path, tenant: &str, nodes: &[(String, VerifyingKey)]) 
     }
 }
 
+/// What is said of a node whose word may be anybody's.
+pub(super) fn does_not_sign(node: &str) -> String {
+    format!(
+        "Note: {node} does not sign what it says (an older podling): its word is worth what the broker's access list is worth"
+    )
+}
+
 fn add(path: &Path, tenant: &str, nodes: &[(String, VerifyingKey)]) -> std::io::Result<()> {
     if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
         std::fs::create_dir_all(dir)?;

@@ -65,11 +65,10 @@ impl KnownNodes {
     pub fn judge(&mut self, node: &str, proof: Proof) -> Judged {
         let known = self.nodes.get(node);
         let is_new = known.is_some_and(|known| known.place.is_none());
-        let standing = match Standing::of(proof, known.map(|known| &known.key)) {
-            // Until the next run.
-            Standing::Verified if is_new => Standing::New,
-            other => other,
-        };
+        let measured = Standing::of(proof, known.map(|known| &known.key));
+        // What was learnt in this run is new until the next.
+        let is_again = measured == Standing::Verified && is_new;
+        let standing = if is_again { Standing::New } else { measured };
         let is_first = match (proof, standing) {
             (Proof::Signed(key), Standing::New) if !is_new => self.learn(node, key),
             _ => false,

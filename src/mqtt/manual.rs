@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::collections::BTreeMap;
+use std::sync::Mutex;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -180,11 +181,8 @@ fn the_manual_s_signed_word_is_a_nodes() {
     let head = format!("DSSEv1 36 {} {} ", signature::PAYLOAD_TYPE, payload.len());
     let covered = digest([head, payload].concat().as_bytes()).hex();
     if std::env::var_os("PODLING_UPDATE_DOCS").is_some() {
-        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/mqtt.md");
-        let text = std::fs::read_to_string(path).unwrap();
-        let text = text.replace(&block("json said"), &message);
         let vector = format!("coveredSha256: {covered}");
-        return std::fs::write(path, text.replace(&block("yaml said-vector"), &vector)).unwrap();
+        return rewrite(&[(block("json said"), message), (block("yaml said-vector"), vector)]);
     }
     assert_eq!(block("json said"), message, "PODLING_UPDATE_DOCS=1 cargo test the_manual");
     let shown: BTreeMap<String, String> = serde_yaml::from_str(&block("yaml said-vector")).unwrap();
@@ -199,7 +197,6 @@ fn the_manual_s_signed_word_is_a_nodes() {
 }
 
 fn update(envelope: &Value, vector: &BTreeMap<&str, String>) {
-    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/mqtt.md");
     let signature = &envelope["signatures"][0];
     let new = format!(
         "{{\n  \"payloadType\": {},\n  \"payload\": {},\n  \"signatures\": [{{\"keyid\": {}, \"sig\": {}}}]\n}}",
@@ -207,11 +204,18 @@ fn update(envelope: &Value, vector: &BTreeMap<&str, String>) {
     );
     let lines = ["publicKey", "keyid", "digest", "signedBytesSha256"];
     let yaml: Vec<String> = lines.iter().map(|name| format!("{name}: {}", vector[name])).collect();
-    // Another test writes its own part.
-    let text = std::fs::read_to_string(path).unwrap();
-    let text = text
-        .replace(&block("json envelope"), &new)
-        .replace(&block("yaml vector"), &yaml.join("\n"));
+    rewrite(&[(block("json envelope"), new), (block("yaml vector"), yaml.join("\n"))]);
+}
+
+/// Writes computed parts into the manual; one test after the other.
+fn rewrite(parts: &[(String, String)]) {
+    static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
+    let _turn = ONE_AT_A_TIME.lock().unwrap();
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/mqtt.md");
+    let mut text = std::fs::read_to_string(path).unwrap();
+    for (old, new) in parts {
+        text = text.replace(old, new);
+    }
     std::fs::write(path, text).unwrap();
 }
 

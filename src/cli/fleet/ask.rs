@@ -11,11 +11,13 @@ use serde_json::{Value, json};
 use crate::controller::command::{Answer, AskError, Question, ask};
 use crate::mqtt::cause::Reason;
 use crate::mqtt::command::{Arguments, COMMAND_TIME_MAX, Outcome, Verb};
+use crate::mqtt::signature::Standing;
 use crate::mqtt::topic::check_level;
 use crate::server::age;
 
 use super::super::args::{AskArgs, FleetCommand, ReportFormat};
 use super::super::controller::Controller;
+use super::super::known::does_not_sign;
 use super::super::{Out, complain, duration};
 use super::{Exit, answer};
 
@@ -48,6 +50,9 @@ pub(super) async fn run(command: &FleetCommand, out: &mut Out) -> anyhow::Result
     let now_ms = session.now().wall_ms();
     session.leave().await;
     let came = came.map_err(|error| explained(error, asked.node, within))?;
+    if came.standing == Standing::Unsigned {
+        complain(&does_not_sign(asked.node));
+    }
     show(&asked, &question, &came, now_ms, out)
 }
 

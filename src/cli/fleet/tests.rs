@@ -7,8 +7,9 @@ use serde_json::Value;
 use super::*;
 use crate::controller::next::Retained;
 use crate::mqtt::cause::{Cause, Refusal};
-use crate::mqtt::controller::{self, Fleet, SecretKey};
+use crate::mqtt::controller::{self, Fleet, SecretKey, Subject};
 use crate::mqtt::kit::{self, Lab};
+use crate::mqtt::signature::Standing;
 use crate::mqtt::status::PodStatus;
 
 #[derive(Parser)]
@@ -49,9 +50,15 @@ impl World {
                 fleet.take(&node, said);
             }
         }
+        let subjects = ["web", "api", "late"].map(|pod| Subject::Pod(kit::pod_key(pod)));
+        for subject in [Subject::Online, Subject::Node].into_iter().chain(subjects) {
+            fleet.weigh(kit::NODE, subject, Standing::Verified);
+        }
         let mut away = fleet.nodes[kit::NODE].clone();
         away.online.as_mut().unwrap().online = false;
         away.pods.retain(|key, _| &*key.name == "web");
+        away.standings.retain(|subject, _| *subject == Subject::Node);
+        away.standings.insert(Subject::Pod(kit::pod_key("web")), Standing::Unsigned);
         fleet.nodes.insert("gw-18".to_owned(), away);
         let document = |intent| {
             let message =
@@ -111,6 +118,48 @@ fn objects_are_the_statuses_themselves() {
     assert_eq!(status, *world.fleet.nodes[kit::NODE].pods[&kit::pod_key("api")].clone());
     let yaml = world.shown(&["nodes", "gw-18", "-o", "yaml"]);
     assert!(yaml.contains("    online: false") && yaml.contains("kind: NodeStatus"), "{yaml}");
+}
+
+#[test]
+fn what_is_not_believed_is_shown_as_that_and_nothing_of_it() {
+    let mut world = World::new();
+    let json = |world: &World, words: &[&str]| -> Value {
+        serde_json::from_str(&world.shown(words)).unwrap()
+    };
+    let words = ["pods", "web", "-o", "json"];
+    let shown = json(&world, &words)["items"].clone();
+    assert_eq!(
+        (&shown[0]["signature"], &shown[1]["signature"]),
+        (&"verified".into(), &"unsigned".into())
+    );
+    // Something else stands at the broker now: what was believed before is still what the node said last.
+    let pod = Subject::Pod(kit::pod_key("web"));
+    world.fleet.weigh(kit::NODE, pod.clone(), Standing::Forged);
+    let table = world.shown(&["pods", "web", "--no-headers"]);
+    let first = table.lines().next().unwrap();
+    assert!(
+        first.contains("Running") && first.contains("not believed: signature forged"),
+        "{table}"
+    );
+    assert_eq!(json(&world, &words)["items"][0]["signature"], "forged");
+    // Nothing else is known of it.
+    world.fleet.nodes.get_mut(kit::NODE).unwrap().pods.remove(&kit::pod_key("web"));
+    let table = world.shown(&["pods", "web", "--no-headers"]);
+    let first = table.lines().next().unwrap();
+    assert!(
+        first.contains("Unknown") && first.contains("not believed: signature forged"),
+        "{table}"
+    );
+    let shown = json(&world, &words)["items"][0].clone();
+    assert_eq!((&shown["name"], &shown["signature"]), (&"web".into(), &"forged".into()), "{shown}");
+    assert_eq!(shown["phase"], Value::Null);
+    // Of the node the worse of its two words counts.
+    world.fleet.weigh(kit::NODE, Subject::Online, Standing::Changed);
+    assert_eq!(json(&world, &["nodes", "gw-17", "-o", "json"])["items"][0]["signature"], "changed");
+    // It is gone, and so is what was noted of it.
+    world.fleet.take(kit::NODE, controller::Said::Forgotten(kit::pod_key("web")));
+    world.documents.clear();
+    assert!(!world.shown(&["pods", "web"]).contains("gw-17"));
 }
 
 #[derive(Clone, Default)]

@@ -149,7 +149,8 @@ impl<'a> View<'a> {
                 rows.push(Row { node, view: Some(view), key: key.clone(), status: Some(status) });
             }
             // Of which nothing was said that is believed.
-            let subjects = view.standings.keys().filter_map(|subject| match subject {
+            let left = view.standings.iter().filter(|(_, standing)| !standing.is_believed());
+            let subjects = left.filter_map(|(subject, _)| match subject {
                 Subject::Pod(key) => Some(key),
                 Subject::Online | Subject::Node => None,
             });
@@ -246,6 +247,11 @@ impl Row<'_> {
     fn standing(&self) -> Option<Standing> {
         self.view?.standing(&self.key)
     }
+
+    /// The same, where the newest is not believed.
+    fn left(&self) -> Option<Standing> {
+        self.standing().filter(|standing| !standing.is_believed())
+    }
 }
 
 /// Whose word it is.
@@ -259,7 +265,7 @@ fn pod_object(row: &Row<'_>) -> Option<Value> {
         Some(status) => serde_json::to_value(status).ok()?,
         // Something was said of it, and is not believed.
         None => {
-            standing?;
+            row.left()?;
             let (namespace, name) = (&*row.key.namespace, &*row.key.name);
             json!({"apiVersion": API_VERSION, "kind": "PodStatus", "node": row.node, "namespace": namespace, "name": name})
         }
@@ -271,7 +277,7 @@ fn pod_object(row: &Row<'_>) -> Option<Value> {
 /// The phase, where it is known.
 fn state(row: &Row<'_>, now_ms: i64) -> String {
     match row.status {
-        None if row.standing().is_some() => "Unknown".to_owned(),
+        None if row.left().is_some() => "Unknown".to_owned(),
         None => "Unanswered".to_owned(),
         Some(status) if row.is_known(now_ms) => status.phase.clone(),
         Some(_) => "Unknown".to_owned(),
@@ -282,9 +288,9 @@ fn state(row: &Row<'_>, now_ms: i64) -> String {
 fn message(row: &Row<'_>, now_ms: i64) -> Option<String> {
     let before = row.status.filter(|_| !row.is_known(now_ms));
     let before = before.map(|status| format!("was {}", status.phase));
-    let standing = row.standing().filter(|standing| !standing.is_believed());
-    let left = standing
-        .map(|it| format!("what the broker shows is not believed: signature {}", it.as_str()));
+    let left = row.left().map(|standing| {
+        format!("what the broker shows is not believed: signature {}", standing.as_str())
+    });
     let parts: Vec<String> = left.into_iter().chain(before).chain(trouble_of(row)).collect();
     (!parts.is_empty()).then(|| parts.join("; "))
 }

@@ -20,6 +20,7 @@ use crate::mqtt::signature::Standing;
 use crate::mqtt::status::{RefusedStatus, RolloutStatus, Stage};
 
 use super::super::args::PublishFormat;
+use super::super::known::does_not_sign;
 use super::super::{Out, complain};
 
 /// Bars at a time: what a terminal has room for. Of more nodes the lines are told all the same.
@@ -102,9 +103,7 @@ impl<'o> Screen<'o> {
     /// What there is to know of the node before anything is published.
     pub(super) fn node(&mut self, node: &str, view: Option<&NodeView>) {
         if view.and_then(NodeView::own_standing) == Some(Standing::Unsigned) {
-            complain(&format!(
-                "Note: {node} does not sign what it says (an older podling): its word is worth what the broker's access list is worth"
-            ));
+            complain(&does_not_sign(node));
         }
         match view {
             None => complain(&format!(
