@@ -9,7 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use super::super::{Network, RunHandle, StartError, Stdin, StdinPipe, TcpPort};
 use super::lab::{PATIENCE, Paper, RUNTIME, Trial, eventually, over, prepare_text};
 use crate::net::{Member, MemberLimits, NetConfig, NoLedger, PodNet, SocketState};
-use crate::spec::Exit;
+use crate::spec::{Exit, OnMemoryLimit};
 use crate::wasi::http::io::NetIo;
 
 fn pod_net() -> PodNet {
@@ -206,6 +206,44 @@ async fn a_directory_can_be_listed_and_its_files_opened_under_the_lowest_numbers
     let (exit, paper) = trial.finish().await;
     assert_eq!(exit, Exit::Code(0), "{}{}", paper.stdout(), paper.stderr());
     assert!(paper.stdout().contains("one"), "{}", paper.stdout());
+}
+
+/// Lists a folder into a buffer that has room for a part, twice.
+const LISTS: &str = r#"(module
+  (import "wasi_snapshot_preview1" "fd_readdir"
+    (func $list (param i32 i32 i32 i64 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (func (export "_start")
+    (drop (call $list (i32.const 3) (i32.const 0) (i32.const 4096) (i64.const 0) (i32.const 8192)))
+    (call $exit (call $list
+      (i32.const 3) (i32.const 0) (i32.const 4096) (i64.const 9) (i32.const 8192)))))"#;
+
+/// wasmtime-wasi reads a folder whole; the size that a folder has for itself says nothing of that.
+#[tokio::test]
+async fn what_is_held_for_a_list_is_on_the_account() {
+    const ENTRIES: u64 = 3000;
+    let artifact = prepare_text(LISTS, false).await.unwrap();
+    let full = tempfile::tempdir().unwrap();
+    for n in 0..ENTRIES {
+        std::fs::write(full.path().join(n.to_string()), "").unwrap();
+    }
+    let empty = tempfile::tempdir().unwrap();
+    let mut peaks = Vec::new();
+    for dir in [&empty, &full] {
+        let trial = Trial::new(artifact.clone(), &[]).mount(dir.path(), "/data", false);
+        let (handle, _) = trial.start().await;
+        let control = handle.control.clone();
+        assert_eq!(over(handle).await, Exit::Code(0));
+        peaks.push(control.usage().memory_peak_bytes);
+    }
+    assert!(peaks[1] - peaks[0] >= ENTRIES * 256, "{peaks:?}");
+    // One that has no memory for it is told so, if it is to be told.
+    const NOMEM: i32 = 48;
+    let mut trial = Trial::new(artifact, &[]).mount(full.path(), "/data", false);
+    trial.run.limits.memory_bytes = Some(peaks[0] + ENTRIES * 128);
+    trial.run.limits.on_memory_limit = OnMemoryLimit::Fail;
+    assert_eq!(trial.finish().await.0, Exit::Code(NOMEM));
 }
 
 /// Accepts one connection on the socket that it is given, and ends with the errno.

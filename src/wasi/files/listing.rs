@@ -22,8 +22,36 @@ use crate::wasi::account::Held;
 /// thread.
 pub(super) const LISTING_BYTES: u64 = 36 << 10;
 
+/// What wasmtime-wasi's list of a whole folder takes for each entry beside its name: two records of it, and the room that lists grow into.
+const WHOLE_ENTRY_BYTES: u64 = 256;
+
 /// Entries that come from another thread at a time: some 4 KiB of names.
 const BATCH_MAX: usize = 32;
+
+/// What a list of a whole folder, as wasmtime-wasi makes it for core modules, will take, bytes. Counts the entries: how large a folder
+/// calls itself says nothing of them (btrfs counts letters, ZFS entries, ext4 what there ever was).
+pub(in crate::wasi) async fn whole_list_bytes(dir: Arc<File>, work: Work) -> io::Result<u64> {
+    match work {
+        Work::Here => count(&dir),
+        Work::Elsewhere => spawn_blocking(move || count(&dir))
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error))),
+    }
+}
+
+fn count(dir: &File) -> io::Result<u64> {
+    let mut bytes = 0;
+    for entry in entries(dir)? {
+        bytes += WHOLE_ENTRY_BYTES + entry?.file_name().count_bytes() as u64;
+    }
+    Ok(bytes)
+}
+
+/// From the beginning. The folders that are open from the start are open as places, which nothing is read from.
+fn entries(dir: &File) -> io::Result<Dir> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(Dir::new(openat(dir, ".", flags, Mode::empty())?)?)
+}
 
 /// An entry; `None`: there are no more.
 pub(super) type Next = io::Result<Option<(OsString, FileType)>>;
@@ -49,10 +77,7 @@ impl Listing {
 
     /// The same, on this thread.
     pub(super) fn new(dir: &File, held: Held, work: Work) -> io::Result<Self> {
-        // The folders that are open from the start are open as places, which nothing is read from.
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = Dir::new(openat(dir, ".", flags, Mode::empty())?)?;
-        Ok(Self { dir, work, ahead: VecDeque::new(), _held: held })
+        Ok(Self { dir: entries(dir)?, work, ahead: VecDeque::new(), _held: held })
     }
 
     /// The next entry, if this thread may ask for it or it is here already.

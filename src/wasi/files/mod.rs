@@ -48,6 +48,8 @@ use wasmtime_wasi::WasiView;
 use crate::limits::ENTRY_BYTES;
 use crate::wasi::account::{Account, Held, Nobody};
 
+pub(in crate::wasi) use listing::whole_list_bytes;
+
 /// Files and folders that a module has open at once: three quarters of the resources it may have, so that one which has opened all it
 /// gets can still wait, print, and close.
 pub(in crate::wasi) const FILES_MAX: usize = 3072;

@@ -5,6 +5,7 @@
 
 use wasmtime_wasi::p1::types::{self, Errno, Error, Fd};
 use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1;
+use wasmtime_wasi::p2::FsError;
 use wiggle::{GuestMemory, GuestPtr};
 
 use super::Preview1;
@@ -12,10 +13,8 @@ use super::fds::Entry;
 use super::memory;
 use super::paths::fits;
 use super::socket::Manner;
-
-/// What a list of a folder takes for each byte of the folder's own size: an entry is 20 bytes there at least (tmpfs), and some 150 in the
-/// list.
-const LISTED_BYTES: u64 = 8;
+use super::walls;
+use crate::wasi::files::whole_list_bytes;
 
 pub(super) type Memory<'a> = GuestMemory<'a>;
 
@@ -389,8 +388,15 @@ impl WasiSnapshotPreview1 for Preview1 {
     ) -> Result<types::Size, Error> {
         let fd = self.dir(fd)?;
         // wasmtime-wasi reads the folder whole.
-        let size = self.wasi.fd_filestat_get(mem, fd).await?.size;
-        let _held = self.walled.hold(size.saturating_mul(LISTED_BYTES))?;
+        let hash = self.wasi.fd_filestat_get(mem, fd).await?.ino;
+        let _held = match walls::folder_of(&mut self.wasi, hash).await {
+            Some(dir) => {
+                let bytes = whole_list_bytes(dir, self.walled.work()).await;
+                Some(self.walled.hold(bytes.map_err(FsError::from)?)?)
+            }
+            // It is none; wasmtime-wasi says so.
+            None => None,
+        };
         self.wasi.fd_readdir(mem, fd, buf, len, cookie).await
     }
 

@@ -9,12 +9,15 @@ use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Weak};
 
-use wasmtime::component::{Resource, ResourceTable};
-use wasmtime_wasi::filesystem::Descriptor;
+use wasmtime::component::{Resource, ResourceTable, ResourceTableError};
+use wasmtime_wasi::WasiView as _;
+use wasmtime_wasi::filesystem::{Descriptor, WasiFilesystemView as _};
+use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::p1::types::{Errno, Error};
+use wasmtime_wasi::p2::bindings::filesystem::types::HostDescriptor as _;
 
 use crate::wasi::account::Held;
-use crate::wasi::files::{Made, Room, Walls, growth, size_of};
+use crate::wasi::files::{Made, Room, Walls, Work, growth, size_of};
 
 /// Descriptors behind walls.
 #[derive(Debug)]
@@ -48,6 +51,11 @@ impl Walled {
             true => Errno::Nomem.into(),
             false => Error::trap(refused.end),
         })
+    }
+
+    /// Where file work is done.
+    pub(super) fn work(&self) -> Work {
+        self.walls.work()
     }
 
     pub(super) fn room(&self, fd: u32) -> Option<Arc<dyn Room>> {
@@ -138,6 +146,31 @@ pub(super) fn next_place(table: &mut ResourceTable) -> Option<u32> {
     let place = probe.rep();
     table.delete(probe).ok()?;
     Some(place)
+}
+
+/// The folder that wasmtime-wasi knows by this hash, which it gives as the number of its inode: it does not tell which of its resources a
+/// descriptor is.
+pub(super) async fn folder_of(wasi: &mut WasiP1Ctx, hash: u64) -> Option<Arc<File>> {
+    let mut left = wasi.ctx().table.iter_mut().count();
+    let mut place = 0;
+    while left > 0 {
+        let fd = Resource::<Descriptor>::new_borrow(place);
+        let dir = match wasi.ctx().table.get(&fd) {
+            Ok(Descriptor::Dir(dir)) => Some(Arc::clone(&dir.dir)),
+            Ok(Descriptor::File(_)) | Err(ResourceTableError::WrongType) => None,
+            Err(_) => {
+                place += 1;
+                continue;
+            }
+        };
+        if let Some(dir) = dir
+            && wasi.filesystem().metadata_hash(fd).await.is_ok_and(|found| found.lower == hash)
+        {
+            return Some(dir);
+        }
+        (left, place) = (left - 1, place + 1);
+    }
+    None
 }
 
 /// The file at a place, if it is one.
