@@ -6,6 +6,7 @@
 //! A part with numbers of its own adds a [`Collector`] in [`registry`]. Labels are bounded by the pods that are here.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _, MetricEncoder};
@@ -16,6 +17,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use crate::daemon::network_metrics::Networks;
 use crate::pod::NodeContext;
+use crate::pod::environment::Allocatable;
 use crate::pod::usage::{ContainerUsage, PodUsage};
 use crate::runtime::HttpUsage;
 use crate::store::Store;
@@ -26,6 +28,7 @@ type Labels<'a> = [(&'static str, &'a str); 5];
 #[must_use]
 pub fn registry(node: &Arc<NodeContext>, store: Option<&Arc<Store>>) -> Registry {
     let mut registry = Registry::default();
+    registry.register_collector(Box::new(Machine(node.node.total)));
     registry.register_collector(Box::new(Modules(Arc::clone(node))));
     registry.register_collector(Box::new(Networks(Arc::clone(node))));
     if let Some(store) = store {
@@ -42,6 +45,23 @@ pub fn text(registry: &Registry) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     prometheus_client::encoding::text::encode(&mut text, registry)?;
     Ok(text)
+}
+
+/// What there is of the machine, or what the node is told that there is.
+#[derive(Debug)]
+struct Machine(Allocatable);
+
+impl Collector for Machine {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let (name, help) = ("machine_cpu_cores", "Cores of the machine");
+        let millis = u32::try_from(self.0.cpu_millis).unwrap_or(u32::MAX);
+        let cores = ConstGauge::new(f64::from(millis) / 1000.0);
+        cores.encode(encoder.encode_descriptor(name, help, None, MetricType::Gauge)?)?;
+        let (name, help) = ("machine_memory", "Memory of the machine");
+        let memory =
+            encoder.encode_descriptor(name, help, Some(&Unit::Bytes), MetricType::Gauge)?;
+        Value::Level(self.0.memory_bytes).encode(memory)
+    }
 }
 
 /// What modules use.
@@ -67,6 +87,8 @@ enum Value {
     Seconds(f64),
     Count(u64),
     Level(u64),
+    /// Time since 1970.
+    Moment(Duration),
     Absent,
 }
 
@@ -78,6 +100,7 @@ impl Value {
             Self::Level(level) => {
                 ConstGauge::new(i64::try_from(level).unwrap_or(i64::MAX)).encode(encoder)
             }
+            Self::Moment(since) => ConstGauge::new(since.as_secs_f64()).encode(encoder),
             Self::Absent => Ok(()),
         }
     }
@@ -115,6 +138,9 @@ const POD_FAMILIES: &[PodFamily] = &[
         value: |pod| Value::Level(pod.memory_peak_bytes),
     },
 ];
+
+/// The period that quotas of CPU time are told for, microseconds: Linux' own default. Here the rate is kept over any time.
+const CPU_PERIOD_US: u64 = 100_000;
 
 /// One metric of each container.
 struct Family {
@@ -168,6 +194,33 @@ const FAMILIES: &[Family] = &[
         unit: None,
         kind: MetricType::Counter,
         value: |c| Value::Count(c.oom_kills),
+    },
+    Family {
+        name: "container_spec_cpu_period",
+        help: "What container_spec_cpu_quota is allowed in, microseconds",
+        unit: None,
+        kind: MetricType::Gauge,
+        value: |_| Value::Level(CPU_PERIOD_US),
+    },
+    Family {
+        name: "container_spec_cpu_quota",
+        help: "CPU time allowed in each period, microseconds: the least of its own limit and its pod's; absent: none",
+        unit: None,
+        kind: MetricType::Gauge,
+        value: |c| {
+            let quota = |millis: u64| millis.saturating_mul(CPU_PERIOD_US) / 1000;
+            c.total.cpu_limit_millis.map_or(Value::Absent, |millis| Value::Level(quota(millis)))
+        },
+    },
+    Family {
+        name: "container_start_time",
+        help: "When its run began, or the last one, since 1970",
+        unit: Some(Unit::Seconds),
+        kind: MetricType::Gauge,
+        value: |c| {
+            let since = |ms| Duration::from_millis(u64::try_from(ms).unwrap_or(0));
+            c.started.map_or(Value::Absent, |at| Value::Moment(since(at.wall_ms())))
+        },
     },
     Family {
         name: "container_spec_memory_limit",
@@ -364,9 +417,8 @@ impl Collector for Flash {
 #[cfg(test)]
 mod test {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
-    use std::time::Duration;
-
     use super::*;
+    use crate::clock::Timestamp;
     use crate::runtime::Usage;
     use crate::spec::{ContainerName, PodKey, PodUid};
 
@@ -388,6 +440,7 @@ mod test {
         let total = Usage {
             cpu_time: Duration::from_millis(1500),
             throttled: Duration::from_millis(250),
+            cpu_limit_millis: Some(1500),
             memory_bytes: 5,
             memory_peak_bytes: 7,
             memory_refused: 3,
@@ -398,6 +451,7 @@ mod test {
             name: ContainerName::new("app"),
             image: "web:1".to_owned(),
             running: true,
+            started: Some(Timestamp::new(Duration::ZERO, 1_795_300_000_250)),
             total,
             http: None,
             oom_kills: 2,
@@ -421,6 +475,9 @@ mod test {
         for row in [
             "container_cpu_usage_seconds_total L 1.5",
             "container_cpu_cfs_throttled_seconds_total L 0.25",
+            "container_spec_cpu_quota L 150000",
+            "container_spec_cpu_period L 100000",
+            "container_start_time_seconds L 1795300000.25",
             "container_memory_working_set_bytes L 5",
             "container_memory_max_usage_bytes L 7",
             "container_memory_failcnt L 3",
@@ -428,6 +485,51 @@ mod test {
             "container_spec_memory_limit_bytes L 64",
         ] {
             let row = row.replace(" L ", &format!("{labels} "));
+            assert!(text.lines().any(|line| line == row), "{row} in:\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_container_without_a_limit_has_no_quota() {
+        let pod = PodUsage {
+            key: PodKey::new("lab", "site"),
+            uid: PodUid::new("u"),
+            memory_bytes: 0,
+            memory_peak_bytes: 0,
+            cpu_time: Duration::ZERO,
+            containers: vec![ContainerUsage {
+                name: ContainerName::new("app"),
+                image: String::new(),
+                running: false,
+                started: None,
+                total: Usage::default(),
+                http: None,
+                oom_kills: 0,
+                log_dropped_lines: 0,
+                log_dropped_bytes: 0,
+                cpu_nanocores: 0,
+                window: Duration::ZERO,
+            }],
+        };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(One(pod)));
+        let text = text(&registry).unwrap();
+        for name in ["container_spec_cpu_quota{", "container_start_time_seconds{"] {
+            assert!(!text.contains(name), "{text}");
+        }
+        assert!(text.contains("container_spec_cpu_period{"), "{text}");
+    }
+
+    #[test]
+    fn the_machine_is_told_in_cadvisors_names() {
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(Machine(Allocatable {
+            cpu_millis: 3500,
+            memory_bytes: 512 << 20,
+            ephemeral_storage_bytes: 0,
+        })));
+        let text = text(&registry).unwrap();
+        for row in ["machine_cpu_cores 3.5", "machine_memory_bytes 536870912"] {
             assert!(text.lines().any(|line| line == row), "{row} in:\n{text}");
         }
     }

@@ -26,6 +26,8 @@ pub struct ContainerUsage {
     pub image: String,
     /// It runs now.
     pub running: bool,
+    /// When its run began, or the last one.
+    pub started: Option<Timestamp>,
     /// Sums over its runs; memory is that of the run there is now.
     pub total: Usage,
     /// The same of its requests, if it is a module that answers HTTP.
@@ -73,6 +75,7 @@ struct ContainerEntry {
     image: String,
     oom_kills: u64,
     now: Option<RunControl>,
+    started: Option<Timestamp>,
     /// Runs that are over.
     before: Usage,
     http_before: HttpUsage,
@@ -118,6 +121,7 @@ impl UsageBook {
             entry.image = image;
             entry.rate.last = Some((now, entry.before.cpu_time));
             entry.now = Some(run);
+            entry.started = Some(now);
             entry.dropped = dropped;
         }
     }
@@ -181,6 +185,7 @@ impl ContainerEntry {
             name: name.clone(),
             image: self.image.clone(),
             running: self.now.is_some(),
+            started: self.started,
             total,
             http: http.is_of_server().then_some(http),
             oom_kills: self.oom_kills,
@@ -219,6 +224,7 @@ fn sum(before: Usage, now: Usage) -> Usage {
     Usage {
         cpu_time: before.cpu_time.saturating_add(now.cpu_time),
         throttled: before.throttled.saturating_add(now.throttled),
+        cpu_limit_millis: now.cpu_limit_millis.or(before.cpu_limit_millis),
         memory_bytes: now.memory_bytes,
         memory: now.memory,
         memory_peak_bytes: before.memory_peak_bytes.max(now.memory_peak_bytes),
@@ -252,6 +258,7 @@ mod test {
         let run = |cpu_ms: u64, held: u64, peak: u64, fuel: Option<u64>| Usage {
             cpu_time: Duration::from_millis(cpu_ms),
             throttled: Duration::from_millis(1),
+            cpu_limit_millis: Some(200),
             memory_bytes: held,
             memory: MemoryKinds { linear: held, ..MemoryKinds::default() },
             memory_peak_bytes: peak,
@@ -262,6 +269,7 @@ mod test {
         let both = sum(run(10, 5, 50, None), run(20, 7, 30, Some(3)));
         assert_eq!(both.cpu_time, Duration::from_millis(30));
         assert_eq!(both.throttled, Duration::from_millis(2));
+        assert_eq!(both.cpu_limit_millis, Some(200));
         assert_eq!((both.memory_refused, both.memory_limit_bytes), (4, Some(64)));
         assert_eq!((both.memory_bytes, both.memory_peak_bytes, both.fuel_used), (7, 50, Some(3)));
     }

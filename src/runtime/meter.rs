@@ -30,6 +30,7 @@ use std::time::Duration;
 
 use super::cputime::{monotonic_ns, thread_ns};
 use super::file_threads::is_counted_here;
+use super::fuel::Pacer;
 use super::run::{End, Shared};
 use super::sched::{PodShare, Share, turn_began};
 use super::stacks;
@@ -193,6 +194,12 @@ impl CpuAccount {
         Duration::from_nanos(self.used_ns.load(Ordering::Relaxed))
     }
 
+    /// The least of its own limit and its pod's, thousandths of a core; `None`: no limit.
+    pub(crate) fn limit_millis(&self) -> Option<u64> {
+        let limits = [&self.own, &self.pod.bucket].map(|bucket| Some(bucket.as_ref()?.millis));
+        limits.into_iter().flatten().min()
+    }
+
     /// The module has waited because of a limit.
     pub(crate) fn held_back(&self, ns: u64) {
         self.throttled_ns.fetch_add(ns, Ordering::Relaxed);
@@ -255,12 +262,16 @@ pub(crate) struct Metered<F> {
     /// Since when it waits for CPU time, and the timer that ends the wait.
     throttled: Option<u64>,
     timer: Option<Pin<Box<tokio::time::Sleep>>>,
+    /// Where its instructions are paced.
+    pacer: Option<Pacer>,
 }
 
 impl<F> Metered<F> {
     pub(crate) fn new(guest: F, run: Arc<Shared>) -> Self {
         let strand = Strand::new(run);
-        Self { guest: Some(Box::pin(guest)), strand, throttled: None, timer: None }
+        let engine = strand.run().paced.clone();
+        let pacer = engine.map(|engine| Pacer::new(engine, &strand.waker));
+        Self { guest: Some(Box::pin(guest)), strand, throttled: None, timer: None, pacer }
     }
 
     /// Whether the bucket lets the guest run now; arms the timer if not.
@@ -309,13 +320,11 @@ impl<F: Future> Future for Metered<F> {
             return Poll::Pending;
         };
         let run = this.strand.run();
-        if run.paced && run.looked.is_due(now) {
-            // It has given the thread back after a few instructions (`FuelGauge::grain`), so that they are known now; at its
-            // next look it pays for them.
-            run.guests.look_up();
-        }
         start(now);
-        let result = guest.as_mut().poll(cx);
+        let result = match &mut this.pacer {
+            Some(pacer) => pacer.poll(guest.as_mut()),
+            None => guest.as_mut().poll(cx),
+        };
         let end = monotonic_ns();
         run.account.cpu.settle(end);
         if let Err(over) = stacks::turn_over(end.saturating_sub(now)) {

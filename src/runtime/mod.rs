@@ -21,6 +21,7 @@ mod cputime;
 mod engine;
 mod error;
 mod file_threads;
+mod fuel;
 mod guest;
 mod instance;
 mod ledger;

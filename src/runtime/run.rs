@@ -18,6 +18,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, oneshot};
+use wasmtime::Engine;
 
 use super::RunLimits;
 use super::cputime::monotonic_ns;
@@ -168,6 +169,8 @@ pub struct Usage {
     pub cpu_time: Duration,
     /// Time spent waiting because of the CPU limit or of the pace of its fuel, up to the last wait that ended.
     pub throttled: Duration,
+    /// The fewest thousandths of a core that its own limit or its pod's allows; `None`: no limit.
+    pub cpu_limit_millis: Option<u64>,
     /// Bytes held now: linear memories, tables, stack, and what the host holds for it.
     pub memory_bytes: u64,
     /// The most ever held at once.
@@ -220,26 +223,6 @@ impl fmt::Display for End {
 /// As the cause of the trap that takes a spinning guest off its thread.
 impl std::error::Error for End {}
 
-/// When a paced run last made all guests look up. That costs each of them a microsecond, so a run that begins a new turn every few
-/// microseconds does not do it each time.
-#[derive(Debug, Default)]
-pub(crate) struct Looked(AtomicU64);
-
-impl Looked {
-    /// As often as a tick of a crowded machine.
-    const EVERY_NS: u64 = 1_000_000;
-
-    /// Whether it is time again, as of `now`; it is not, then, for a while.
-    pub(crate) fn is_due(&self, now: u64) -> bool {
-        let before = self.0.load(Ordering::Relaxed);
-        let due = now.saturating_sub(before) >= Self::EVERY_NS;
-        if due {
-            self.0.store(now, Ordering::Relaxed);
-        }
-        due
-    }
-}
-
 const RUNNING: u8 = 0;
 const TERMINATED: u8 = 1;
 const KILLED: u8 = 2;
@@ -255,11 +238,10 @@ pub(crate) struct Shared {
     /// The threads it runs on, and whether it is to end there.
     pub(crate) guests: Spawner,
     pub(crate) urgency: Urgency,
-    /// Its instructions are paced: it has to look up at each turn.
-    pub(crate) paced: bool,
+    /// Whose code it is, if its instructions are paced: it has to look up after each interval of them.
+    pub(crate) paced: Option<Engine>,
     /// It answers HTTP: its handlers share a task with the connection that they answer on.
     pub(crate) serves: bool,
-    pub(crate) looked: Looked,
     /// What happens at its memory limit.
     pub(crate) on_memory_limit: OnMemoryLimit,
     /// Its own threads for file work, if one of its folders asks another machine.
@@ -295,9 +277,8 @@ impl Shared {
             strands: Strands::default(),
             guests,
             urgency: Urgency::default(),
-            paced: false,
+            paced: None,
             serves: false,
-            looked: Looked::default(),
             on_memory_limit: OnMemoryLimit::Kill,
             files: None,
             network_memory,
@@ -435,6 +416,7 @@ impl RunControl {
         Usage {
             cpu_time: account.cpu.used(),
             throttled: account.cpu.throttled(),
+            cpu_limit_millis: account.cpu.limit_millis(),
             memory_bytes: account.memory.used(),
             memory_peak_bytes: account.memory.peak(),
             memory_refused: account.memory.refused(),

@@ -22,9 +22,11 @@ use tokio::sync::{oneshot, watch};
 use super::artifact::Command;
 use super::cache::Cache;
 use super::compile::Compiler;
+use super::cputime::monotonic_ns;
 use super::file_threads::{FileThreads, ask_others, within};
+use super::fuel::Fuel;
 use super::guest::{Guest, GuestPlan, join};
-use super::instance::{self, Fuel};
+use super::instance;
 use super::ledger::NodeMemory;
 use super::meter::{Metered, Outcome};
 use super::network_memory::NetworkMemory;
@@ -200,7 +202,8 @@ impl Inner {
         let mut shared =
             Shared::new(run.name, account, guests, run.stop_signal, stdin.clone(), net);
         shared.files = files;
-        shared.paced = run.limits.fuel_per_second.is_some();
+        let engine = &run.artifact.0.profile.engine;
+        shared.paced = run.limits.fuel_per_second.map(|_| engine.clone());
         shared.serves = http.is_some();
         shared.on_memory_limit = run.limits.on_memory_limit;
         let shared = Arc::new(shared);
@@ -223,7 +226,8 @@ impl Inner {
             account: Arc::<Payer>::clone(&payer),
             client: Client::new(Arc::clone(&shared.member), payer, self.trust.clone()),
         };
-        let fuel = Arc::new(Fuel::new(run.limits.fuel, run.limits.fuel_per_second));
+        let (budget, pace) = (run.limits.fuel, run.limits.fuel_per_second);
+        let fuel = Arc::new(Fuel::new(budget, pace, monotonic_ns()));
         if http.is_some() {
             shared.stop_listener().hear();
         }

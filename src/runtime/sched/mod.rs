@@ -237,6 +237,11 @@ impl Spawner {
     pub(crate) fn look_up(&self) {
         self.0.epochs.turn();
     }
+
+    /// Times that all were made to look up, at ticks and otherwise.
+    pub(crate) fn ticks(&self) -> u64 {
+        self.0.epochs.count()
+    }
 }
 
 impl Inner {

@@ -54,18 +54,19 @@ impl Epochs {
 
     /// Makes every guest that runs look up.
     pub(crate) fn turn(&self) {
+        // Before the engines: whoever looks up because of this one knows that it is one, and sees what it was turned for.
+        self.0.count.fetch_add(1, Ordering::Release);
         let engines = self.0.engines.read().unwrap_or_else(PoisonError::into_inner);
         for engine in engines.iter() {
             if let Some(engine) = engine.upgrade() {
                 engine.increment_epoch();
             }
         }
-        self.0.count.fetch_add(1, Ordering::Relaxed);
     }
 
-    #[cfg(test)]
+    /// Times that it has turned.
     pub(super) fn count(&self) -> u64 {
-        self.0.count.load(Ordering::Relaxed)
+        self.0.count.load(Ordering::Acquire)
     }
 }
 

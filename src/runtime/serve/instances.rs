@@ -15,8 +15,9 @@ use wasmtime_wasi_http::handler::Proxy;
 
 use super::log::Lines;
 use super::{Served, Server};
+use crate::runtime::fuel::Fuel;
 use crate::runtime::guest::Guest;
-use crate::runtime::instance::{Bounded, Fuel, exit_of};
+use crate::runtime::instance::{Bounded, exit_of};
 use crate::runtime::stacks;
 use crate::runtime::{Artifact, LogSink};
 use crate::spec::Exit;
@@ -72,6 +73,7 @@ impl Instances {
     /// # Errors
     /// The guest's or wasmtime's, if it cannot be made.
     pub(super) async fn get(&self, server: &Arc<Server>) -> wasmtime::Result<Ready> {
+        self.fuel.settled(&server.run).await;
         if let Some(ready) = self.idle().pop() {
             return Ok(ready);
         }

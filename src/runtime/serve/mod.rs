@@ -32,8 +32,8 @@ use std::sync::{Arc, OnceLock};
 use std::task::Poll;
 use std::time::Duration;
 
+use super::fuel::Fuel;
 use super::guest::{Guest, GuestPlan};
-use super::instance::Fuel;
 use super::meter::{Metered, Outcome};
 use super::run::{End, Shared};
 use super::stdio::Stream as Output;

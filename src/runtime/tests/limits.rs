@@ -1,4 +1,4 @@
-//! Memory, fuel and CPU limits, as guests meet them.
+//! Memory, fuel and CPU limits, as guests meet them. Fuel per second is in `pace`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -149,28 +149,6 @@ async fn a_program_that_traps_for_want_of_memory_is_said_to_have_been_refused_so
         assert_eq!(told, says, "{message}");
         assert_eq!(control.usage().memory_refused, u64::from(says));
     }
-}
-
-#[tokio::test]
-async fn fuel_per_second_paces_and_does_not_end() {
-    // A spinning loop executes hundreds of millions of instructions each second; this one may have five million.
-    let limits = RunLimits { fuel_per_second: Some(5_000_000), ..RunLimits::unlimited() };
-    let trial = Trial::new(prepare("spin-p1", true).await, &[]).limits(limits);
-    // Whatever the machine does between two readings must not shorten the time: it is taken first at the beginning, and last at the end.
-    let start = Clock::start();
-    let (handle, _) = trial.start().await;
-    let used = || handle.control.usage().fuel_used.unwrap();
-    eventually("three million instructions", || used() > 3_000_000).await;
-    let rate = used() as f64 / start.now().mono().as_secs_f64();
-    // It may overdraw by one tick before it first waits, so the early rate is no measure; a later stretch is.
-    let (at, from) = (Clock::start(), used());
-    eventually("as much again and more", || used() > from + 10_000_000).await;
-    let later = (used() - from) as f64 / at.now().mono().as_secs_f64();
-    assert!(later < 20_000_000.0, "{later} per second, {rate} at first");
-    let waited = || handle.control.usage().throttled > Duration::from_millis(500);
-    eventually("its waits to be seen as time throttled", waited).await;
-    handle.control.kill();
-    assert_eq!(over(handle).await, Exit::Killed);
 }
 
 #[tokio::test]

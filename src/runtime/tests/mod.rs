@@ -12,6 +12,7 @@ mod lab;
 mod limits;
 mod network;
 mod network_p3;
+mod pace;
 mod prepare;
 mod preview1;
 mod space;
