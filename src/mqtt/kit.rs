@@ -212,6 +212,17 @@ pub(crate) fn running() -> PodReport {
     PodReport { ready: false, ..ready() }
 }
 
+/// One of its modules is being made ready for this machine.
+pub(crate) fn compiling() -> PodReport {
+    let container = ContainerStatus {
+        name: "c".to_owned(),
+        reason: "Compiling".to_owned(),
+        message: "Compiling the module".to_owned(),
+        ..ContainerStatus::default()
+    };
+    PodReport { containers: vec![container], ..PodReport::default() }
+}
+
 pub(crate) fn crashed(times: u32) -> PodReport {
     let container =
         ContainerStatus { name: "c".to_owned(), restarts: times, ..ContainerStatus::default() };

@@ -4,7 +4,7 @@
 //! record that cannot be read costs one pod its past, and nothing else.
 //!
 //! ```text
-//!  node    {connReserved, index, floor, timeFloorMs}                           < 1 KiB
+//!  node    {connReserved, index, floor, floors, timeFloorMs}                   < 4 KiB
 //!  trust   {anchor, envelope}                                                 <= one envelope
 //!  pod     {lines: [mark, payload?], rollout: {target, attempts, outcome?}, good?}   payloads as they were signed
 //! ```
@@ -48,9 +48,8 @@ pub struct NodeRecord {
     /// The index that was accepted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub index: Option<IndexMark>,
-    /// A document about a pod without a mark must be newer than this: it stands for the marks that were forgotten.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub floor: Option<Floor>,
+    #[serde(flatten)]
+    pub floors: Floors,
     /// No clock may show an earlier time. Written with the rest, never for its own sake.
     #[serde(default)]
     pub time_floor_ms: i64,
@@ -64,6 +63,25 @@ pub struct IndexMark {
     pub version: Version,
     #[serde(with = "digest_text")]
     pub digest: Digest,
+}
+
+/// A document about a pod without a mark must be newer than its floor: that stands for the marks that were forgotten.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Floors {
+    /// Of all namespaces.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub floor: Option<Floor>,
+    /// Of single ones, where theirs is higher.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub floors: BTreeMap<String, Floor>,
+}
+
+impl Floors {
+    /// The floor of a namespace.
+    #[must_use]
+    pub fn of(&self, namespace: &str) -> Option<Floor> {
+        self.floor.max(self.floors.get(namespace).copied())
+    }
 }
 
 /// Epoch and signing time of the newest mark that was forgotten.
@@ -91,8 +109,8 @@ impl NodeRecord {
     /// Whether the two differ in something worth a write.
     #[must_use]
     pub fn differs(&self, other: &Self) -> bool {
-        let timeless = |r: &Self| (r.conn_reserved, r.index, r.floor);
-        timeless(self) != timeless(other)
+        (self.conn_reserved, self.index, &self.floors)
+            != (other.conn_reserved, other.index, &other.floors)
     }
 }
 

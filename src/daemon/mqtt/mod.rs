@@ -192,6 +192,7 @@ impl Remote {
             clock: node.clock,
             topics: mqtt.topics.clone(),
             broker: mqtt.brokers(),
+            will_delay: mqtt.will_delay,
             off,
         };
         let (mut source, state) = MqttSource::new(parts);

@@ -21,6 +21,12 @@ use crate::mqtt::trust::Mode;
 /// Where trust anchors are looked for by default.
 const ANCHORS: &str = "/etc/podling/trust.d";
 
+/// How long a link may be broken before readers are told that the node is offline: several attempts to connect again.
+const WILL_DELAY: Duration = Duration::from_secs(20);
+
+/// Longest that may be asked for, seconds: what a broker keeps for a node that is gone for good has an end.
+const WILL_DELAY_MAX: u64 = 3600;
+
 /// Longest password, bytes (MQTT's own limit).
 const PASSWORD_BYTES_MAX: usize = 65_535;
 
@@ -37,6 +43,8 @@ pub struct MqttFile {
     pub groups: Vec<String>,
     pub client_id: Option<String>,
     pub keep_alive_seconds: Option<u64>,
+    /// How long a broken link is no news to readers.
+    pub will_delay_seconds: Option<u64>,
     pub protocol: ProtocolFile,
     pub user_name: Option<String>,
     pub password_file: Option<PathBuf>,
@@ -88,6 +96,7 @@ pub enum MinVersion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct MqttConfig {
     pub link: Settings,
+    pub will_delay: Duration,
     pub topics: Topics,
     pub groups: Vec<Arc<str>>,
     pub trust: Mode,
@@ -133,6 +142,11 @@ impl MqttFile {
             ProtocolFile::V5 => Speak::Only(Version::V5),
             ProtocolFile::V311 => Speak::Only(Version::V311),
         };
+        let will_delay = self.will_delay_seconds.map_or(WILL_DELAY, Duration::from_secs);
+        if will_delay.as_secs() > WILL_DELAY_MAX {
+            let why = format!("must be 0 to {WILL_DELAY_MAX}, but is {}", will_delay.as_secs());
+            return Err(wrong("willDelaySeconds", why));
+        }
         let says_tls = self.tls != TlsFile::default();
         link.tls = self.tls.resolve()?;
         if says_tls && !link.endpoints.is_empty() && !link.endpoints.iter().any(|e| e.tls) {
@@ -152,7 +166,7 @@ impl MqttFile {
         };
         let verbs = self.commands.unwrap_or_else(|| Verb::DEFAULT.to_vec());
         let (trust, verbs) = (self.trust, verbs.into_iter().collect());
-        Ok(MqttConfig { link, topics, groups, trust, anchors, verbs, password })
+        Ok(MqttConfig { link, will_delay, topics, groups, trust, anchors, verbs, password })
     }
 }
 
@@ -227,6 +241,7 @@ mod test {
     fn two_settings_are_enough() {
         let config = resolve("{urls: ['mqtt://broker'], tenant: acme}").unwrap();
         assert_eq!(config.link.client_id, "gw-17");
+        assert_eq!(config.will_delay, WILL_DELAY);
         assert_eq!((config.trust, config.anchors), (Mode::Require, vec![PathBuf::from(ANCHORS)]));
         assert!(config.verbs.contains(&Verb::Logs) && !config.verbs.contains(&Verb::Exec));
         assert_eq!(config.topics.index(), "pods/v1/acme/n/gw-17/desired");
@@ -236,13 +251,14 @@ mod test {
     fn everything_can_be_said() {
         let config = resolve(
             "urls: ['mqtts://a:8884', 'mqtts://[::1]']\ntenant: acme\nroot: x\ngroups: [line-a]\n\
-             clientId: other\nkeepAliveSeconds: 30\nprotocol: '3.1.1'\nuserName: u\n\
+             clientId: other\nkeepAliveSeconds: 30\nwillDelaySeconds: 0\nprotocol: '3.1.1'\nuserName: u\n\
              passwordFile: /p\ntrust: off\ntrustAnchors: [/etc/a.yaml]\ncommands: [ping, exec]\n\
              tls: {ca: /ca, certificate: /c, key: /k, serverName: s, minVersion: '1.2'}",
         )
         .unwrap();
         assert_eq!(config.brokers(), "mqtts://a:8884, mqtts://[::1]:8883");
         assert_eq!((config.trust, config.verbs.len()), (Mode::Off, 2));
+        assert_eq!(config.will_delay, Duration::ZERO);
         assert!(config.link.tls.allow_tls12 && config.link.tls.identity.is_some());
         assert_eq!(config.link.speak, Speak::Only(Version::V311));
     }
@@ -258,6 +274,7 @@ mod test {
             ("{urls: ['mqtt://b'], tenant: a, root: 'a/b/c'}", "topic root"),
             ("{urls: ['mqtt://b'], tenant: a, groups: [g, g]}", "listed twice"),
             ("{urls: ['mqtt://b'], tenant: a, keepAliveSeconds: 4}", "5 to 1200 seconds"),
+            ("{urls: ['mqtt://b'], tenant: a, willDelaySeconds: 3601}", "0 to 3600, but is 3601"),
             ("{urls: ['mqtt://b'], tenant: a, tls: {certificate: /c}}", "mqtt.tls.key"),
             ("{urls: ['mqtt://b'], tenant: a, tls: {ca: c}}", "absolute path"),
             ("{urls: ['mqtt://b'], tenant: a, tls: {ca: /c}}", "nothing would be encrypted"),

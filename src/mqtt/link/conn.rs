@@ -63,6 +63,7 @@ pub(super) struct Attempt {
     pub(super) engine: Engine,
     pub(super) door: Door,
     pub(super) window: Arc<Mutex<Window>>,
+    pub(super) seen: Arc<Seen>,
     pub(super) shared: Shared,
 }
 
@@ -93,14 +94,14 @@ pub(super) async fn run(attempt: Attempt, stop: CancellationToken) {
 
 impl Attempt {
     async fn live(self) -> Closed {
-        let Self { conn, version, endpoint, mut engine, door, window, shared } = self;
+        let Self { conn, version, endpoint, mut engine, door, window, seen, shared } = self;
         let dialled = timeout(CONNACK_TIMEOUT, dial(&endpoint, shared.tls.as_ref())).await;
         let (wire, choice) = match dialled {
             Ok(Ok(dialled)) => dialled,
             Ok(Err(closed)) => return closed,
             Err(_) => return Closed::NoAnswer(CONNACK_TIMEOUT),
         };
-        let seen = Arc::new(Seen::default());
+        seen.asking();
         let server_name = shared.tls.as_ref().map(|tls| tls.name_for(&endpoint));
         let mut pump = {
             let keep_alive = shared.settings.keep_alive_seconds();

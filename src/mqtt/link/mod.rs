@@ -21,6 +21,7 @@
 //! | refusals in SUBACK and PUBACK are only logged | they are events (`engine`) |
 //! | messages that are not taken stop the loop | a bounded inbox that drops, and says so (`inbox`) |
 //! | topic aliases lose the topic; QoS 2 loops; a short DISCONNECT is lost | never asked for, seen on the wire (`scan`) |
+//! | a new session sends the will of the one before; an old one brings what was queued | `session` |
 //! | a broker of MQTT 3.1.1 that closes instead of refusing is asked in MQTT 5 for ever | the other version every second time ([`UNANSWERED_MAX`]) |
 //! | keep-alive below 5 s panics; the broker's own may be 0 or hours | checked in [`Settings::check`]; corrected on the wire (`scan`) |
 //! | its TLS pins a parser with advisories | ours, below it (`pump`, `dial`, `crate::mqtt::tls`) |
@@ -34,6 +35,7 @@ mod inbox;
 mod pump;
 mod reconnect;
 mod scan;
+mod session;
 mod stats;
 mod window;
 
@@ -60,7 +62,8 @@ use conn::{Attempt, Shared, Ticks};
 use dial::Tls;
 use engine::{INFLIGHT_MAX, Requester, engine};
 use fits::Fits;
-use pump::Door;
+use pump::{Door, Seen};
+use session::Session;
 use window::{Ask, Window};
 
 /// Largest message that is taken or sent, bytes. A manifest is a few kilobytes; a block of an artifact is 32 KiB.
@@ -78,6 +81,10 @@ const ENDPOINTS_MAX: usize = 8;
 /// Connections in a row that ended between CONNECT and its answer. A broker of MQTT 3.1.1 should refuse the newer protocol with a code, and
 /// some just close; so does one that is about to go down, hence not the first time.
 const UNANSWERED_MAX: u32 = 2;
+
+/// The same with a broker that has answered MQTT 5 before: it is down behind something that accepts for it, and the older protocol would cost its
+/// readers the delay of the will.
+const UNANSWERED_KNOWN_MAX: u32 = 12;
 
 /// A password, which is never shown.
 #[derive(Clone, PartialEq, Eq)]
@@ -183,6 +190,7 @@ struct Current {
     requester: Requester,
     window: Arc<Mutex<Window>>,
     limits: Option<Limits>,
+    seen: Arc<Seen>,
     stop: CancellationToken,
 }
 
@@ -200,7 +208,10 @@ pub struct Link {
     version: Version,
     /// See [`UNANSWERED_MAX`].
     unanswered: u32,
+    /// A connection in MQTT 5 came about.
+    knows_5: bool,
     fits: Fits,
+    session: Session,
     conns: u64,
     tokens: u64,
     current: Option<Current>,
@@ -245,7 +256,9 @@ impl Link {
             endpoint: 0,
             version,
             unanswered,
+            knows_5: false,
             fits,
+            session: Session::default(),
             conns: 0,
             tokens: 0,
             current: None,
@@ -268,6 +281,7 @@ impl Link {
     fn note(&mut self, event: &Event) {
         match event {
             Event::Connected(limits) => {
+                self.knows_5 |= limits.version == Version::V5;
                 if let Some(current) = &mut self.current {
                     current.limits = Some(limits.clone());
                 }
@@ -276,31 +290,32 @@ impl Link {
                 let ended = self.current.take();
                 let largest = ended.as_ref().and_then(|current| lock(&current.window).largest());
                 self.fits.closed(self.shared.ticks.now(), closed, largest);
-                let was_up = ended.is_some_and(|current| current.limits.is_some());
+                let was_up = ended.as_ref().is_some_and(|current| current.limits.is_some());
+                let was_asked = ended.is_some_and(|current| current.seen.was_asked());
+                self.session.closed(self.endpoint, closed, was_up);
                 if self.shared.settings.speak == Speak::Either {
-                    self.choose_version(closed, was_up);
+                    self.choose_version(closed, was_asked && !was_up);
                 }
                 if !was_up && *closed != Closed::OnlyV311 {
                     self.endpoint = (self.endpoint + 1) % self.shared.settings.endpoints.len();
                 }
             }
-            Event::Subscribed { .. }
-            | Event::Unsubscribed(_)
-            | Event::Acked { .. }
-            | Event::Message(_)
-            | Event::Overrun => {}
+            Event::Subscribed { .. } => self.session.subscribed(),
+            Event::Unsubscribed(_) | Event::Acked { .. } | Event::Message(_) | Event::Overrun => {}
         }
     }
 
     /// Which version the next connection speaks: the older one with a broker that says, or shows, that it knows no better.
-    fn choose_version(&mut self, closed: &Closed, was_up: bool) {
+    fn choose_version(&mut self, closed: &Closed, no_answer: bool) {
         if *closed == Closed::OnlyV311 {
-            (self.version, self.unanswered) = (Version::V311, 0);
+            (self.version, self.unanswered, self.knows_5) = (Version::V311, 0, false);
             return;
         }
-        let unanswered = !was_up && matches!(closed, Closed::ByPeer | Closed::Broken(_));
+        let unanswered = no_answer && matches!(closed, Closed::ByPeer | Closed::Broken(_));
         self.unanswered = if unanswered { self.unanswered + 1 } else { 0 };
-        if self.unanswered >= UNANSWERED_MAX {
+        let known = self.knows_5 && self.version == Version::V5;
+        let most = if known { UNANSWERED_KNOWN_MAX } else { UNANSWERED_MAX };
+        if self.unanswered >= most {
             self.unanswered = 0;
             self.version = match self.version {
                 Version::V5 => Version::V311,
@@ -352,7 +367,11 @@ impl Transport for Link {
                 return conn;
             }
         };
-        let (requester, engine) = engine(&self.shared.settings, self.version, &door.path, will);
+        let delay = will.as_ref().map(|will| will.delay);
+        let beginning = self.session.begin(self.endpoint, self.version, delay);
+        let settings = &self.shared.settings;
+        let (requester, engine) = engine(settings, self.version, &door.path, will, beginning);
+        let seen = Arc::new(Seen::new(beginning.expiry > 0));
         let attempt = Attempt {
             conn,
             version: self.version,
@@ -360,10 +379,12 @@ impl Transport for Link {
             engine,
             door,
             window: Arc::clone(&window),
+            seen: Arc::clone(&seen),
             shared: self.shared.clone(),
         };
         // What there was of an earlier connection ends here.
-        self.current = Some(Current { conn, requester, window, limits: None, stop: stop.clone() });
+        let (limits, ended) = (None, stop.clone());
+        self.current = Some(Current { conn, requester, window, limits, seen, stop: ended });
         tokio::spawn(conn::run(attempt, stop));
         conn
     }
@@ -376,6 +397,7 @@ impl Transport for Link {
 
     async fn goodbye(&mut self) {
         let Some(current) = &self.current else { return };
+        current.seen.leave();
         if current.limits.is_none() || !current.requester.disconnect() {
             self.current = None;
             return;
@@ -383,6 +405,7 @@ impl Transport for Link {
         let closed = async { while !matches!(self.next().await.1, Event::Closed(_)) {} };
         let _ = tokio::time::timeout(GOODBYE, closed).await;
         self.current = None;
+        self.session.ended();
     }
 
     fn subscribe(&mut self, filters: &[String]) -> Result<Token, NotTaken> {

@@ -9,6 +9,7 @@
 //! ```
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -27,6 +28,12 @@ const CHUNK: usize = 8 * 1024;
 
 /// After our side of the stream has failed, what the broker said before is worth this wait: it says why.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The library's DISCONNECT, its last packet, which leaves the session as it is.
+const GOODBYE: [u8; 2] = [0xe0, 0];
+
+/// The same that ends the session: normal disconnection, Session Expiry Interval 0 (MQTT 5, 3.14.2.2.2). The library cannot say it.
+const GOODBYE_ENDING_SESSION: [u8; 9] = [0xe0, 7, 0, 5, 0x11, 0, 0, 0, 0];
 
 /// The door for one connection of the library.
 #[derive(Debug)]
@@ -60,14 +67,42 @@ impl Door {
     }
 }
 
-/// What pump and connection know of each other.
-#[derive(Debug, Default)]
+/// What pump, connection and link know of each other.
+#[derive(Debug)]
 pub(super) struct Seen {
+    /// The broker keeps a session.
+    has_session: bool,
+    /// The broker was reached, over TLS if so configured: CONNECT is on its way.
+    asked: AtomicBool,
+    /// We take leave: the last packet is our goodbye.
+    leaving: AtomicBool,
     /// Messages that were cut down and that the library has yet to hand on.
     cuts: Mutex<Vec<Cut>>,
 }
 
 impl Seen {
+    pub(super) fn new(has_session: bool) -> Self {
+        let (asked, leaving) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { has_session, asked, leaving, cuts: Mutex::default() }
+    }
+
+    /// The library is about to be told to say goodbye.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
+    }
+
+    pub(super) fn asking(&self) {
+        self.asked.store(true, Ordering::Release);
+    }
+
+    pub(super) fn was_asked(&self) -> bool {
+        self.asked.load(Ordering::Acquire)
+    }
+
+    fn ends_session(&self) -> bool {
+        self.has_session && self.leaving.load(Ordering::Acquire)
+    }
+
     /// Whether the message with this number was cut down; its size on the wire.
     pub(super) fn take_cut(&self, index: u64) -> Option<usize> {
         let mut cuts = self.cuts.lock().unwrap_or_else(PoisonError::into_inner);
@@ -98,7 +133,7 @@ pub(super) async fn pump(
     let mut inbound = std::pin::pin!(inward(from_broker, to_library, scanner, seen, stats));
     let outcome = tokio::select! {
         ended = &mut inbound => ended,
-        ended = outward(from_library, &mut to_broker, stats) => match ended {
+        ended = outward(from_library, &mut to_broker, seen, stats) => match ended {
             Ok(()) => {
                 // The library is done: what it said last is on its way, then TLS says goodbye.
                 let _ = tokio::time::timeout(LAST_WORDS, to_broker.shutdown()).await;
@@ -152,17 +187,28 @@ async fn inward(
 async fn outward(
     mut from: OwnedReadHalf,
     to: &mut WriteHalf<Box<dyn Wire>>,
+    seen: &Seen,
     stats: &LinkStats,
 ) -> io::Result<()> {
     let mut chunk = vec![0; CHUNK];
+    // Bytes that may be the goodbye: they are, if nothing follows.
+    let mut held = 0;
     loop {
         let read = from.read(&mut chunk).await?;
+        let last: &[u8] = match (read, held) {
+            (0, 0) => return Ok(()),
+            (0, _) => &GOODBYE_ENDING_SESSION,
+            (_, 0) => &[],
+            (_, _) => &GOODBYE,
+        };
+        to.write_all(last).await?;
+        held = if seen.ends_session() && chunk[..read].ends_with(&GOODBYE) { 2 } else { 0 };
+        to.write_all(&chunk[..read - held]).await?;
+        to.flush().await?;
+        stats.bytes_out(last.len() + read - held);
         if read == 0 {
             return Ok(());
         }
-        to.write_all(&chunk[..read]).await?;
-        to.flush().await?;
-        stats.bytes_out(read);
     }
 }
 

@@ -66,6 +66,8 @@ pub(super) struct Connection {
     pub(super) sync_until: Option<Timestamp>,
     rebirths: u32,
     rebirths_since: Option<Timestamp>,
+    /// What an earlier connection of ours left in the birth's place was seen on this one.
+    leftover_seen: bool,
     /// When the birth is repeated after all: whoever overwrote it does not win for ever.
     rebirth_at: Option<Timestamp>,
     duplicate: bool,
@@ -160,6 +162,7 @@ impl Protocol {
     fn connect(&mut self) {
         self.connection.conn += 1;
         self.connection.state = State::Connecting;
+        self.connection.leftover_seen = false;
         self.commands.begin_anew();
         let (conn, will) = (self.connection.conn, self.online(false));
         self.put(Output::Connect { conn, will });
@@ -301,6 +304,15 @@ impl Protocol {
             // As it was said, signature and all: readers who know our key take nothing else.
             if self.config.signer.is_some() && *payload != *self.online(true).payload {
                 self.rebirth();
+            }
+            return;
+        }
+        if ours && found.conn < conn && !self.connection.leftover_seen {
+            // The birth or the will of the connection before: brokers hand it out as they subscribe us, some of them after their SUBACK.
+            // Once on each connection it speaks of no other client.
+            if self.connection.is_up() {
+                self.connection.leftover_seen = true;
+                self.birth();
             }
             return;
         }

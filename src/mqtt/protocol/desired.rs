@@ -1,10 +1,11 @@
 //! The index: what it deletes, what it forbids, and whether the node has all that it should have.
 //!
-//! Owns: accepting an index, pruning, the floor under forgotten marks. Not: the documents themselves (`intake`).
+//! Owns: accepting an index, pruning, the floors under forgotten marks. Not: the documents themselves (`intake`).
 //!
 //! An index says something only of pods whose intent names a revision from which on they are listed, and only from that
 //! revision on. So neither a late index nor a late document deletes anything.
 
+use super::marks::{raise, surplus};
 use super::outbox::Subject;
 use super::{MARKS_MAX, Protocol};
 use crate::mqtt::cause::{Reason, Refusal};
@@ -244,29 +245,31 @@ impl Protocol {
         }
     }
 
-    /// Too many marks of deleted pods: the oldest are to become one floor.
+    /// Marks of deleted pods that are too many.
+    fn surplus(&self) -> Vec<(PodKey, Floor)> {
+        let marks = self.pods.iter().filter(|(_, pod)| pod.is_only_mark());
+        surplus(marks.map(|(key, pod)| (key.clone(), pod.floor())).collect(), MARKS_MAX)
+    }
+
+    /// Too many marks of deleted pods: some are to become floors.
     pub(super) fn bound_marks(&mut self) {
-        let count = self.pods.values().filter(|pod| pod.is_only_mark()).count();
-        let Some(excess) = count.checked_sub(MARKS_MAX).filter(|n| *n > 0) else { return };
-        let marks = self.pods.values().filter(|pod| pod.is_only_mark());
-        let mut floors: Vec<Floor> = marks.map(super::Pod::floor).collect();
-        floors.sort_unstable();
-        let oldest = floors.into_iter().take(excess).max();
-        self.node.want.floor = self.node.want.floor.max(oldest);
-        // Where it is high enough already, nothing is written, and nothing will call back.
+        let surplus = self.surplus();
+        if surplus.is_empty() {
+            return;
+        }
+        for (key, floor) in surplus {
+            raise(&mut self.node.want.floors, &key.namespace, floor);
+        }
+        // Where they are high enough already, nothing is written, and nothing will call back.
         self.floor_durable();
     }
 
-    /// The floor is durable: the marks below it can go.
+    /// The floors are durable: the marks below them can go.
     pub(super) fn floor_durable(&mut self) {
-        let Some(floor) = self.node.stored().floor else { return };
-        let below = |pod: &super::Pod| pod.is_only_mark() && pod.floor() <= floor;
-        let below: Vec<PodKey> =
-            self.pods.iter().filter(|(_, pod)| below(pod)).map(|(key, _)| key.clone()).collect();
-        let count = self.pods.values().filter(|pod| pod.is_only_mark()).count();
-        let excess = count.saturating_sub(MARKS_MAX);
-        for key in below.into_iter().take(excess) {
-            if let Some(pod) = self.pods.get_mut(&key) {
+        for (key, floor) in self.surplus() {
+            if self.node.stored().floors.of(&key.namespace) >= Some(floor)
+                && let Some(pod) = self.pods.get_mut(&key)
+            {
                 pod.record.want = super::PodRecord::default();
             }
         }
@@ -275,7 +278,7 @@ impl Protocol {
     /// Whether a document about a pod without a mark could be one that was deleted and forgotten.
     pub(super) fn judge_by_floor(&self, release: &Release) -> Result<(), Refusal> {
         let of_it = Floor { epoch: release.revision.version.epoch, issued_ms: release.issued_ms };
-        match self.node.want.floor {
+        match self.node.want.floors.of(&release.key.namespace) {
             Some(floor) if of_it <= floor => Err(Refusal::new(
                 Reason::Stale,
                 "it was signed no later than a deletion that is remembered only by its time: sign it anew",

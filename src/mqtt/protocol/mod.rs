@@ -19,10 +19,12 @@
 
 mod commands;
 mod connection;
+mod deadline;
 mod desired;
 mod durable;
 mod intake;
 pub mod io;
+mod marks;
 mod node;
 mod outbox;
 mod pods;
@@ -62,7 +64,7 @@ use pods::Pod;
 use quota::{Quota, Room};
 use transfers::Transfers;
 
-/// Marks of deleted pods that are kept: as many as there may be pods. Older ones become one common floor.
+/// Marks of deleted pods that are kept: as many as there may be pods. Older ones become floors (`marks`).
 pub const MARKS_MAX: usize = 1024;
 
 /// Names without any accepted document of which a refusal is remembered and shown.

@@ -17,6 +17,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::deadline::Deadline;
 use super::io::{FetchFailure, Instance, Output, PodPhase, PodReport};
 use super::outbox::Subject;
 use super::pods::{Applied, Pod, align, committed, leading};
@@ -43,7 +44,7 @@ const VERIFIED_MAX: Duration = Duration::from_secs(600);
 pub(super) struct Way {
     pub(super) target: Arc<Release>,
     pub(super) stage: Stage,
-    pub(super) deadline: Option<Timestamp>,
+    deadline: Option<Deadline>,
     ready_since: Option<Timestamp>,
     /// When readiness has lasted.
     good_at: Option<Timestamp>,
@@ -55,7 +56,7 @@ impl Way {
     }
 
     pub(super) fn wake_at(&self) -> Option<Timestamp> {
-        self.deadline.into_iter().chain(self.good_at).min()
+        self.deadline.map(|deadline| deadline.ends_at()).into_iter().chain(self.good_at).min()
     }
 
     /// Enters a stage; its deadline begins with the first that has one in common.
@@ -67,7 +68,7 @@ impl Way {
                 (Stage::Starting, Stage::Probing) | (Stage::Probing, Stage::Starting)
             );
             if !one_clock {
-                self.deadline = deadline;
+                self.deadline = deadline.map(Deadline::new);
             }
             self.stage = stage;
         }
@@ -75,14 +76,21 @@ impl Way {
     }
 
     fn is_late(&self, now: Timestamp) -> bool {
-        self.deadline.is_some_and(|at| at <= now)
+        self.deadline.is_some_and(|deadline| deadline.is_over(now))
+    }
+
+    /// Time that the node spends on compiling is not the pod's.
+    fn hold(&mut self, now: Timestamp, compiles: bool) {
+        if let Some(deadline) = &mut self.deadline {
+            deadline.hold(now, compiles);
+        }
     }
 
     /// The rollout's line in the status.
     pub(super) fn status(&self, pod: &Pod, now: Timestamp) -> RolloutStatus {
         let rollout = pod.record.want.rollout.as_ref();
         let ended = rollout.and_then(|r| r.outcome.as_ref());
-        let left = |at: Timestamp| u64::try_from(at.since(now).as_millis()).unwrap_or(u64::MAX);
+        let left = |it: Deadline| u64::try_from(it.left(now).as_millis()).unwrap_or(u64::MAX);
         RolloutStatus {
             target: scoped(&self.target),
             stage: self.stage,
@@ -230,9 +238,12 @@ impl Protocol {
             Judgement::Bad(reason, message) => self.fail(key, pod, lead, reason, &message, false),
             Judgement::Wait(stage) => {
                 self.enter(key, pod, stage, None);
+                let report = pod.applied.as_ref().map(|applied| &applied.report);
+                let message = report.and_then(compiling);
+                if let Some(way) = &mut pod.way {
+                    way.hold(self.now, message.is_some());
+                }
                 if pod.way.as_ref().is_some_and(|way| way.is_late(self.now)) {
-                    let report = pod.applied.as_ref().map(|applied| &applied.report);
-                    let message = report.and_then(compiling);
                     let message = message.or_else(|| report.map(|r| r.message.clone()));
                     let message = format!("not ready in time: {}", message.unwrap_or_default());
                     let message = message.trim_end_matches([':', ' ']).to_owned();

@@ -89,6 +89,8 @@ pub struct Parts<T, N, A> {
     pub topics: Topics,
     /// What is connected to, for people.
     pub broker: String,
+    /// How long the broker waits with our last will: a short break of the link is no news.
+    pub will_delay: Duration,
     /// Why it must not connect, if it must not: what was accepted runs all the same.
     pub off: Option<String>,
 }
@@ -122,6 +124,7 @@ pub struct MqttSource<T, N, A> {
     clock: Clock,
     topics: Topics,
     broker: String,
+    will_delay: Duration,
     reconnect: Reconnect,
     outbox: Outbox,
     subscribing: Subscribing,
@@ -170,6 +173,7 @@ impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
             clock: parts.clock,
             topics: parts.topics,
             broker: parts.broker,
+            will_delay: parts.will_delay,
             reconnect: Reconnect::default(),
             outbox: Outbox::default(),
             subscribing: Subscribing::default(),

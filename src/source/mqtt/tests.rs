@@ -309,6 +309,7 @@ impl Lab {
             store: Arc::new(store),
             clock,
             topics,
+            will_delay: std::time::Duration::from_secs(20),
             broker: "the script".to_owned(),
             off,
         });

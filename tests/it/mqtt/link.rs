@@ -24,7 +24,7 @@ fn link_is(node: &Node, status: &str) -> Option<String> {
 }
 
 #[track_caller]
-fn wait_link(node: &Node, status: &str) -> String {
+pub(super) fn wait_link(node: &Node, status: &str) -> String {
     crate::support::wait_for(&format!("MqttConnected={status}"), || link_is(node, status))
 }
 

@@ -1,6 +1,7 @@
 //! Pods over MQTT, against a real mosquitto: delivered, reported, commanded; and a broker that dies, forgets or turns bad.
 
 mod artifacts;
+mod cable;
 mod clock;
 mod delivery;
 mod disk;
@@ -9,3 +10,4 @@ mod old;
 pub(crate) mod rig;
 mod rollout;
 mod trust;
+mod will;

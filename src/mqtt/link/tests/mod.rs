@@ -14,6 +14,7 @@
 //! | refusals are only logged | `odd::refusals_of_subscriptions_and_messages_are_events`, `strange::each_code_of_an_acknowledgement_is_told_and_nobody_listening_is_no_refusal` |
 //! | keep-alive of the broker: none, hours, shorter than ours | `odd::a_broker_that_asks_for_no_keep_alive_is_not_pinged_without_pause`, `odd::a_brokers_limits_are_known_and_kept`, `strange::a_shorter_keep_alive_of_the_broker_is_kept` |
 //! | a short deadline for name, TCP, TLS and CONNACK together | `strange::a_black_hole_behind_connect_is_left_after_half_a_minute` |
+//! | a session brings what is old; a new one sends the will of the one before | `session`, `crate::mqtt::link::session`' own |
 //! | it connects again after DISCONNECT | `strange::after_goodbye_nobody_knocks_again` |
 //! | which acknowledgement is whose | `order::answers_in_the_worst_order_wedge_nothing` |
 //! | its own TLS | `secure` |
@@ -24,4 +25,5 @@ mod fake;
 mod odd;
 mod order;
 mod secure;
+mod session;
 mod strange;

@@ -39,9 +39,9 @@ async fn connect_says_what_keeps_the_traps_shut() {
     assert_eq!(body[8..10], [0, 5], "keep-alive");
     let length = usize::from(body[10]);
     let properties = &body[11..11 + length];
-    // Session expiry 0, receive maximum 16, maximum packet size; and no topic alias maximum (0x22).
+    // Session expiry: the will's delay and five seconds, receive maximum 16, maximum packet size; and no topic alias maximum (0x22).
     let size = u32::try_from(MESSAGE_BYTES_MAX + 64).unwrap().to_be_bytes();
-    let expected = [&[0x11, 0, 0, 0, 0][..], &[0x21, 0, 16], &[0x27], &size].concat();
+    let expected = [&[0x11, 0, 0, 0, 25][..], &[0x21, 0, 16], &[0x27], &size].concat();
     assert_eq!(properties, expected);
     let rest = &body[11 + length..];
     assert_eq!(rest[..7], *b"\0\x05gw-17");

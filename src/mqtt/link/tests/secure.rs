@@ -15,7 +15,7 @@ use tokio_rustls::server::TlsStream;
 
 use super::fake::{CONNACK, Fake, closed, next};
 use crate::clock::Clock;
-use crate::mqtt::link::Link;
+use crate::mqtt::link::{Link, UNANSWERED_MAX};
 use crate::mqtt::tls::TlsSettings;
 use crate::mqtt::tls::tests::Authority;
 use crate::mqtt::transport::{Closed, Event, TlsFault, Transport as _};
@@ -235,4 +235,22 @@ async fn a_certificate_that_the_broker_refuses_gives_way_to_the_one_that_worked(
     let (_second, again) = broker.accept().await;
     assert_eq!(again, shown, "the old one");
     assert!(matches!(next(&mut link).await, Event::Connected(_)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_closes_before_tls_is_up_says_nothing_of_the_protocols_version() {
+    let ca = Authority::new("CA");
+    let broker = Secure::listen(&ca.give("localhost", |_| {}), None, TLS13).await;
+    let mut link = broker.link(ca.settings("gw"));
+    for _ in 0..=UNANSWERED_MAX {
+        link.connect(None);
+        drop(broker.tcp().await);
+        closed(&mut link).await;
+    }
+    link.connect(None);
+    let mut stream = broker.acceptor.accept(broker.tcp().await).await.unwrap();
+    // Type, length, the protocol's name with its length, and its level.
+    let mut head = [0; 9];
+    stream.read_exact(&mut head).await.unwrap();
+    assert_eq!((head[0], head[8]), (0x10, 5));
 }

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::fake::{CONNACK, Fake, Peer, closed, limits, message, next, packet};
 use crate::clock::Clock;
-use crate::mqtt::link::{Link, UNANSWERED_MAX};
+use crate::mqtt::link::{Link, UNANSWERED_KNOWN_MAX, UNANSWERED_MAX};
 use crate::mqtt::transport::{
     Body, Class, Closed, Event, Message, NotTaken, Qos, Refused, Transport as _, Version, Will,
 };
@@ -341,4 +341,24 @@ async fn a_broker_that_closes_on_mqtt_5_without_a_word_is_spoken_to_in_the_older
     assert_eq!(connect.body[6], 5);
     peer.send(&CONNACK).await;
     assert_eq!(limits(next(&mut link).await).version, Version::V5);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_broker_that_spoke_mqtt_5_and_is_down_behind_an_open_port_is_asked_in_mqtt_5() {
+    let fake = Fake::listen().await;
+    let mut link = fake.link();
+    let peer = fake.connect(&mut link).await;
+    drop(peer);
+    closed(&mut link).await;
+    for nth in 0..UNANSWERED_KNOWN_MAX {
+        link.connect(None);
+        let (peer, connect) = fake.accept().await;
+        assert_eq!(connect.body[6], 5, "{nth}");
+        drop(peer);
+        closed(&mut link).await;
+    }
+    // But not for ever: another broker may stand there now.
+    link.connect(None);
+    let (_peer, connect) = fake.accept().await;
+    assert_eq!(connect.body[6], 4);
 }

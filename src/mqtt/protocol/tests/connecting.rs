@@ -128,6 +128,30 @@ fn an_old_will_is_answered_with_the_birth() {
 }
 
 #[test]
+fn a_link_that_breaks_often_makes_no_other_client() {
+    let mut lab = Lab::online();
+    for n in 0..40 {
+        let before = lab.conn();
+        lab.input(Input::Disconnected { why: "cut".into(), taken_over: false });
+        lab.connect();
+        lab.sent.clear();
+        // The birth before, if the break was short; else the will.
+        lab.input(online_message(&lab, n % 2 == 0, before, "boot-1"));
+        let birth = lab.online_message();
+        assert!(birth.online && birth.conn == lab.conn(), "it is answered: {birth:?}");
+    }
+    assert_eq!(lab.happened("StaleWill"), 0);
+    assert_eq!(lab.node_condition("Unique"), None);
+    // Of one connection, only the first is taken for a leftover.
+    let conn = lab.conn();
+    for _ in 0..20 {
+        lab.input(online_message(&lab, false, conn - 1, "boot-1"));
+    }
+    lab.settle();
+    assert_eq!(lab.node_condition("Unique").unwrap().reason, "DuplicateIdentity");
+}
+
+#[test]
 fn a_node_that_lost_its_disk_goes_on_above_its_old_number() {
     let mut lab = Lab::online();
     lab.input(online_message(&lab, false, 70_000, "boot-0"));

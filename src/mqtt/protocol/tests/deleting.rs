@@ -171,6 +171,42 @@ fn a_deletion_works_on_a_full_disk() {
 }
 
 #[test]
+fn who_deletes_without_end_in_one_namespace_harms_no_other() {
+    let mut lab = Lab::online();
+    let of = |namespace: &str, name: &str, generation, ms: i64| PodIntent {
+        namespace: namespace.to_owned(),
+        issued_at: crate::mqtt::intent::time_text(EPOCH_MS + ms),
+        ..intent(name, generation)
+    };
+    let delete = |lab: &mut Lab, namespace: &str, name: &str, ms: i64| {
+        let text = crate::mqtt::intent::time_text(EPOCH_MS + ms);
+        lab.send(&crate::mqtt::controller::tombstone(&of(namespace, name, 1, 0), &text))
+    };
+    let old = lab.send(&of("quiet", "gone", 1, 10));
+    delete(&mut lab, "quiet", "gone", 20);
+    for n in 0..i64::try_from(MARKS_MAX).unwrap() + 50 {
+        delete(&mut lab, "loud", &format!("p{n}"), 1_000_000 + n);
+    }
+    lab.restart();
+    lab.connect();
+    let refused = |lab: &mut Lab, namespace: &str, name: &str| {
+        lab.settle();
+        let topic = format!("pods/v1/acme/s/gw-17/pod/{namespace}/{name}");
+        let status: crate::mqtt::status::PodStatus =
+            serde_json::from_slice(&lab.broker[&topic]).unwrap();
+        status.documents[0].refused.as_ref().map(|refused| refused.reason.as_str())
+    };
+    // Signed before all of that, and here late: it is as good as ever.
+    lab.send(&of("quiet", "late", 1, 30));
+    assert_eq!(refused(&mut lab, "quiet", "late"), None);
+    // What was deleted there is known by its name still, and what the other one has forgotten stays away.
+    lab.publish(&old);
+    assert_eq!(refused(&mut lab, "quiet", "gone"), Some("Stale"));
+    lab.send(&of("loud", "p0", 1, 30));
+    assert_eq!(refused(&mut lab, "loud", "p0"), Some("Stale"));
+}
+
+#[test]
 fn marks_are_bounded_and_what_they_forbade_stays_forbidden() {
     let mut lab = Lab::online();
     let dated = |name: &str, generation, ms: i64| PodIntent {

@@ -64,6 +64,56 @@ fn what_is_not_ready_in_time_gives_way_to_what_was_good() {
 }
 
 #[test]
+fn compiling_holds_the_clock_and_not_for_ever() {
+    let mut lab = good_one();
+    lab.send(&intent("web", 2));
+    lab.report("web", compiling());
+    lab.seconds(100);
+    let left = |lab: &Lab| lab.status("web").rollout.unwrap().deadline_ms.unwrap();
+    lab.disconnect();
+    lab.connect();
+    assert_eq!(left(&lab), 300_000, "it stands");
+    lab.seconds(3000);
+    assert_eq!(lab.stage("web"), Some(Stage::Starting));
+    lab.report("web", running());
+    lab.seconds(250);
+    // Another module of the pod: the same hour.
+    lab.report("web", compiling());
+    lab.seconds(400);
+    assert_eq!(lab.runs("web"), Some(2));
+    lab.report("web", running());
+    lab.seconds(40);
+    assert_eq!(lab.runs("web"), Some(2));
+    lab.report("web", ready());
+    lab.seconds(9);
+    // Ready, a second too late: the clock ran on.
+    lab.report("web", running());
+    lab.seconds(1);
+    assert_eq!(how(&mut lab), (Stage::RolledBack, "ProgressDeadlineExceeded".into()));
+    assert_eq!(lab.runs("web"), Some(1));
+
+    lab.send(&intent("web", 3));
+    lab.report("web", compiling());
+    lab.seconds(3600 + 299);
+    assert_eq!(lab.runs("web"), Some(3));
+    lab.seconds(1);
+    assert_eq!(lab.runs("web"), Some(1));
+    lab.settle();
+    let message = lab.status("web").rollout.unwrap().message;
+    assert_eq!(message, "not ready in time: c: Compiling the module");
+}
+
+#[test]
+fn what_compiles_and_becomes_good_is_committed() {
+    let mut lab = good_one();
+    lab.send(&intent("web", 2));
+    lab.report("web", compiling());
+    lab.seconds(1200);
+    lab.make_good("web");
+    assert_eq!(lab.runs("web"), Some(2));
+}
+
+#[test]
 fn readiness_must_last() {
     let mut lab = good_one();
     lab.send(&intent("web", 2));

@@ -20,9 +20,6 @@ use crate::spec::PodKey;
 /// Filters in one SUBSCRIBE: the smallest limit among the brokers that are used (AWS IoT).
 const FILTERS_MAX: usize = 8;
 
-/// How long the broker waits with our last will: a short break of the link is no news.
-const WILL_DELAY: Duration = Duration::from_secs(20);
-
 /// What was queued may take this long before we leave.
 const LEAVE: Duration = Duration::from_secs(2);
 
@@ -55,7 +52,8 @@ impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
                 debug!(conn, broker = self.broker, "connecting");
                 let Publish { topic, payload, .. } = will;
                 self.outbox.clear();
-                self.transport.connect(Some(Will { topic, payload, delay: WILL_DELAY }));
+                let delay = self.will_delay;
+                self.transport.connect(Some(Will { topic, payload, delay }));
             }
             Output::Subscribe { filters } => {
                 let chunks = filters.chunks(FILTERS_MAX).map(<[String]>::to_vec);

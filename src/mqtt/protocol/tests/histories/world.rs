@@ -372,6 +372,7 @@ impl World {
             0 => PodReport { phase: PodPhase::Failed, ..kit::running() },
             1 => kit::running(),
             2 => kit::crashed(u32::from(how / 16)),
+            3 => kit::compiling(),
             _ => kit::ready(),
         };
         self.reports.insert(key, report.clone());
