@@ -146,7 +146,10 @@ impl Bounded {
 
 impl Drop for Bounded {
     fn drop(&mut self) {
-        if let (Some(gauge), Ok(left)) = (&self.gauge, self.store.get_fuel()) {
+        // Asked only where it is counted: elsewhere the answer is an error, made at the end of each store.
+        if let Some(gauge) = &self.gauge
+            && let Ok(left) = self.store.get_fuel()
+        {
             self.run.account.add_fuel(lock(gauge).spent(left));
         }
     }
