@@ -61,6 +61,30 @@ pub fn pod(
     if errors.is_empty() { Ok(Some(changed).filter(|changed| changed != old)) } else { Err(errors) }
 }
 
+/// What to tell whoever changes a container's settings (`KEY.podling.dev/CONTAINER`) in a pod that is at work: it keeps those that it began with.
+/// What annotations say of the pod as a whole (`podling.dev/KEY`) is in force at once.
+#[must_use]
+pub fn settings_for_later(old: &corev1::Pod, new: &corev1::Pod) -> Vec<String> {
+    let of = |pod: &corev1::Pod| pod.metadata.annotations.clone().unwrap_or_default();
+    let (old, new) = (of(old), of(new));
+    let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    let changed =
+        keys.into_iter().filter(|key| is_containers(key) && old.get(*key) != new.get(*key));
+    let metadata = Path::root("metadata");
+    let list = metadata.field("annotations");
+    let told = |key: &String| {
+        format!(
+            "{}: the running pod keeps what it began with; this is in force when the pod is created anew, or when podling starts again",
+            list.key(key)
+        )
+    };
+    changed.map(told).collect()
+}
+
+fn is_containers(key: &str) -> bool {
+    key.split_once('/').is_some_and(|(prefix, _)| prefix.ends_with(".podling.dev"))
+}
+
 /// Paths of what differs though it may not, [`NAMED_MAX`] at most. (Kubernetes prints Go's difference of the two.)
 fn fixed_fields(allowed: &corev1::PodSpec, new: &corev1::PodSpec) -> Vec<String> {
     let mut allowed = allowed.clone();
@@ -192,6 +216,32 @@ mod test {
         let mut pod = serde_json::from_str(SAMPLE).unwrap();
         crate::manifest::default::pod(&mut pod);
         pod
+    }
+
+    #[test]
+    fn settings_that_a_running_pod_does_not_take_up_are_named() {
+        let with = |annotations: &[(&str, &str)]| {
+            let mut pod = sample();
+            let owned = annotations.iter().map(|(key, value)| ((*key).into(), (*value).into()));
+            pod.metadata.annotations = Some(owned.collect());
+            pod
+        };
+        let old = with(&[("log-rate.podling.dev/c", "1Ki"), ("podling.dev/egress-names", "a.b")]);
+        assert_eq!(settings_for_later(&old, &old), Vec::<String>::new());
+        let noted = with(&[
+            ("log-rate.podling.dev/c", "1Ki"),
+            ("podling.dev/egress-names", "c.d"),
+            ("example.com/note", "x"),
+        ]);
+        assert_eq!(settings_for_later(&old, &noted), Vec::<String>::new());
+        let new = with(&[("log-rate.podling.dev/c", "2Ki"), ("http-timeout.podling.dev/c", "5")]);
+        let told = settings_for_later(&old, &new);
+        let begins = |key: &str| format!("metadata.annotations[{key}]: the running pod keeps");
+        assert_eq!(told.len(), 2, "{told:?}");
+        for (told, key) in told.iter().zip(["http-timeout.podling.dev/c", "log-rate.podling.dev/c"])
+        {
+            assert!(told.starts_with(&begins(key)), "{told}");
+        }
     }
 
     type Change = fn(&mut corev1::Pod, &mut corev1::PodSpec);

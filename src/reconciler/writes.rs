@@ -84,8 +84,11 @@ impl NodeTask {
         }
         let uid = current.pod.uid.clone();
         let node_name = self.node.node.name.clone();
-        let (changed, warnings) =
+        let (changed, mut warnings) =
             pod_offer(object, uid.clone(), &Source::Api, &node_name).map_err(Refusal::Invalid)?;
+        if self.worker(&uid).is_some() {
+            warnings.extend(manifest::update::settings_for_later(&shown, &changed.object));
+        }
         if how.dry_run {
             return Ok(Written { object: changed.object, warnings });
         }

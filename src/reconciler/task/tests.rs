@@ -146,6 +146,25 @@ async fn a_change_of_a_pod_that_is_being_deleted_does_not_bring_its_record_back(
     assert!(lab.task.board().pod(&key("a")).is_none());
 }
 
+#[tokio::test]
+async fn a_setting_of_a_container_that_a_running_pod_does_not_take_up_is_told() {
+    let mut lab = Lab::new();
+    lab.create("a").await;
+    let mut changed = (*lab.task.board().pod(&key("a")).unwrap()).clone();
+    changed.metadata.annotations = Some(labels("log-rate.podling.dev/c", "2Ki"));
+    let told =
+        "metadata.annotations[log-rate.podling.dev/c]: the running pod keeps what it began with";
+    let dry = Write { dry_run: true, ..Write::default() };
+    for how in [dry, Write::default()] {
+        let written = lab.task.update_pod(changed.clone(), how).await.unwrap();
+        assert_eq!(written.warnings.len(), 1, "{:?}", written.warnings);
+        assert!(written.warnings[0].starts_with(told), "{:?}", written.warnings);
+    }
+    // Nothing changes any more.
+    let written = lab.task.update_pod(changed, Write::default()).await.unwrap();
+    assert_eq!(written.warnings, Vec::<String>::new());
+}
+
 /// The pod as it is shown, with another image.
 fn edited(lab: &Lab, name: &str, image: &str) -> corev1::Pod {
     let mut pod = (*lab.task.board().pod(&key(name)).unwrap()).clone();
