@@ -11,7 +11,7 @@
 //! A patient one (`parked`) is not done when a listener has room, but when its connection is
 //! accepted; and a listener that closes does not fail it.
 //! There is no clock here: a caller that gives up drops the [`Connecting`], or calls
-//! [`Connecting::give_up`].
+//! [`Connecting::give_up`]; where that belongs to somebody else (a guest's socket), whoever waits for it holds an [`Attempt`].
 //! Lock order: a listener's state, then a handshake's slot, then those parked; never the other way
 //! round.
 
@@ -285,6 +285,17 @@ impl Handshake {
     }
 }
 
+/// A connect under way, for whoever waits for its outcome and keeps its time. Dropped before somebody has taken the outcome, it
+/// ends the connect: nobody would look at the clock any more.
+#[derive(Debug)]
+pub(crate) struct Attempt(Arc<Handshake>);
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.0.abandon(None);
+    }
+}
+
 /// A connection that is coming about. A future of the [`Stream`]; usually ready at the first look.
 #[derive(Debug)]
 pub struct Connecting(Stage);
@@ -312,6 +323,12 @@ impl Connecting {
             Stage::Waiting(handshake) => Some(handshake.from()),
             Stage::Over => None,
         }
+    }
+
+    /// To be held by whoever waits; `None` if there is nothing to wait for.
+    pub(crate) fn attempt(&self) -> Option<Attempt> {
+        let Stage::Waiting(handshake) = &self.0 else { return None };
+        Some(Attempt(Arc::clone(handshake)))
     }
 
     /// The end, once there is one. Registers `cx` if given.

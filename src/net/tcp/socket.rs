@@ -19,7 +19,7 @@ use std::task::{Context, Poll};
 
 use super::conn::End;
 use super::halves::{ReadHalf, WriteHalf};
-use super::handshake::{ConnectError, Connecting};
+use super::handshake::{Attempt, ConnectError, Connecting};
 use super::listener::{AcceptError, Listener, ListenerCore};
 use super::options::TcpOptions;
 use crate::net::addr::{self, Family, Protocol};
@@ -267,6 +267,12 @@ impl TcpSocket {
                 Err(error)
             }
         }
+    }
+
+    /// The connect under way, for whoever waits for its outcome: dropped before that, the socket is closed.
+    pub(crate) fn attempt(&self) -> Option<Attempt> {
+        let State::Connecting(connecting) = &self.state else { return None };
+        connecting.attempt()
     }
 
     /// The outcome of a connect. `Pending` means the listener's queue is full, and registers

@@ -228,13 +228,12 @@ impl<T: Send> HostTcpSocketWithStore<T> for HasNet {
         this: Resource<TcpSocket>,
         remote_address: IpSocketAddress,
     ) -> SocketResult<()> {
-        store.with(|mut store| -> SocketResult<()> {
+        // A guest may cancel the call and keep the socket: with this future goes the clock, so the connect goes too.
+        let _attempt = store.with(|mut store| -> SocketResult<_> {
             let mut view = store.get();
             let socket = view.tcp3(&this)?;
-            match socket.connect(remote_address.into()) {
-                Ok(()) => Ok(()),
-                Err(error) => Err(connect_code(error).into()),
-            }
+            socket.connect(remote_address.into()).map_err(connect_code)?;
+            Ok(socket.attempt())
         })?;
         let connected = poll_fn(|cx| {
             store.with(|mut store| match store.get().tcp3(&this) {

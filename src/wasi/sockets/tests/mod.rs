@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod cancel;
 #[cfg(feature = "compiler")]
 mod cases;
 #[cfg(feature = "compiler")]
