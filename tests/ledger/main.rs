@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod attacks;
+mod connections;
 #[path = "../hostile/texts.rs"]
 mod texts;
 
@@ -36,6 +37,9 @@ const SLACK_BYTES: usize = 3 * MIB;
 
 /// CPU time after which an attack that goes on for ever has shown what it can.
 const ENOUGH: Duration = Duration::from_millis(700);
+
+/// The whole process is counted, so one test at a time.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
@@ -86,11 +90,9 @@ impl Paper {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn no_guest_makes_the_host_hold_more_than_its_limit() {
+    let _alone = ALONE.lock().await;
     let cache = tempfile::tempdir().unwrap();
-    let mut config = RuntimeConfig::new(cache.path().join("cache"));
-    config.compile = CompileMode::InProcess;
-    config.guest_threads = Some(2);
-    let runtime = Runtime::new(config).unwrap();
+    let runtime = runtime(cache.path());
     let full = tempfile::tempdir().unwrap();
     for entry in 0..20_000 {
         std::fs::write(full.path().join(entry.to_string()), "").unwrap();
@@ -108,20 +110,33 @@ async fn no_guest_makes_the_host_hold_more_than_its_limit() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+fn runtime(dir: &Path) -> Runtime {
+    let mut config = RuntimeConfig::new(dir.join("cache"));
+    config.compile = CompileMode::InProcess;
+    config.guest_threads = Some(2);
+    Runtime::new(config).unwrap()
+}
+
+/// A committed guest.
+fn guest(name: &str) -> ModuleFile {
+    of_file(Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("wasm-examples/built/{name}.wasm")))
+}
+
+fn of_file(path: PathBuf) -> ModuleFile {
+    let sha256 = Sha256::digest(std::fs::read(&path).unwrap()).into();
+    ModuleFile { path, sha256 }
+}
+
 /// Where an attack's module lies; a text is written down there first.
 fn module(attack: &Attack, texts: &Path) -> ModuleFile {
-    let path: PathBuf = match attack.module {
-        Module::Guest(guest, _) => {
-            Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("wasm-examples/built/{guest}.wasm"))
-        }
+    match attack.module {
+        Module::Guest(name, _) => guest(name),
         Module::Text(text) => {
             let path = texts.join(format!("{}.wasm", attack.name));
             std::fs::write(&path, wat::parse_str(text()).unwrap()).unwrap();
-            path
+            of_file(path)
         }
-    };
-    let sha256 = Sha256::digest(std::fs::read(&path).unwrap()).into();
-    ModuleFile { path, sha256 }
+    }
 }
 
 async fn run(
