@@ -81,9 +81,7 @@ const WASI_0_2: &[(&str, Link)] = offered! { p2:
         io::error::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)
     }),
     ("wasi:io/poll", crate::wasi::io::add_to_linker),
-    ("wasi:io/streams", |l| {
-        io::streams::add_to_linker::<_, Table>(l, |g: &mut Guest| g.ctx().table)
-    }),
+    ("wasi:io/streams", crate::wasi::io::add_streams_to_linker),
     ("wasi:clocks/wall-clock", |l| {
         clocks::wall_clock::add_to_linker::<_, WasiClocks>(l, Guest::clocks)
     }),

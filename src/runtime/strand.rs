@@ -24,6 +24,7 @@ use super::file_threads::within;
 use super::limiter::OutOfMemory;
 use super::meter::Metered;
 use super::run::Shared;
+use super::sched;
 use crate::net::{Ledger, NoLedger};
 use crate::spec::OnMemoryLimit;
 use crate::wasi::account::{Account, Refused};
@@ -141,6 +142,10 @@ impl Account for Payer {
             Self::Run(run) => run.account.cpu.work(work),
             Self::Nobody => work(),
         }
+    }
+
+    fn others_wait(&self) -> bool {
+        sched::others_wait()
     }
 }
 

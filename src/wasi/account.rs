@@ -34,6 +34,11 @@ pub trait Account: fmt::Debug + Send + Sync {
 
     /// Does something on this thread and counts its CPU time as the module's. Not on a guest's thread, whose time is counted anyway.
     fn work(&self, work: &mut dyn FnMut());
+
+    /// Whether another module waits for this thread, on which the module has its turn.
+    fn others_wait(&self) -> bool {
+        false
+    }
 }
 
 /// Bytes on an account for as long as this lives.

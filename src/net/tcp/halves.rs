@@ -84,6 +84,11 @@ impl ReadHalf {
         lock(self.0.incoming()).inflow() == Inflow::End
     }
 
+    /// Whether the other side has yet to read what was written here.
+    pub(crate) fn is_unheard(&self) -> bool {
+        lock(self.0.outgoing()).buffered() > 0
+    }
+
     /// Copies out what a read would give, up to `into.len()` bytes, and leaves it there. `Pending`
     /// registers `cx` if there is one.
     pub fn peek_into(

@@ -56,7 +56,7 @@ use ticker::{Bell, Ticker};
 pub(crate) use share::{PodShare, Share};
 pub(crate) use task::Urgency;
 pub(crate) use ticker::Epochs;
-pub(crate) use turns::{should_step_back, turn_began};
+pub(crate) use turns::{others_wait, should_step_back, turn_began};
 
 /// A turn younger than this goes on at a tick, and whom it wakes waits for its end: most turns of modules that answer each other are
 /// far shorter.

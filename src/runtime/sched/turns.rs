@@ -107,6 +107,11 @@ pub(crate) fn turn_began() -> u64 {
     here(|_, _, lane| lane.began.load(Ordering::Relaxed)).unwrap_or_else(monotonic_ns)
 }
 
+/// Whether somebody waits on this thread for the end of the turn in progress: whom it woke, or who gave way to it.
+pub(crate) fn others_wait() -> bool {
+    here(|_, _, lane| !lane.local().is_empty()).unwrap_or(false)
+}
+
 /// The epoch has turned: whether whoever has the turn on this thread should let another one run.
 pub(crate) fn should_step_back(share: &Share, now: u64) -> bool {
     here(|scheduler, _, lane| {

@@ -18,6 +18,7 @@ use wasmtime_wasi_io::poll::Pollable;
 use wasmtime_wasi_io::streams::{InputStream, OutputStream, StreamError, StreamResult};
 
 use crate::net::{Held, ReadError, ReadHalf, WriteError, WriteHalf};
+use crate::wasi::io::answer;
 
 /// Most bytes that one read or write moves: what a guest can make the host allocate by one call.
 /// The largest block that programs commonly use, and half of what a connection holds in one
@@ -29,17 +30,23 @@ const CHUNK_MAX: usize = 64 * 1024;
 const UNPAID_MAX: usize = 4 * 1024;
 
 /// The receiving half.
-pub(crate) struct TcpInput(ReadHalf);
+pub(crate) struct TcpInput {
+    half: ReadHalf,
+    /// Something has come since the connection began.
+    heard: bool,
+    /// Whoever reads was told that an answer is due; it is told so once for each.
+    told: bool,
+}
 
 impl TcpInput {
     pub(crate) fn new(half: ReadHalf) -> Self {
-        Self(half)
+        Self { half, heard: false, told: false }
     }
 
     /// A read of nothing finds the end too, and takes nothing away: an error is left to a read that
     /// asks for bytes.
     fn read_nothing(&self) -> StreamResult<Bytes> {
-        if self.0.is_at_end() { Err(StreamError::Closed) } else { Ok(Bytes::new()) }
+        if self.half.is_at_end() { Err(StreamError::Closed) } else { Ok(Bytes::new()) }
     }
 }
 
@@ -63,9 +70,19 @@ impl InputStream for TcpInput {
         if size == 0 {
             return self.read_nothing();
         }
-        match self.0.try_read(size.min(CHUNK_MAX)) {
-            Poll::Ready(outcome) => read_outcome(outcome),
-            Poll::Pending => Ok(Bytes::new()),
+        match self.half.try_read(size.min(CHUNK_MAX)) {
+            Poll::Ready(outcome) => {
+                (self.heard, self.told) = (true, false);
+                read_outcome(outcome)
+            }
+            Poll::Pending => {
+                // A question has not been read, or the other side has yet to take the connection: no use to look again before its turn.
+                if !self.told && (!self.heard || self.half.is_unheard()) {
+                    self.told = true;
+                    answer::due();
+                }
+                Ok(Bytes::new())
+            }
         }
     }
 
@@ -74,7 +91,7 @@ impl InputStream for TcpInput {
             self.ready().await;
             return self.read_nothing();
         }
-        let outcome = poll_fn(|cx| self.0.poll_read(cx, size.min(CHUNK_MAX))).await;
+        let outcome = poll_fn(|cx| self.half.poll_read(cx, size.min(CHUNK_MAX))).await;
         read_outcome(outcome)
     }
 }
@@ -82,7 +99,7 @@ impl InputStream for TcpInput {
 #[async_trait]
 impl Pollable for TcpInput {
     async fn ready(&mut self) {
-        poll_fn(|cx| self.0.poll_ready(cx)).await;
+        poll_fn(|cx| self.half.poll_ready(cx)).await;
     }
 }
 

@@ -9,6 +9,7 @@ use wasmtime_wasi_io::streams::{InputStream as _, OutputStream as _, StreamError
 
 use super::*;
 use crate::net::{Family, Ledger, Listener, Stream};
+use crate::wasi::io::answer;
 use crate::wasi::sockets::p2::stream::{TcpInput, TcpOutput};
 
 fn connected(server: &Member, client: &Member) -> (Listener, Stream, Stream) {
@@ -83,6 +84,37 @@ fn what_fills_the_connection_to_the_last_byte_is_written_and_does_not_wait() {
         assert!(matches!(outcome, Poll::Ready(Ok(()))), "a flush has nothing to wait for");
     }
     assert!(now(output.blocking_write_and_flush(Bytes::from_static(b"x"))).is_pending());
+}
+
+#[test]
+fn a_read_says_once_that_an_answer_is_due() {
+    let pod = pod();
+    let (server, client) = (join(&pod, "s"), join(&pod, "c"));
+    let (_listener, near, mut far) = connected(&server, &client);
+    let (read, mut write) = near.into_split();
+    let mut input = TcpInput::new(read);
+    let due = |input: &mut TcpInput| {
+        answer::clear();
+        let bytes = input.read(10).unwrap();
+        (bytes.len(), answer::is_due())
+    };
+    assert_eq!(due(&mut input), (0, true), "the other side may not have taken the connection yet");
+    assert_eq!(due(&mut input), (0, false), "told already");
+    let say = |half: &mut crate::net::WriteHalf| {
+        assert!(half.try_write_slice(b"hello").is_ready());
+    };
+    say(&mut far.write);
+    assert_eq!(due(&mut input), (5, false));
+    assert_eq!(due(&mut input), (0, false), "nothing was asked");
+    say(&mut write);
+    assert_eq!(due(&mut input), (0, true), "asked, and not heard");
+    assert_eq!(due(&mut input), (0, false));
+    assert!(far.read.try_read(10).is_ready());
+    say(&mut far.write);
+    assert_eq!(due(&mut input), (5, false));
+    say(&mut write);
+    assert!(far.read.try_read(10).is_ready());
+    assert_eq!(due(&mut input), (0, false), "the question was heard: the answer takes its time");
 }
 
 #[test]

@@ -160,6 +160,25 @@ async fn accept_gives_each_connection_once_with_its_addresses() {
     assert!(same(HostTcpSocket::local_address(view, lend(&listener)).unwrap(), "0.0.0.0:80"));
 }
 
+#[tokio::test]
+async fn a_connect_over_ipv6_to_who_listens_on_ipv4_alone_is_refused_and_does_not_wait() {
+    let host = &mut Host::new(&pod());
+    let _here = listening(host, "127.0.0.1:80").await;
+    let _everywhere = listening(host, "0.0.0.0:81").await;
+    for to in ["[::1]:80", "[::1]:81"] {
+        let socket = tcp(host, IpAddressFamily::Ipv6);
+        let network = host.network();
+        host.view().start_connect(lend(&socket), network, at(to)).unwrap();
+        // As a program does that waits for many things at once.
+        let pollable = HostTcpSocket::subscribe(&mut host.view(), lend(&socket)).unwrap();
+        assert!(host.table.ready(lend(&pollable)).await.unwrap(), "{to}");
+        let outcome = host.view().finish_connect(lend(&socket));
+        assert_eq!(code(outcome), ErrorCode::ConnectionRefused, "{to}");
+        // And it stays so for whoever looks once more.
+        assert!(host.table.ready(lend(&pollable)).await.unwrap(), "{to}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_connect_that_finds_no_room_waits_and_in_the_end_times_out() {
     let host = &mut Host::new(&pod());
