@@ -108,6 +108,8 @@ const CASES: [Case; 6] = [
 
 fn main() -> anyhow::Result<()> {
     let options = Options::from_args();
+    // As in the daemon, which has one: without any, each span of a host call is offered to the `log` crate, on both sides.
+    tracing::subscriber::set_global_default(tracing::subscriber::NoSubscriber::default())?;
     let mut report = Report::new("network", options.json);
     let control = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).max(2);
