@@ -126,6 +126,14 @@ impl Intake {
         Ok(())
     }
 
+    /// Nothing will come for a while: what was gathered is written, and its memory given back. False where it cannot go on from here: another
+    /// thread still has the part, or the disk refuses.
+    pub(super) async fn rest(&mut self) -> bool {
+        let rests = self.part.is_some() && self.flush().await.is_ok();
+        self.gathered = Vec::new();
+        rests
+    }
+
     /// Writes in a way of one's own, off the control plane's threads.
     pub(super) async fn work<T: Send + 'static>(
         &mut self,

@@ -5,7 +5,7 @@
 //! ```text
 //!  fetch ─► here already? ─► join the transfer of that digest, or begin it ─► wait, with progress
 //!                                      │
-//!   transfer: a turn (at most TRANSFERS_MAX) ─► part ─► each place in turn, all into the same part ─► digest ─► blob
+//!   transfer: a turn (`turns`: at most TRANSFERS_MAX) ─► part ─► each place in turn, all into the same part ─► digest ─► blob
 //!             ended when the last one who waits is gone; the part stays, and is gone on with
 //! ```
 //!
@@ -16,6 +16,7 @@
 
 mod patch;
 mod shared;
+mod turns;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -39,9 +40,13 @@ use super::settings::ArtifactSettings;
 use super::source::{Repository, Source, host_of};
 
 use shared::Transfers;
+use turns::{SLICE, Turn, Turns};
 
 /// Transfers at a time. Each holds half a mebibyte; and a thin link divided by many makes all of them late.
 const TRANSFERS_MAX: usize = 3;
+
+/// Transfers that keep their part open while they wait for another turn: two files each.
+const RESTING_MAX: usize = 16;
 
 /// How often to look whether another process has brought what it is bringing.
 const BUSY_WAIT: Duration = Duration::from_millis(200);
@@ -111,7 +116,8 @@ struct Inner {
     clock: Clock,
     transfers: Transfers,
     away: Away,
-    turns: Semaphore,
+    turns: Turns,
+    resting: Semaphore,
     /// The node is short of memory: what is not here yet waits.
     held: watch::Sender<bool>,
     /// Waits of a test are shorter.
@@ -127,7 +133,7 @@ impl Fetcher {
         keyring: Keyring,
         clock: Clock,
     ) -> Self {
-        Self::with_times(store, settings, keyring, clock, (RETRY, PATIENCE))
+        Self::with_times(store, settings, keyring, clock, (RETRY, PATIENCE, SLICE))
     }
 
     pub(super) fn with_times(
@@ -135,7 +141,7 @@ impl Fetcher {
         settings: ArtifactSettings,
         keyring: Keyring,
         clock: Clock,
-        (retry, patience): (Duration, Duration),
+        (retry, patience, slice): (Duration, Duration, Duration),
     ) -> Self {
         Self(Arc::new(Inner {
             store,
@@ -145,7 +151,8 @@ impl Fetcher {
             clock,
             transfers: Transfers::default(),
             away: Away::default(),
-            turns: Semaphore::new(TRANSFERS_MAX),
+            turns: Turns::new(TRANSFERS_MAX, slice),
+            resting: Semaphore::new(RESTING_MAX),
             held: watch::Sender::new(false),
             patience,
         }))
@@ -213,9 +220,8 @@ impl Fetcher {
         progress: watch::Sender<Progress>,
     ) -> Result<Fetched, FetchError> {
         let digest = want.digest;
-        let _turn = self.0.turns.acquire().await;
-        // A difference's transfer is a part of this one, and has its turn.
-        self.transfer_in_turn(want, progress, digest).await
+        let mut turn = self.0.turns.begin().await;
+        self.transfer_in_turn(want, progress, digest, &mut turn).await
     }
 
     async fn transfer_in_turn(
@@ -223,6 +229,7 @@ impl Fetcher {
         want: Want,
         progress: watch::Sender<Progress>,
         digest: Digest,
+        turn: &mut Turn<'_>,
     ) -> Result<Fetched, FetchError> {
         let local = |cause| FetchError::new(FetchFault::Local { digest, cause });
         // As long as this lasts, nobody may collect what it is about.
@@ -244,7 +251,26 @@ impl Fetcher {
             let mut once_more = intake.length() > 0;
             intake.ask_at(source.to_string());
             loop {
-                let error = match self.come(source, &want, &mut intake).await {
+                let came = match source {
+                    // Its transfer is a part of this one, and has its turn.
+                    Way::Delta(delta) => {
+                        Some(Box::pin(self.patch(delta, &want, &mut intake, turn)).await)
+                    }
+                    Way::Source(source) => {
+                        let moved = || progress.borrow().bytes;
+                        turn.within(moved, self.from(source, &want, &mut intake)).await
+                    }
+                };
+                let Some(came) = came else {
+                    tracing::debug!(%digest, %source, "slow: its turn goes to whoever waits");
+                    intake = match self.rest(&want, &progress, intake, turn).await.map_err(local)? {
+                        Opened::Here(fetched) => return Ok(fetched),
+                        Opened::Intake(intake) => intake,
+                    };
+                    intake.ask_at(source.to_string());
+                    continue;
+                };
+                let error = match came {
                     Err(error) => error,
                     Ok(()) => match intake.finish().await {
                         Ok(here) => return Ok(Fetched::new(here, true)),
@@ -280,6 +306,26 @@ impl Fetcher {
         Err(FetchError::new(FetchFault::Sources { digest, tried }))
     }
 
+    /// Stands in line with what has come, and begins to take in again.
+    async fn rest(
+        &self,
+        want: &Want,
+        progress: &watch::Sender<Progress>,
+        mut intake: Intake,
+        turn: &mut Turn<'_>,
+    ) -> Result<Opened, IncomingError> {
+        // A part that is closed is gone on with from its last sync, a mebibyte back at most, which is more than a slice of a slow one.
+        let place = self.0.resting.try_acquire();
+        let is_kept = place.is_ok() && intake.rest().await;
+        if is_kept {
+            turn.wait().await;
+            return Ok(Opened::Intake(intake));
+        }
+        drop((intake, place));
+        turn.wait().await;
+        self.open(want, progress).await
+    }
+
     async fn open(
         &self,
         want: &Want,
@@ -301,19 +347,6 @@ impl Fetcher {
             intake.admit(size).await?;
         }
         Ok(Opened::Intake(intake))
-    }
-
-    /// Brings what is missing in one way.
-    async fn come(
-        &self,
-        way: Way<'_>,
-        want: &Want,
-        intake: &mut Intake,
-    ) -> Result<(), SourceError> {
-        match way {
-            Way::Source(source) => self.from(source, want, intake).await,
-            Way::Delta(delta) => Box::pin(self.patch(delta, want, intake)).await,
-        }
     }
 
     /// Brings what is missing from one place.

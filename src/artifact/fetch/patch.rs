@@ -15,6 +15,7 @@ use crate::artifact::failure::SourceError;
 use crate::artifact::intake::{Intake, Progress};
 use crate::image::{Content, ImageStore, IncomingError, Part};
 
+use super::turns::Turn;
 use super::{Delta, Fetcher, Want};
 
 impl Fetcher {
@@ -24,6 +25,7 @@ impl Fetcher {
         delta: &Delta,
         want: &Want,
         intake: &mut Intake,
+        turn: &mut Turn<'_>,
     ) -> Result<(), SourceError> {
         let Some(size) = want.size else {
             let (place, what) = ("the difference".to_owned(), "no size is given".to_owned());
@@ -47,7 +49,7 @@ impl Fetcher {
         };
         // How far the difference is would not fit beside the size of the module.
         let (unheard, _) = watch::channel(Progress::default());
-        let fetched = Box::pin(self.transfer_in_turn(wanted, unheard, delta.digest)).await;
+        let fetched = Box::pin(self.transfer_in_turn(wanted, unheard, delta.digest, turn)).await;
         let fetched = fetched.map_err(|error| SourceError::NoDelta(Box::new(error)))?;
         let delta = delta.clone();
         let applied =

@@ -40,7 +40,8 @@ struct Node {
     fetcher: Fetcher,
 }
 
-const QUICK: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(20));
+const QUICK: (Duration, Duration, Duration) =
+    (Duration::from_millis(5), Duration::from_secs(20), SLICE);
 
 impl Node {
     fn new() -> Self {
@@ -48,10 +49,18 @@ impl Node {
     }
 
     fn with(settings: ArtifactSettings, keyring: Keyring) -> Self {
+        Self::with_times(settings, keyring, QUICK)
+    }
+
+    fn with_times(
+        settings: ArtifactSettings,
+        keyring: Keyring,
+        times: (Duration, Duration, Duration),
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let (store, _) = ImageStore::open(&dir.path().join("images")).unwrap();
         let store = Arc::new(store);
-        let fetcher = Fetcher::with_times(store, settings, keyring, Clock::start(), QUICK);
+        let fetcher = Fetcher::with_times(store, settings, keyring, Clock::start(), times);
         Self { _dir: dir, fetcher }
     }
 
@@ -280,4 +289,36 @@ async fn what_is_too_large_for_this_node_is_not_begun() {
     let unknown = Want { size: None, ..want(&bytes, &[&file]) };
     let error = node.fetcher.fetch(unknown, &|_| {}).await.unwrap_err();
     assert_eq!(error.reason(), "ArtifactTooLarge");
+}
+
+#[tokio::test]
+async fn servers_that_hang_hold_up_no_other_and_are_gone_on_with() {
+    let registry = Registry::start().await;
+    let times = (QUICK.0, QUICK.1, Duration::from_millis(200));
+    let node = Node::with_times(ArtifactSettings::default(), Keyring::default(), times);
+    registry.plan([300_000; 3].map(Fault::HangAfter));
+    let mut hanging = tokio::task::JoinSet::new();
+    let (tell, mut hear) = tokio::sync::mpsc::channel(64);
+    for fill in 1..=3 {
+        let tell = tell.clone();
+        let (bytes, fetcher) = (module(fill, 900_000), node.fetcher.clone());
+        let file = registry.put_file(&format!("/{fill}.wasm"), &bytes);
+        hanging.spawn(async move {
+            let told = |progress: &Progress| {
+                if progress.bytes == 300_000 {
+                    let _ = tell.try_send(());
+                }
+            };
+            came(fetcher.fetch(want(&bytes, &[&file]), &told).await, &bytes);
+        });
+    }
+    for _ in 1..=3 {
+        hear.recv().await;
+    }
+    let bytes = module(4, 5000);
+    came(node.fetch(&bytes, &[&registry.put_file("/4.wasm", &bytes)]).await, &bytes);
+    // The one that made way has its turn again; the others go on hanging, for nobody waits.
+    let limit = Duration::from_secs(60);
+    tokio::time::timeout(limit, hanging.join_next()).await.unwrap().unwrap().unwrap();
+    assert!(registry.log().iter().any(|line| line.contains("bytes=")), "it goes on, not anew");
 }

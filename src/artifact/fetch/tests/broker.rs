@@ -130,7 +130,7 @@ async fn a_publisher_that_has_it_not_is_given_up_for_the_next_place() {
     let registry = Registry::start().await;
     let dir = tempfile::tempdir().unwrap();
     let (store, _) = ImageStore::open(&dir.path().join("images")).unwrap();
-    let times = (Duration::from_millis(5), Duration::from_millis(50));
+    let times = (Duration::from_millis(5), Duration::from_millis(50), SLICE);
     let (settings, keyring) = (ArtifactSettings::default(), Keyring::default());
     let clock = Clock::start();
     let fetcher = Fetcher::with_times(Arc::new(store), settings, keyring, clock, times);
