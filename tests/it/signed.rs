@@ -108,7 +108,7 @@ fn a_publisher_waits_for_the_node_and_for_nobody_who_speaks_as_it() {
         "--min-ready",
         "0s",
         "--timeout",
-        "170s",
+        "600s",
         "-f",
         &file,
     ]);
