@@ -9,9 +9,13 @@ use crate::mqtt::rig::{NODE, Rig};
 use crate::publish_mqtt::{controller, run};
 use crate::support::{Node, Running, container, is_ready, podling, text, wait_for};
 
-/// Exit code, standard output, standard error.
+/// Exit code, standard output, standard error. An answer has longer to come than a person would wait: this machine may be busy.
 fn fleet(rig: &Rig, who: &str, args: &[&str]) -> (Option<i32>, String, String) {
-    let Output { status, stdout, stderr } = run(rig, who, &[&["fleet"], args].concat());
+    let (verb, rest) = args.split_first().expect("a verb");
+    let is_patient = *verb == "get" || args.contains(&"--timeout");
+    let patience: &[&str] = if is_patient { &[] } else { &["--timeout", "120s"] };
+    let words = [&["fleet", verb], patience, rest].concat();
+    let Output { status, stdout, stderr } = run(rig, who, &words);
     (status.code(), text(&stdout), text(&stderr))
 }
 

@@ -133,7 +133,7 @@ fn who_does_not_wait_is_told_so_and_who_waits_in_vain_when_the_time_is_over() {
         (output.status.code(), text(&output.stdout), text(&output.stderr))
     };
     // Long enough to reach the broker on a busy machine.
-    let (code, out, err) = say(&["--timeout", "8s"]);
+    let (code, out, err) = say(&["--timeout", "20s"]);
     assert_eq!(code, Some(124), "{out}{err}");
     assert!(
         err.contains("timed out waiting: the node is offline; the broker keeps the document"),
