@@ -87,22 +87,21 @@ async fn requests_that_find_no_memory_for_an_instance_are_refused() {
         held.push(Held::begin(&site, "/length").await);
     }
     let control = &site.handle.control;
-    // Those that found memory keep it until all have asked.
-    eventually("all have asked", || {
-        let usage = control.http();
-        usage.refused > 0 && usage.refused + usage.under_way == 30
-    })
-    .await;
-    let (mut answered, mut refused) = (0, 0);
+    // Those that found memory keep it. On a busy machine the last ones find none even for their connections, or wait in the queue.
+    eventually("one is refused", || control.http().refused > 0).await;
+    let (mut answered, mut refused, mut turned_away) = (0, 0, 0);
     for request in held {
         let answer = request.end().await;
         match answer.split(' ').nth(1) {
             Some("200") => answered += 1,
             Some("503") => refused += 1,
+            None if answer.is_empty() => turned_away += 1,
             _ => panic!("{answer:?}"),
         }
     }
-    assert!(answered > 0 && refused == control.http().refused, "{answered} {refused}");
+    let usage = control.http();
+    assert!(answered > 0, "{usage:?}");
+    assert_eq!((refused, turned_away), (usage.refused, usage.turned_away), "{answered}");
     assert_eq!(site.get("/").await.0, StatusCode::OK);
     site.end().await;
 }
