@@ -57,6 +57,16 @@ fn free_address() -> anyhow::Result<SocketAddr> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
+/// Processor time that a process has used, microseconds, with its threads that have gone.
+fn cpu_us(pid: u32) -> anyhow::Result<f64> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, fields) = stat.rsplit_once(')').context("no such line")?;
+    // proc_pid_stat(5): the 14th and the 15th, where the state is the 3rd.
+    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
+    let ticks: u64 = ticks.sum::<Result<_, _>>()?;
+    Ok(ticks as f64 * 1e6 / rustix::param::clock_ticks_per_second() as f64)
+}
+
 /// Starts podling with one pod of the handler.
 fn podling(dir: &Path, name: &'static str, reuse: u32) -> anyhow::Result<Server> {
     let address = free_address()?;
@@ -142,10 +152,12 @@ struct Load {
     /// Milliseconds.
     p50: f64,
     p99: f64,
+    /// Processor time of the server for each request, microseconds.
+    cpu: f64,
 }
 
 async fn load(
-    address: SocketAddr,
+    server: &Server,
     path: &'static str,
     connections: usize,
     round: Duration,
@@ -153,8 +165,9 @@ async fn load(
     let mut tasks = tokio::task::JoinSet::new();
     let mut clients = Vec::new();
     for _ in 0..connections {
-        clients.push(client(address).await?);
+        clients.push(client(server.address).await?);
     }
+    let before = cpu_us(server.child.id())?;
     let start = Instant::now();
     for mut client in clients {
         tasks.spawn(async move {
@@ -172,7 +185,8 @@ async fn load(
         times.extend(done??);
     }
     let per_second = times.len() as f64 / start.elapsed().as_secs_f64();
-    Ok(Load { per_second, p50: percentile(&times, 50), p99: percentile(&times, 99) })
+    let cpu = (cpu_us(server.child.id())? - before) / times.len().max(1) as f64;
+    Ok(Load { per_second, p50: percentile(&times, 50), p99: percentile(&times, 99), cpu })
 }
 
 fn main() -> anyhow::Result<()> {
@@ -195,12 +209,13 @@ async fn measure(options: Options) -> anyhow::Result<()> {
     let round = if options.quick { ROUND / 10 } else { ROUND };
     let mut report = Report::new("http", options.json);
     for (what, path, connections) in CASES {
-        let mut table =
-            Table::new(what, &["server", "requests/s", "ratio", "p50 (ms)", "p99 (ms)", "spread"]);
+        let columns =
+            ["server", "requests/s", "ratio", "p50 (ms)", "p99 (ms)", "spread", "CPU (us/request)"];
+        let mut table = Table::new(what, &columns);
         let mut loads: Vec<Vec<Load>> = servers.iter().map(|_| Vec::new()).collect();
         for _ in 0..options.rounds(ROUNDS) {
             for (server, loads) in servers.iter().zip(&mut loads) {
-                loads.push(load(server.address, path, connections, round).await?);
+                loads.push(load(server, path, connections, round).await?);
             }
         }
         let figure = |loads: &[Load], of: fn(&Load) -> f64| {
@@ -218,6 +233,7 @@ async fn measure(options: Options) -> anyhow::Result<()> {
                 Cell::Number(figure(loads, |load| load.p50), 3),
                 Cell::Number(figure(loads, |load| load.p99), 3),
                 Cell::Number(spread(&rates), 2),
+                Cell::Number(figure(loads, |load| load.cpu), 1),
             ]);
         }
         table.note("ratio: to wasmtime serve; the goal is at least 1");

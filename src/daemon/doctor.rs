@@ -14,7 +14,7 @@ use serde::Serialize;
 use crate::admission::Thresholds;
 use crate::daemon::config::Config;
 use crate::daemon::pressure;
-use crate::runtime::{Backend, EngineSettings, Machine};
+use crate::runtime::{Backend, EngineSettings, Machine, PoolPlan};
 
 /// Below this many open files a node of a hundred pods may run out: each volume, socket and module file takes one.
 const FILES_FEW: u64 = 1024;
@@ -126,6 +126,7 @@ pub fn examine(facts: &Facts) -> Vec<Finding> {
     vec![
         machine(facts),
         memories(&facts.machine),
+        instances(&facts.machine),
         costs(facts),
         code(&facts.machine, compiler),
         threads(facts),
@@ -175,10 +176,26 @@ fn memories(machine: &Machine) -> Finding {
         level: if full { Level::Ok } else { Level::Note },
         found,
         hence: format!(
-            "{} MiB reserved each and {} KiB of guard, made when a module starts (no pool); {why}",
+            "{} MiB reserved each and {} KiB of guard, made when a module starts; {why}",
             settings.reservation >> 20,
             settings.guard >> 10
         ),
+    }
+}
+
+/// Where the instances come from that HTTP handlers have for each request.
+fn instances(machine: &Machine) -> Finding {
+    let settings = EngineSettings::choose(machine, Backend::Auto);
+    let plan = PoolPlan::choose(machine, &settings);
+    Finding {
+        what: "instances",
+        // Nothing fails without a pool, and the line before has told what the machine lacks.
+        level: Level::Ok,
+        found: "one for each request of a handler of wasi:http 0.2".to_owned(),
+        hence: match plan {
+            Ok(plan) => plan.to_string(),
+            Err(why) => format!("made on demand, which takes longer: {why}"),
+        },
     }
 }
 
@@ -377,7 +394,19 @@ mod test {
                 finding.hence.contains(why) && finding.hence.starts_with(reserved),
                 "{finding:?}"
             );
+            let instances = find(&Facts { machine, ..board() }, "instances");
+            assert!(instances.hence.starts_with("made on demand"), "{instances:?}");
         }
+    }
+
+    #[test]
+    #[cfg(target_pointer_width = "64")]
+    fn a_roomy_machine_is_told_what_its_pool_keeps() {
+        let finding = find(&board(), "instances");
+        let pool =
+            finding.hence.starts_with("a pool of 128 slots") && finding.hence.contains("KiB stay");
+        let interpreter = EngineSettings::choose(&board().machine, Backend::Auto).is_pulley();
+        assert!(pool || interpreter, "{finding:?}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::fmt;
 use std::fs::File;
 use std::os::fd::AsRawFd as _;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use wasmtime::component::Component;
 use wasmtime::{Engine, Module, Store};
@@ -20,6 +20,8 @@ use wasmtime_wasi_http::{p2 as http2, p3 as http3};
 use super::guest::Guest;
 use super::linkers::{Linkers, missing_core, offers};
 use super::origin::is_go;
+use super::pool::{Pool, PoolPlan};
+use super::sched::Epochs;
 use super::{EngineSettings, PrepareError};
 use crate::wasi::p1::expects_listeners;
 
@@ -44,13 +46,47 @@ pub(crate) struct Profile {
     pub(crate) mark: String,
     pub(crate) engine: Engine,
     linkers: Linkers,
+    epochs: Epochs,
+    plan: Option<PoolPlan>,
+    pool: OnceLock<Option<Arc<Pool>>>,
 }
 
 impl Profile {
-    pub(crate) fn new(settings: EngineSettings) -> wasmtime::Result<Self> {
+    /// An engine that turns with `epochs`; with a pool beside it, if there is a plan for one.
+    ///
+    /// # Errors
+    /// wasmtime's.
+    pub(crate) fn new(
+        settings: EngineSettings,
+        plan: Option<PoolPlan>,
+        epochs: Epochs,
+    ) -> wasmtime::Result<Self> {
         let engine = settings.engine()?;
         let linkers = Linkers::new(&engine, settings.tasks)?;
-        Ok(Self { mark: settings.mark(), settings, engine, linkers })
+        epochs.add(&engine);
+        let (mark, pool) = (settings.mark(), OnceLock::new());
+        Ok(Self { mark, settings, engine, linkers, epochs, plan, pool })
+    }
+
+    /// The pool for instances that live as long as a request; made when it is first asked for. None where the machine has none.
+    fn pool(&self) -> Option<&Arc<Pool>> {
+        let make = || {
+            let made = Pool::new(&self.settings, self.plan?);
+            match made {
+                Ok(pool) => {
+                    self.epochs.add(&pool.engine);
+                    Some(Arc::new(pool))
+                }
+                Err(error) => {
+                    tracing::warn!(
+                        error = format!("{error:#}"),
+                        "no pool of instances: each is made on demand"
+                    );
+                    None
+                }
+            }
+        };
+        self.pool.get_or_init(make).as_ref()
     }
 }
 
@@ -133,17 +169,39 @@ pub(crate) fn load(
             // place. wasmtime itself compares version and settings.
             let module = unsafe { Module::deserialize_file(&profile.engine, &path) };
             let command = core_command(profile, &module.map_err(unusable)?, origin)?;
-            Work { command: Some(command), handler: None }
+            Work { command: Some(command), handler: None, pooled: None }
         }
         Some(wasmtime::Precompiled::Component) => {
             #[allow(unsafe_code, reason = "mapping code that this program made")]
             // SAFETY: as above.
             let component = unsafe { Component::deserialize_file(&profile.engine, &path) };
-            component_work(profile, &component.map_err(unusable)?)?
+            let mut work = component_work(profile, &component.map_err(unusable)?)?;
+            work.pooled = pooled(profile, &work, &path);
+            work
         }
         None => return Err(LoadError::Unusable("not compiled code".to_owned())),
     };
     Ok(Artifact(Arc::new(Loaded { sha256, profile: Arc::clone(profile), work })))
+}
+
+/// A handler of WASI 0.2 once more, for the pool. One that does not fit into its slots has nothing to lose: it is made on demand.
+fn pooled(profile: &Profile, work: &Work, path: &str) -> Option<Pooled> {
+    let Some(ProxyPre::P2(_)) = &work.handler else { return None };
+    if profile.settings.tasks {
+        return None;
+    }
+    let pool = profile.pool()?;
+    #[allow(unsafe_code, reason = "mapping code that this program made")]
+    // SAFETY: the same file as in `load`.
+    let component = unsafe { Component::deserialize_file(&pool.engine, path) };
+    let instance = component.and_then(|it| pool.linkers.component.instantiate_pre(&it));
+    match instance.and_then(http2::bindings::ProxyPre::new) {
+        Ok(pre) => Some(Pooled { pool: Arc::clone(pool), handler: ProxyPre::P2(pre) }),
+        Err(error) => {
+            tracing::debug!(error = format!("{error:#}"), "a handler is too large for the pool");
+            None
+        }
+    }
 }
 
 fn core_command(
@@ -214,7 +272,7 @@ fn component_work(profile: &Profile, component: &Component) -> Result<Work, Load
         None => Ok(None),
     };
     let (command, handler) = (command.map_err(not_a_command)?, handler.map_err(not_a_command)?);
-    Ok(Work { command, handler })
+    Ok(Work { command, handler, pooled: None })
 }
 
 /// A version of WASI, as far as it makes a difference.
@@ -264,6 +322,14 @@ fn refusal(missing: Vec<String>, error: &wasmtime::Error) -> PrepareError {
 pub(crate) struct Work {
     pub(crate) command: Option<Command>,
     pub(crate) handler: Option<ProxyPre<Guest>>,
+    /// The same handler, for instances that live as long as a request.
+    pub(crate) pooled: Option<Pooled>,
+}
+
+/// A handler whose instances come from a pool.
+pub(crate) struct Pooled {
+    pub(crate) pool: Arc<Pool>,
+    pub(crate) handler: ProxyPre<Guest>,
 }
 
 impl Work {

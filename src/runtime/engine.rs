@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use sha2::{Digest, Sha256};
-use wasmtime::{Config, Engine, ModuleVersionStrategy};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, ModuleVersionStrategy};
 
 use super::machine::Machine;
 use super::stacks::StackMaker;
@@ -65,6 +65,9 @@ pub struct EngineSettings {
 }
 
 impl EngineSettings {
+    /// What a guest may use of each stack, bytes.
+    pub(crate) const GUEST_STACK_BYTES: usize = WASM_STACK_BYTES;
+
     /// Settings that fit `machine`.
     ///
     /// With 4 GiB reserved for each memory the code needs no bounds checks (worth about 20 % on real programs), which
@@ -151,7 +154,23 @@ impl EngineSettings {
     /// # Errors
     /// wasmtime's, when the machine cannot have it.
     pub fn engine(&self) -> wasmtime::Result<Engine> {
-        let config = self.config()?;
+        self.engine_of(InstanceAllocationStrategy::OnDemand)
+    }
+
+    /// The same, with instances from wherever `strategy` says. Code does not depend on it.
+    ///
+    /// # Errors
+    /// wasmtime's, when the machine cannot have it.
+    pub(crate) fn engine_of(
+        &self,
+        strategy: InstanceAllocationStrategy,
+    ) -> wasmtime::Result<Engine> {
+        let mut config = self.config()?;
+        if let InstanceAllocationStrategy::Pooling(_) = &strategy {
+            // Its stacks are used again: what was not kept goes back to the kernel.
+            config.async_stack_zeroing(true);
+        }
+        config.allocation_strategy(strategy);
         #[cfg(feature = "compiler")]
         let config = {
             let mut config = config;

@@ -21,7 +21,7 @@ const MEMORIES_MAX: usize = 64;
 /// Tables in one run.
 const TABLES_MAX: usize = 256;
 /// Elements of one table: some ten times the functions of the largest programs that are compiled to Wasm.
-const TABLE_ELEMENTS_MAX: usize = 1 << 20;
+pub(crate) const TABLE_ELEMENTS_MAX: usize = 1 << 20;
 
 /// The run asked for more than its limit and is to be killed for it; travels through wasmtime as the cause of a trap.
 #[derive(Clone, Copy, Debug)]

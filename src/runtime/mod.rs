@@ -31,6 +31,7 @@ mod machine;
 mod meter;
 mod network_memory;
 mod origin;
+mod pool;
 mod prepare;
 mod profiles;
 mod run;
@@ -62,6 +63,7 @@ pub use engine::{Backend, EngineSettings, WASMTIME_VERSION};
 pub use error::{CacheError, PrepareError, RuntimeStartError, StartError};
 pub use ledger::MemoryKinds;
 pub use machine::Machine;
+pub use pool::PoolPlan;
 pub use prepare::Prepared;
 pub use run::{PodAccount, PodLimits, RunControl, RunExit, RunHandle, Usage};
 pub use serve::HttpUsage;
@@ -224,6 +226,8 @@ impl fmt::Debug for Run {
 pub struct EngineReport {
     pub machine: Machine,
     pub settings: EngineSettings,
+    /// Where instances come from that live as long as a request, or why each is made on demand.
+    pub pool: Result<PoolPlan, &'static str>,
     pub guest_threads: usize,
     /// Whether this build can compile.
     pub compiler: bool,
@@ -233,6 +237,10 @@ impl fmt::Display for EngineReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "machine: {}", self.machine)?;
         writeln!(f, "engine: wasmtime {WASMTIME_VERSION}, {}", self.settings)?;
+        match &self.pool {
+            Ok(plan) => writeln!(f, "instances: {plan}")?,
+            Err(why) => writeln!(f, "instances: made on demand: {why}")?,
+        }
         writeln!(f, "guest threads: {}", self.guest_threads)?;
         write!(f, "compiler: {}", if self.compiler { "built in" } else { "none in this build" })
     }

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::artifact::Profile;
+use super::pool::PoolPlan;
 use super::sched::Epochs;
 use super::{EngineSettings, PrepareError};
 
@@ -26,6 +27,8 @@ pub(crate) struct Needs {
 pub(crate) struct Profiles {
     base: EngineSettings,
     epochs: Epochs,
+    /// How large its pools are, if this machine has any.
+    pool: Option<PoolPlan>,
     made: Mutex<HashMap<Needs, Arc<Profile>>>,
 }
 
@@ -34,8 +37,12 @@ impl Profiles {
     ///
     /// # Errors
     /// wasmtime's.
-    pub(crate) fn new(base: EngineSettings, epochs: Epochs) -> wasmtime::Result<Self> {
-        let profiles = Self { base, epochs, made: Mutex::default() };
+    pub(crate) fn new(
+        base: EngineSettings,
+        pool: Option<PoolPlan>,
+        epochs: Epochs,
+    ) -> wasmtime::Result<Self> {
+        let profiles = Self { base, epochs, pool, made: Mutex::default() };
         profiles.make(Needs { fuel: false, tasks: false })?;
         Ok(profiles)
     }
@@ -67,8 +74,8 @@ impl Profiles {
         if let Some(profile) = made.get(&needs) {
             return Ok(Arc::clone(profile));
         }
-        let profile = Arc::new(Profile::new(self.settings(needs))?);
-        self.epochs.add(&profile.engine);
+        let (settings, epochs) = (self.settings(needs), self.epochs.clone());
+        let profile = Arc::new(Profile::new(settings, self.pool, epochs)?);
         made.insert(needs, Arc::clone(&profile));
         Ok(profile)
     }

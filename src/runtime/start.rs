@@ -37,8 +37,8 @@ use super::sched::{Epochs, Scheduler, Spawner};
 use super::serve;
 use super::strand::Payer;
 use super::{
-    Artifact, EngineReport, EngineSettings, HttpLimits, LogSink, Machine, Run, RuntimeConfig,
-    RuntimeStartError, StartError, Stdin, StdinPipe, TcpPort,
+    Artifact, EngineReport, EngineSettings, HttpLimits, LogSink, Machine, PoolPlan, Run,
+    RuntimeConfig, RuntimeStartError, StartError, Stdin, StdinPipe, TcpPort,
 };
 use crate::spec::{Exit, StopSignal};
 use crate::wasi::http::{Client, Trust};
@@ -106,12 +106,14 @@ impl Inner {
         let machine = Machine::probe();
         let settings = EngineSettings::choose(&machine, config.backend);
         let epochs = Epochs::default();
-        let profiles = Profiles::new(settings.clone(), epochs.clone()).map_err(|error| {
-            RuntimeStartError::Engine {
-                settings: settings.to_string(),
-                source: error.into_boxed_dyn_error(),
-            }
-        })?;
+        let pool = PoolPlan::choose(&machine, &settings);
+        let profiles =
+            Profiles::new(settings.clone(), pool.ok(), epochs.clone()).map_err(|error| {
+                RuntimeStartError::Engine {
+                    settings: settings.to_string(),
+                    source: error.into_boxed_dyn_error(),
+                }
+            })?;
         let cache = Cache::open(&config.cache_dir, config.cache_bytes_max)?;
         let guest_threads = config.guest_threads.unwrap_or(machine.cores.max(2)).max(1);
         let threads = |source| RuntimeStartError::Threads { source };
@@ -126,7 +128,7 @@ impl Inner {
         let scheduler = Scheduler::start(guest_threads, io.handle(), epochs).map_err(threads)?;
         let compiler = cfg!(feature = "compiler");
         Ok(Self {
-            report: EngineReport { machine, settings, guest_threads, compiler },
+            report: EngineReport { machine, settings, pool, guest_threads, compiler },
             library: Library::new(profiles, cache, Compiler::new(config.compile)),
             guests: scheduler.spawner(),
             live: Arc::new(Live { runs: Mutex::default(), count: watch::Sender::new(0) }),

@@ -183,7 +183,9 @@ fn the_doctor_tells_what_was_found_chosen_and_why() {
     node.wait_ready("busy");
     let report = node.cli(&["doctor", "--state-dir", node.path("state").to_str().unwrap()]);
     let report = text(&report.stdout);
-    for what in ["machine", "linear memories", "modules' code", "memory pressure", "busy"] {
+    for what in
+        ["machine", "linear memories", "instances", "modules' code", "memory pressure", "busy"]
+    {
         assert!(report.contains(what), "{what}: {report}");
     }
     let mut json = podling();

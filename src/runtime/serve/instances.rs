@@ -6,6 +6,8 @@
 //! another left behind, memory that a handler leaks is freed, and a module at rest has none at all. A module that is built for it may ask to
 //! keep its instances for some requests, one after the other; one that trapped is never used again.
 //!
+//! Where the machine has a pool (`runtime::pool`), instances for one request come from it; where there is no slot, from the kernel.
+//!
 //! One made ahead of need was tried, and taken out again: with a client that asks again at once its making is on the same thread's way as
 //! before, and with several the thread is what there is too little of.
 
@@ -18,6 +20,7 @@ use super::{Served, Server};
 use crate::runtime::fuel::Fuel;
 use crate::runtime::guest::Guest;
 use crate::runtime::instance::{Bounded, exit_of};
+use crate::runtime::pool::Place;
 use crate::runtime::stacks;
 use crate::runtime::{Artifact, LogSink};
 use crate::spec::Exit;
@@ -31,6 +34,8 @@ pub(super) struct Ready {
     pub(super) proxy: Proxy,
     /// Requests it has answered.
     answered: u32,
+    /// Given back when the store is gone: fields are dropped in this order.
+    _place: Option<Place>,
 }
 
 pub(super) struct Instances {
@@ -59,7 +64,8 @@ impl Instances {
 
     /// Makes the instance for the first request.
     pub(super) async fn prepare_first(&self, server: &Server, guest: Guest) -> Result<(), Exit> {
-        match self.make(server, guest).await {
+        // It waits for a request, perhaps for days: that is no use for a slot of the pool.
+        match self.make(server, guest, None).await {
             Ok(ready) => {
                 self.idle().push(ready);
                 Ok(())
@@ -88,20 +94,38 @@ impl Instances {
             };
             tokio::task::spawn_blocking(open).await??
         };
-        self.make(server, guest).await
+        let place = self.place(server);
+        self.make(server, guest, place).await
     }
 
-    async fn make(&self, server: &Server, guest: Guest) -> wasmtime::Result<Ready> {
+    /// A place in the pool, for an instance that lives as long as a request.
+    fn place(&self, server: &Server) -> Option<Place> {
+        let pooled = self.artifact.0.work.pooled.as_ref()?;
+        let is_brief = self.requests_per_instance <= 1;
+        is_brief.then(|| pooled.pool.place(&server.run.account.memory)).flatten()
+    }
+
+    async fn make(
+        &self,
+        server: &Server,
+        guest: Guest,
+        place: Option<Place>,
+    ) -> wasmtime::Result<Ready> {
         let loaded = &self.artifact.0;
-        let Some(pre) = &loaded.work.handler else {
+        let made_of = match (&loaded.work.pooled, &place, &loaded.work.handler) {
+            (Some(pooled), Some(_), _) => Some((&pooled.handler, &pooled.pool.engine)),
+            (_, _, Some(handler)) => Some((handler, &loaded.profile.engine)),
+            (_, _, None) => None,
+        };
+        let Some((pre, engine)) = made_of else {
             return Err(wasmtime::Error::msg("the module is no handler"));
         };
-        let engine = &loaded.profile.engine;
         let mut bounded = Bounded::new(engine, guest, &server.run, &self.fuel)?;
         let stacks = Arc::clone(&bounded.stacks);
         let proxy = stacks::on(stacks, pre.instantiate_async(&mut bounded.store)).await?;
         server.run.http.instances.add(1);
-        Ok(Ready { bounded, proxy, answered: 0 })
+        server.run.http.pooled.add(u64::from(place.is_some()));
+        Ok(Ready { bounded, proxy, answered: 0, _place: place })
     }
 
     /// Takes back an instance that has answered in order.

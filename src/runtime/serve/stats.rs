@@ -15,7 +15,7 @@ impl Count {
         self.0.fetch_sub(n, Ordering::Relaxed);
     }
 
-    fn get(&self) -> u64 {
+    pub(crate) fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
     }
 }
@@ -30,6 +30,8 @@ pub(crate) struct HttpCounters {
     pub(crate) refused: Count,
     pub(crate) turned_away: Count,
     pub(crate) instances: Count,
+    /// Of these, from the pool.
+    pub(crate) pooled: Count,
 }
 
 impl HttpCounters {

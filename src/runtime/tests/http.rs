@@ -36,7 +36,7 @@ pub(super) struct Site {
     pub(super) paper: Arc<Paper>,
 }
 
-fn pod_net() -> PodNet {
+pub(super) fn pod_net() -> PodNet {
     PodNet::new(NetConfig::new(Ipv4Addr::new(10, 1, 0, 8)))
 }
 

@@ -13,6 +13,7 @@ mod limits;
 mod network;
 mod network_p3;
 mod pace;
+mod pool;
 mod prepare;
 mod preview1;
 mod space;
