@@ -10,7 +10,7 @@
 //! Making an instance on demand maps and unmaps a memory and a stack, and each unmapping interrupts the other cores. In the pool both stay mapped:
 //! what an instance wrote is put back to what it was before the slot is used again. Only handlers of WASI 0.2 with an instance for each request come from it:
 //! whoever runs long would keep its slot, and a component of WASI 0.3 may have any number of stacks, which come from the pool as well and out of sight of
-//! `stacks.rs`.
+//! `stacks.rs`. Nor do those with fuel per second, whose pace belongs to their own engine's epoch (`fuel.rs`).
 //!
 //! Nobody waits for a place, and nobody fails for want of one. The pool is made when the first module needs it, once for each profile. Limits: the constants below.
 

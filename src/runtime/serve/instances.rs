@@ -101,7 +101,8 @@ impl Instances {
     /// A place in the pool, for an instance that lives as long as a request.
     fn place(&self, server: &Server) -> Option<Place> {
         let pooled = self.artifact.0.work.pooled.as_ref()?;
-        let is_brief = self.requests_per_instance <= 1;
+        // A pace turns the epoch of the module's own engine, so that its instances look up (`runtime::fuel`), and no other engine's.
+        let is_brief = self.requests_per_instance <= 1 && server.run.paced.is_none();
         is_brief.then(|| pooled.pool.place(&server.run.account.memory)).flatten()
     }
 
