@@ -159,10 +159,11 @@ fn a_node_with_a_new_disk_is_a_warning_until_somebody_says_that_it_is_right() {
         node.path("state/node.key.status").exists().then(|| status_key(&node))
     });
     assert_ne!(before, after);
-    let warning =
-        wait_for("its new word", || Some(get()).filter(|(table, _)| table.contains("changed")));
-    let (table, err) = warning;
-    assert!(table.contains("Unknown") && !table.contains("Ready"), "{table}");
+    // Until all that the old disk said is replaced, its goodbye among it, the node is shown as what it was: away.
+    let (table, err) = wait_for("its new word", || {
+        Some(get()).filter(|(table, _)| table.contains("changed") && table.contains("Unknown"))
+    });
+    assert!(!table.contains("Ready"), "{table}");
     for expected in ["ANOTHER KEY", &before, &after, "line 1 of", "known-nodes", "--status-key"] {
         assert!(err.contains(expected), "{expected} in {err}");
     }
