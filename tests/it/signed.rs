@@ -75,14 +75,14 @@ fn a_lie_about_a_node_is_not_believed_and_the_node_s_own_word_is() {
         let table = text(&run(&rig, "ana", &["fleet", "get", "pods"]).stdout);
         assert!(table.contains("Unknown") && !table.contains("Failed"), "{table}");
     }
-    let logs = run(&rig, "ana", &["fleet", "ping", NODE, "-o", "json"]);
+    let logs = run(&rig, "ana", &["fleet", "ping", NODE, "--timeout", "120s", "-o", "json"]);
     let answer: Value = serde_json::from_slice(&logs.stdout).unwrap();
     assert_eq!(
         (&answer["signature"], &answer["outcome"]["ok"]),
         (&"verified".into(), &true.into())
     );
     // The node says everything anew, and is believed.
-    assert!(run(&rig, "ana", &["fleet", "resync", NODE]).status.success());
+    assert!(run(&rig, "ana", &["fleet", "resync", NODE, "--timeout", "120s"]).status.success());
     wait_for("the node's own word", || {
         Some(()).filter(|()| pods(&rig).0["items"][0]["signature"] == "verified")
     });
