@@ -235,7 +235,7 @@ fn node_and_laptop_find_their_way_over_a_broker_of_mqtt_3_1_1() {
     assert!(out.contains("fetches file:sleep.wasm from here"), "the module's bytes too: {out}");
     assert!(out.ends_with("gw-test: pod/web: Ready\n"), "{out}");
     node.wait_ready("web");
-    assert!(ana(&["fleet", "ping", "gw-test"], 0).contains("answered after"));
+    assert!(ana(&["fleet", "ping", "gw-test", "--timeout", "120s"], 0).contains("answered after"));
     let levels = broker.levels();
     assert!(
         levels.contains(&5) && levels.contains(&4),
