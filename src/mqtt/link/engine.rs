@@ -14,7 +14,6 @@ use rumqttc::v5::mqttbytes::v5 as packet5;
 use rumqttc::{self as v4, QoS as Qos4};
 
 use super::Settings;
-use super::session::Beginning;
 use super::window::Ask;
 use crate::mqtt::transport::{Closed, Limits, NotTaken, Outgoing, Qos, Refused, Version, Will};
 use codes::{closed4, closed5, puback5, refused, suback5};
@@ -75,12 +74,12 @@ pub(super) fn engine(
     version: Version,
     path: &str,
     will: Option<Will>,
-    beginning: Beginning,
+    expiry: u32,
 ) -> (Requester, Engine) {
     let keep_alive = settings.keep_alive;
     match version {
         Version::V5 => {
-            let options = options5(settings, path, will, beginning);
+            let options = options5(settings, path, will, expiry);
             let (client, events) = v5::AsyncClient::new(options, REQUESTS_MAX);
             (Requester::V5(client), Engine::V5 { events: Box::new(events), keep_alive })
         }
@@ -95,12 +94,7 @@ pub(super) fn engine(
     }
 }
 
-fn options5(
-    settings: &Settings,
-    path: &str,
-    will: Option<Will>,
-    beginning: Beginning,
-) -> v5::MqttOptions {
+fn options5(settings: &Settings, path: &str, will: Option<Will>, expiry: u32) -> v5::MqttOptions {
     let mut options = v5::MqttOptions::new(&settings.client_id, path, 0);
     options.set_transport(v4::Transport::unix());
     // At least five seconds, or the library panics: `Settings::new` has checked it.
@@ -108,8 +102,8 @@ fn options5(
     // Its default allocates 65,536 places.
     options.set_outgoing_inflight_upper_limit(INFLIGHT_MAX);
     // A session is worth nothing to us, and keeps poison and old commands alive: there is one for as long as the will waits.
-    options.set_clean_start(beginning.clean);
-    options.set_session_expiry_interval(Some(beginning.expiry));
+    options.set_clean_start(true);
+    options.set_session_expiry_interval(Some(expiry));
     // Said to the broker, so that it does not even send more. Topic aliases are never asked for: the library loses the topic.
     let limit = u32::try_from(settings.message_bytes_max + SLACK).unwrap_or(u32::MAX);
     // The scanner cuts down what comes all the same.

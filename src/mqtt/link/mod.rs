@@ -21,7 +21,7 @@
 //! | refusals in SUBACK and PUBACK are only logged | they are events (`engine`) |
 //! | messages that are not taken stop the loop | a bounded inbox that drops, and says so (`inbox`) |
 //! | topic aliases lose the topic; QoS 2 loops; a short DISCONNECT is lost | never asked for, seen on the wire (`scan`) |
-//! | a new session sends the will of the one before; an old one brings what was queued | `session` |
+//! | a broker waits with a will only while it keeps the session | `session` |
 //! | a broker of MQTT 3.1.1 that closes instead of refusing is asked in MQTT 5 for ever | the other version every second time ([`UNANSWERED_MAX`]) |
 //! | keep-alive below 5 s panics; the broker's own may be 0 or hours | checked in [`Settings::check`]; corrected on the wire (`scan`) |
 //! | its TLS pins a parser with advisories | ours, below it (`pump`, `dial`, `crate::mqtt::tls`) |
@@ -63,7 +63,6 @@ use dial::Tls;
 use engine::{INFLIGHT_MAX, Requester, engine};
 use fits::Fits;
 use pump::{Door, Seen};
-use session::Session;
 use window::{Ask, Window};
 
 /// Largest message that is taken or sent, bytes. A manifest is a few kilobytes; a block of an artifact is 32 KiB.
@@ -211,7 +210,6 @@ pub struct Link {
     /// A connection in MQTT 5 came about.
     knows_5: bool,
     fits: Fits,
-    session: Session,
     conns: u64,
     tokens: u64,
     current: Option<Current>,
@@ -258,7 +256,6 @@ impl Link {
             unanswered,
             knows_5: false,
             fits,
-            session: Session::default(),
             conns: 0,
             tokens: 0,
             current: None,
@@ -292,7 +289,6 @@ impl Link {
                 self.fits.closed(self.shared.ticks.now(), closed, largest);
                 let was_up = ended.as_ref().is_some_and(|current| current.limits.is_some());
                 let was_asked = ended.is_some_and(|current| current.seen.was_asked());
-                self.session.closed(self.endpoint, closed, was_up);
                 if self.shared.settings.speak == Speak::Either {
                     self.choose_version(closed, was_asked && !was_up);
                 }
@@ -300,8 +296,11 @@ impl Link {
                     self.endpoint = (self.endpoint + 1) % self.shared.settings.endpoints.len();
                 }
             }
-            Event::Subscribed { .. } => self.session.subscribed(),
-            Event::Unsubscribed(_) | Event::Acked { .. } | Event::Message(_) | Event::Overrun => {}
+            Event::Subscribed { .. }
+            | Event::Unsubscribed(_)
+            | Event::Acked { .. }
+            | Event::Message(_)
+            | Event::Overrun => {}
         }
     }
 
@@ -368,10 +367,10 @@ impl Transport for Link {
             }
         };
         let delay = will.as_ref().map(|will| will.delay);
-        let beginning = self.session.begin(self.endpoint, self.version, delay);
+        let expiry = session::expiry(self.version, delay);
         let settings = &self.shared.settings;
-        let (requester, engine) = engine(settings, self.version, &door.path, will, beginning);
-        let seen = Arc::new(Seen::new(beginning.expiry > 0));
+        let (requester, engine) = engine(settings, self.version, &door.path, will, expiry);
+        let seen = Arc::new(Seen::new(expiry > 0));
         let attempt = Attempt {
             conn,
             version: self.version,
@@ -405,7 +404,6 @@ impl Transport for Link {
         let closed = async { while !matches!(self.next().await.1, Event::Closed(_)) {} };
         let _ = tokio::time::timeout(GOODBYE, closed).await;
         self.current = None;
-        self.session.ended();
     }
 
     fn subscribe(&mut self, filters: &[String]) -> Result<Token, NotTaken> {
