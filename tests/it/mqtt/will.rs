@@ -1,4 +1,4 @@
-//! What readers see of a node whose link breaks: nothing, if it is back soon.
+//! What readers see of a node whose link breaks: nothing, until its will is due or it is back.
 
 use std::io::{BufRead as _, BufReader};
 use std::process::Child;
