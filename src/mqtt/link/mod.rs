@@ -209,8 +209,11 @@ pub struct Link {
     unanswered: u32,
     /// A connection in MQTT 5 came about.
     knows_5: bool,
-    fits: Fits,
+    /// For each broker.
+    fits: Vec<Fits>,
     conns: u64,
+    /// Connections up to this one were left: whatever they still have to say, their end is known.
+    left: u64,
     tokens: u64,
     current: Option<Current>,
 }
@@ -240,6 +243,7 @@ impl Link {
             server_name: settings.tls.server_name.clone(),
             files: Arc::new(Mutex::new(TlsFiles::new(settings.tls.clone(), clock))),
         });
+        let fits = settings.endpoints.iter().map(|_| Fits::default()).collect();
         let shared = Shared {
             settings: Arc::new(settings),
             tls,
@@ -247,7 +251,6 @@ impl Link {
             stats: Arc::default(),
             ticks: Ticks::start(),
         };
-        let fits = Fits::default();
         let unanswered = 0;
         Ok(Self {
             shared,
@@ -257,6 +260,7 @@ impl Link {
             knows_5: false,
             fits,
             conns: 0,
+            left: 0,
             tokens: 0,
             current: None,
         })
@@ -285,8 +289,9 @@ impl Link {
             }
             Event::Closed(closed) => {
                 let ended = self.current.take();
-                let largest = ended.as_ref().and_then(|current| lock(&current.window).largest());
-                self.fits.closed(self.shared.ticks.now(), closed, largest);
+                if let Some(ended) = &ended {
+                    self.learn_sizes(closed, &lock(&ended.window));
+                }
                 let was_up = ended.as_ref().is_some_and(|current| current.limits.is_some());
                 let was_asked = ended.is_some_and(|current| current.seen.was_asked());
                 if self.shared.settings.speak == Speak::Either {
@@ -302,6 +307,20 @@ impl Link {
             | Event::Message(_)
             | Event::Overrun => {}
         }
+    }
+
+    fn learn_sizes(&mut self, closed: &Closed, window: &Window) {
+        let (now, version) = (self.shared.ticks.now(), self.version);
+        if let Some(fits) = self.fits.get_mut(self.endpoint) {
+            fits.taken(window.taken());
+            fits.closed(now, version, closed, window.largest());
+        }
+    }
+
+    /// Ends the current connection without waiting for its last words.
+    fn leave(&mut self) {
+        self.current = None;
+        self.left = self.conns;
     }
 
     /// Which version the next connection speaks: the older one with a broker that says, or shows, that it knows no better.
@@ -398,12 +417,11 @@ impl Transport for Link {
         let Some(current) = &self.current else { return };
         current.seen.leave();
         if current.limits.is_none() || !current.requester.disconnect() {
-            self.current = None;
-            return;
+            return self.leave();
         }
         let closed = async { while !matches!(self.next().await.1, Event::Closed(_)) {} };
         let _ = tokio::time::timeout(GOODBYE, closed).await;
-        self.current = None;
+        self.leave();
     }
 
     fn subscribe(&mut self, filters: &[String]) -> Result<Token, NotTaken> {
@@ -420,7 +438,8 @@ impl Transport for Link {
     fn publish(&mut self, message: &Outgoing) -> Result<Token, NotTaken> {
         let limits = self.limits().ok_or(NotTaken::NotConnected)?;
         let own = self.shared.settings.message_bytes_max;
-        let learnt = self.fits.limit(self.shared.ticks.now());
+        let now = self.shared.ticks.now();
+        let learnt = self.fits.get(self.endpoint).and_then(|fits| fits.limit(now));
         let max = [limits.max_packet, learnt].into_iter().flatten().fold(own, usize::min);
         let size = packet_size(message);
         if size > max {
@@ -452,7 +471,8 @@ impl Transport for Link {
         loop {
             let (conn, event) = self.shared.inbox.next().await;
             // What an earlier connection left behind says nothing about this one.
-            if self.current.as_ref().is_none_or(|current| current.conn == conn) {
+            let is_left = conn.0 <= self.left;
+            if !is_left && self.current.as_ref().is_none_or(|current| current.conn == conn) {
                 self.note(&event);
                 return (conn, event);
             }

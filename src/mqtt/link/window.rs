@@ -35,11 +35,12 @@ pub(super) struct Window {
     /// From the oldest unanswered one on.
     entries: VecDeque<Entry>,
     limit: usize,
+    taken: usize,
 }
 
 impl Window {
     pub(super) fn new(limit: u16) -> Self {
-        Self { entries: VecDeque::new(), limit: limit.into() }
+        Self { entries: VecDeque::new(), limit: limit.into(), taken: 0 }
     }
 
     /// The broker allows fewer. Before any request.
@@ -74,6 +75,7 @@ impl Window {
         let entry = self.entries.iter_mut().find(is_it)?;
         entry.answered = true;
         let token = entry.token;
+        self.taken = self.taken.max(entry.size);
         while self.entries.front().is_some_and(|entry| entry.answered) {
             self.entries.pop_front();
         }
@@ -84,6 +86,11 @@ impl Window {
     pub(super) fn largest(&self) -> Option<usize> {
         let open = self.entries.iter().filter(|e| !e.answered && e.ask == Ask::Publish);
         open.map(|entry| entry.size).max()
+    }
+
+    /// The largest message that was answered, bytes.
+    pub(super) fn taken(&self) -> usize {
+        self.taken
     }
 
     /// Since when the oldest request has waited.
@@ -111,9 +118,10 @@ mod test {
         window.asked(Token(2), Ask::Publish, 10, NOW);
         assert!(!window.sent(Ask::Publish, 1), "requests are sent in order");
         assert!(window.sent(Ask::Subscribe, 1) && window.sent(Ask::Publish, 2));
-        assert_eq!(window.largest(), Some(10));
+        assert_eq!((window.largest(), window.taken()), (Some(10), 0));
         assert_eq!(window.answered(Ask::Publish, 1), None, "an id of another kind of request");
         assert_eq!(window.answered(Ask::Publish, 2), Some(Token(2)));
+        assert_eq!((window.largest(), window.taken()), (None, 10));
         assert_eq!(window.answered(Ask::Publish, 2), None, "answered before");
         assert_eq!(window.answered(Ask::Subscribe, 1), Some(Token(1)));
         assert_eq!(window.oldest(), None);

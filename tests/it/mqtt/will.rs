@@ -101,6 +101,23 @@ fn a_node_whose_link_breaks_is_not_offline_before_its_will_is_due() {
     setting.reader.wait(true, conn);
 }
 
+/// The link breaks while the birth is under way, more often than chance would have it: the node says it again each time.
+#[test]
+fn a_link_that_breaks_right_after_each_birth_does_not_silence_the_node() {
+    let Some(mut setting) = Setting::start(900, "") else { return };
+    let mut conn = 0;
+    for _ in 0..3 {
+        conn = setting.reader.wait(true, conn);
+        setting.cable.cut();
+        super::link::wait_link(&setting.node, "False");
+        setting.cable.mend();
+    }
+    conn = setting.reader.wait(true, conn);
+    // A planned stop is told at once, by the node itself.
+    assert_eq!(setting.node.terminate(), 0, "{}", setting.node.output());
+    assert_eq!(setting.reader.wait(false, conn - 1), conn);
+}
+
 #[test]
 fn a_node_that_stays_away_is_offline_until_it_is_back() {
     let Some(mut setting) = Setting::start(1, "") else { return };

@@ -183,6 +183,11 @@ async fn goodbye_to_a_dead_peer_takes_two_seconds() {
     let start = Instant::now();
     link.goodbye().await;
     assert!(start.elapsed() <= Duration::from_secs(5), "{:?}", start.elapsed());
+    // Whoever left knows that the connection is over: its end is not told once more.
+    tokio::select! {
+        (_, event) = link.next() => panic!("{event:?}"),
+        () = tokio::time::sleep(Duration::from_secs(120)) => {}
+    }
 }
 
 #[tokio::test(start_paused = true)]
