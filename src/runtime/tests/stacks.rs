@@ -103,3 +103,77 @@ async fn a_module_without_memory_for_its_stack_ends() {
         assert!(matches!(exit, Exit::OutOfMemory { .. }), "{exit:?}");
     }
 }
+
+/// As many tasks of WASI 0.3 as it has instances, each of which goes deep and waits for an hour, on a stack of its own. Whoever calls them is a component
+/// beside them: one may not call into those that it is made of.
+fn sleepers(count: usize) -> String {
+    let each = |line: &dyn Fn(usize) -> String| (0..count).map(line).collect::<String>();
+    let instances =
+        each(&|n| format!("(instance $s{n} (instantiate $sleeper (with \"wait\" (func $wait))))"));
+    let given = each(&|n| format!("(with \"s{n}\" (func $s{n} \"sleep\"))"));
+    let imported = each(&|n| format!("(import \"s{n}\" (func $s{n} async))"));
+    let lowered = each(&|n| format!("(core func $c{n} (canon lower (func $s{n}) async))"));
+    let exported = each(&|n| format!("(export \"c{n}\" (func $c{n}))"));
+    let declared = each(&|n| format!("(import \"\" \"c{n}\" (func $c{n} (result i32)))"));
+    let called = each(&|n| format!("(drop (call $c{n}))"));
+    format!(
+        r#"(component
+          (import "wasi:clocks/monotonic-clock@0.3.0"
+            (instance $clock (export "wait-for" (func async (param "how-long" u64)))))
+          (alias export $clock "wait-for" (func $wait))
+          (component $sleeper
+            (import "wait" (func $wait async (param "how-long" u64)))
+            (core func $wait (canon lower (func $wait)))
+            (core module $m
+              (import "" "wait" (func $wait (param i64)))
+              {DEEP}
+              (func (export "sleep")
+                (drop (call $deep (i32.const {DEPTH})))
+                (call $wait (i64.const 3600000000000))))
+            (core instance $i (instantiate $m (with "" (instance (export "wait" (func $wait))))))
+            (func (export "sleep") async (canon lift (core func $i "sleep"))))
+          {instances}
+          (component $caller
+            (import "wait" (func $wait async (param "how-long" u64)))
+            (core func $wait (canon lower (func $wait)))
+            {imported}
+            {lowered}
+            (core module $m
+              {declared}
+              (import "" "wait" (func $wait (param i64)))
+              {COMPUTE}
+              (func (export "run") (result i32)
+                {called} (call $compute) (call $wait (i64.const 3600000000000)) i32.const 0))
+            (core instance $i (instantiate $m (with "" (instance
+              {exported} (export "wait" (func $wait))))))
+            (func (export "run") async (result (result)) (canon lift (core func $i "run"))))
+          (instance $c (instantiate $caller (with "wait" (func $wait)) {given}))
+          (alias export $c "run" (func $f))
+          (instance $run (export "run" (func $f)))
+          (export "wasi:cli/run@0.3.0" (instance $run)))"#
+    )
+}
+
+#[tokio::test]
+async fn tasks_that_sleep_are_charged_for_their_stacks() {
+    const COUNT: usize = 20;
+    let artifact = prepare_text(&sleepers(COUNT), false).await.unwrap();
+    let (handle, _) = Trial::new(artifact.clone(), &[]).start().await;
+    let control = handle.control.clone();
+    let least = COUNT as u64 * (super::super::stacks::BASE_BYTES as u64 + DEPTH_BYTES / 4);
+    eventually("all are charged", || host_bytes(&control) > least || control.is_over()).await;
+    if control.is_over() {
+        panic!("it does not sleep: {:?}", over(handle).await);
+    }
+    control.kill();
+    assert_eq!(over(handle).await, Exit::Killed);
+    assert_eq!(control.usage().memory_bytes, 0);
+    // Half of them.
+    for on_memory_limit in [OnMemoryLimit::Kill, OnMemoryLimit::Fail] {
+        let memory_bytes = Some(least / 2);
+        let limits = RunLimits { memory_bytes, on_memory_limit, ..RunLimits::unlimited() };
+        let (exit, _) = Trial::new(artifact.clone(), &[]).limits(limits).finish().await;
+        let Exit::OutOfMemory { message } = &exit else { panic!("{exit:?}") };
+        assert!(message.contains("its memory limit is "), "{message}");
+    }
+}
