@@ -11,6 +11,7 @@ use std::thread::Thread;
 
 use super::Inner;
 use super::task::Task;
+use crate::runtime::cputime::ThreadClock;
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -32,8 +33,8 @@ pub(super) struct Lane {
     /// Times that whoever had the turn looked up.
     pub(super) looks: AtomicU64,
     pub(super) thread: OnceLock<Thread>,
-    /// Where the kernel tells what the thread does, and how long it has computed.
-    stat: OnceLock<(String, String)>,
+    /// Where the kernel tells what the thread does, and the clock of its CPU time.
+    kernel: OnceLock<(String, ThreadClock)>,
 }
 
 impl Lane {
@@ -74,8 +75,8 @@ impl Lane {
     /// This thread is the lane from now on.
     pub(super) fn occupy(&self) {
         let thread = rustix::thread::gettid().as_raw_nonzero();
-        let of = |name| format!("/proc/self/task/{thread}/{name}");
-        let _ = self.stat.set((of("stat"), of("schedstat")));
+        let stat = format!("/proc/self/task/{thread}/stat");
+        let _ = self.kernel.set((stat, ThreadClock::mine()));
         let _ = self.thread.set(std::thread::current());
     }
 
@@ -85,18 +86,17 @@ impl Lane {
         self.looks.store(looks.wrapping_add(1), Ordering::Relaxed);
     }
 
-    /// Whether the thread waits for something in the kernel. Costs some microseconds.
+    /// Whether the thread waits for something in the kernel. Opens and reads a file, which costs some ten microseconds: not for each tick.
     pub(super) fn sleeps(&self) -> bool {
         // After the name, in brackets, which may contain anything: one letter.
         let state = |stat: String| stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-        let stat = self.stat.get().and_then(|(stat, _)| std::fs::read_to_string(stat).ok());
+        let stat = self.kernel.get().and_then(|(stat, _)| std::fs::read_to_string(stat).ok());
         matches!(stat.and_then(state), Some('S' | 'D'))
     }
 
-    /// CPU time of the thread, nanoseconds, as of the kernel's last tick; `None` where the kernel does not tell. Costs as much.
+    /// CPU time of the thread up to now, nanoseconds; `None` where the kernel does not tell. One system call.
     pub(super) fn cpu_ns(&self) -> Option<u64> {
-        let text = std::fs::read_to_string(&self.stat.get()?.1).ok()?;
-        text.split_whitespace().next()?.parse().ok()
+        self.kernel.get()?.1.ns()
     }
 
     /// Waits until somebody wants this thread. Called by its own thread only.

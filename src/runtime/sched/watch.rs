@@ -6,6 +6,11 @@
 //! cores. A thread that has done neither is one that the kernel has put aside for other programs: with its first instructions it will look up.
 //! So what counts is what a thread has computed and not how soon: on a machine with much else to do, a module would else wait behind another's
 //! instruction for as long as that takes.
+//!
+//! A thread's CPU time is one system call, asked at each tick for lanes that stand still. Whether it sleeps, the kernel tells in a file, which costs twenty times
+//! that. It is read only of a thread that does not compute steadily; and what it said holds for as long as that computes nothing at all, for nobody
+//! falls asleep, or does anything after sleeping, without computing. A clock may be coarse (some sandboxes'): so "does not sleep" holds for twice the time.
+//! On a machine with much else to do each turn stands still now and then, and looks at each tick would be hundreds of files a second.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -35,6 +40,10 @@ pub(super) struct Seen {
     waited: bool,
     /// The thread's CPU time when it was first looked at after that, nanoseconds.
     computed: Option<u64>,
+    /// The same at the last look, and when that was.
+    last: Option<(u64, u64)>,
+    /// Whether it slept, and for how long the turn had stood then. Gone when it computes.
+    slept: Option<(bool, u64)>,
 }
 
 /// What holds a lane.
@@ -56,12 +65,34 @@ impl Seen {
         if self.turns.is_multiple_of(2) || stood < LOOK_NS {
             return None;
         }
-        if sleeps() {
-            return (stood > STANDS_NS).then_some(Held::Asleep);
+        let cpu = cpu_ns();
+        let before = std::mem::replace(&mut self.last, cpu.map(|cpu| (cpu, now)));
+        if cpu.is_none() || cpu != before.map(|(cpu, _)| cpu) {
+            self.slept = None;
         }
-        let cpu = cpu_ns()?;
-        let computed = cpu.saturating_sub(*self.computed.get_or_insert(cpu));
-        (stood > STANDS_NS && computed > COMPUTES_NS).then_some(Held::Computing)
+        let computed = cpu.map(|cpu| cpu.saturating_sub(*self.computed.get_or_insert(cpu)));
+        if stood <= STANDS_NS {
+            return None;
+        }
+        let is_steady = cpu.zip(before).is_some_and(|(cpu, (before, at))| {
+            cpu.saturating_sub(before) > now.saturating_sub(at) / 2
+        });
+        if !is_steady && self.sleeps(stood, sleeps) {
+            return Some(Held::Asleep);
+        }
+        computed.is_some_and(|ns| ns > COMPUTES_NS).then_some(Held::Computing)
+    }
+
+    /// What is known of a thread that has computed little or nothing, and else what the kernel says.
+    fn sleeps(&mut self, stood: u64, ask: impl FnOnce() -> bool) -> bool {
+        match self.slept {
+            Some((slept, at)) if slept || stood < at.saturating_mul(2) => slept,
+            Some(_) | None => {
+                let sleeps = ask();
+                self.slept = Some((sleeps, stood));
+                sleeps
+            }
+        }
     }
 }
 
@@ -93,7 +124,7 @@ impl Inner {
             seen.waited = waits;
             let looks = lane.looks.load(Ordering::Relaxed);
             if !same_turn || looks != seen.looks {
-                *seen = Seen { turns, looks, since: now, computed: None, ..*seen };
+                *seen = Seen { turns, looks, since: now, waited: waits, ..Seen::default() };
             }
         }
         if crowded || self.allowed.load(Ordering::Relaxed) > self.threads {
@@ -185,22 +216,65 @@ mod test {
 
     const MS: u64 = 1_000_000;
 
-    /// What is seen at a look each millisecond of a turn that does not look up, whose thread gets so many thousandths of a core.
-    fn first_held(millis: u64, sleeps: bool) -> Option<(u64, Held)> {
+    /// What is seen at a look each millisecond of a turn that does not look up, whose thread gets so many thousandths of a core; and how often the kernel
+    /// was asked whether it sleeps.
+    fn first_held(millis: u64, sleeps: bool) -> (Option<(u64, Held)>, u32) {
         let mut seen = Seen { turns: 1, ..Seen::default() };
-        (1..1000).find_map(|ms| {
-            let held = seen.look(ms * MS, || sleeps, || Some(ms * MS / 1000 * millis));
-            held.map(|held| (ms, held))
-        })
+        let (mut first, mut asked) = (None, 0);
+        for ms in 1..1000 {
+            let sleeps = || {
+                asked += 1;
+                sleeps
+            };
+            let held = seen.look(ms * MS, sleeps, || Some(ms * MS / 1000 * millis));
+            assert!(first.is_none() || held.is_some(), "held no longer after {ms} ms");
+            first = first.or(held.map(|held| (ms, held)));
+        }
+        (first, asked)
     }
 
     #[test]
     fn what_computes_is_held_however_little_of_a_core_it_gets() {
-        assert_eq!(first_held(1000, false), Some((3, Held::Computing)));
-        assert_eq!(first_held(100, false), Some((7, Held::Computing)));
-        assert_eq!(first_held(10, false), Some((52, Held::Computing)));
-        assert_eq!(first_held(0, false), None, "put aside by the kernel");
-        assert_eq!(first_held(0, true), Some((3, Held::Asleep)));
+        assert_eq!(first_held(1000, false), (Some((3, Held::Computing)), 0));
+        assert_eq!(first_held(100, false).0, Some((7, Held::Computing)));
+        assert_eq!(first_held(10, false).0, Some((52, Held::Computing)));
+    }
+
+    #[test]
+    fn what_does_not_compute_is_not_asked_about_at_each_look() {
+        assert_eq!(first_held(0, false), (None, 9), "put aside by the kernel for a second");
+        assert_eq!(first_held(0, true), (Some((3, Held::Asleep)), 1));
+    }
+
+    #[test]
+    fn what_computes_now_and_then_is_asked_about_after_each_time() {
+        // Put aside, on for a little, asleep, on again, put aside, on for longer, asleep.
+        let rows = [
+            (1, 0, false, None),
+            (2, 0, false, None),
+            (3, 0, false, None),
+            (4, 400, true, Some(Held::Asleep)),
+            (5, 400, true, Some(Held::Asleep)),
+            (6, 450, false, None),
+            (7, 450, false, None),
+            (8, 1050, true, Some(Held::Computing)),
+            (9, 1050, true, Some(Held::Asleep)),
+        ];
+        let mut seen = Seen { turns: 1, ..Seen::default() };
+        for (ms, us, sleeps, held) in rows {
+            let now = seen.look(ms * MS, || sleeps, || Some(us * 1000));
+            assert_eq!(now, held, "after {ms} ms");
+        }
+    }
+
+    #[test]
+    fn where_the_kernel_does_not_tell_what_was_computed_it_is_asked_at_each_look() {
+        let mut seen = Seen { turns: 1, ..Seen::default() };
+        for ms in 1..10 {
+            let sleeps = ms % 2 == 0;
+            let held = (sleeps && ms > 2).then_some(Held::Asleep);
+            assert_eq!(seen.look(ms * MS, || sleeps, || None), held, "after {ms} ms");
+        }
     }
 
     #[test]
