@@ -16,6 +16,8 @@
 //! it proves nothing until a reader knows it for the node's. That a word is the *newest* no signature can say: `(conn, seq)` rises, the
 //! time that the node says is covered too, and the answer to a command has its id.
 
+use std::sync::Arc;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD_NO_PAD;
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
@@ -36,12 +38,12 @@ const SIG: usize = 86;
 /// Bytes at the end of a signed message, in place of one closing brace.
 pub const SIGNATURE_BYTES: usize = BEGIN.len() + KEY + 1 + SIG + END.len();
 
-/// Signs what a node says. Shows only the public key.
+/// Signs what a node says. Shows only the public key. Each message that waits to be signed has one: they share the key.
 #[derive(Clone)]
 pub struct Signer {
-    key: SigningKey,
+    key: Arc<SigningKey>,
     /// The public one, as messages carry it.
-    public: String,
+    public: Arc<str>,
 }
 
 impl std::fmt::Debug for Signer {
@@ -53,8 +55,8 @@ impl std::fmt::Debug for Signer {
 impl Signer {
     #[must_use]
     pub fn new(key: SigningKey) -> Self {
-        let public = STANDARD_NO_PAD.encode(key.verifying_key().as_bytes());
-        Self { key, public }
+        let public = STANDARD_NO_PAD.encode(key.verifying_key().as_bytes()).into();
+        Self { key: Arc::new(key), public }
     }
 
     /// The public key as settings and statuses write it.
@@ -217,6 +219,8 @@ mod test {
         assert_eq!(message.len(), SAID.len() + 145);
         // The same each time: a status that says the same again is the same message.
         assert_eq!(message, signed());
+        // Who waits to be signed has the key by reference.
+        assert_eq!(size_of::<Signer>(), 3 * size_of::<usize>());
         assert_eq!(
             format!("{:?}", Signer::new(key(1))),
             format!("Signer({})", public_key_text(&public(1)))
@@ -242,7 +246,7 @@ mod test {
             assert_eq!(Proof::of(TOPIC, unsigned), Proof::Unsigned);
         }
         // The name of one key over the signature of another.
-        let theirs = Signer { key: key(2), ..Signer::new(key(1)) };
+        let theirs = Signer { key: Arc::new(key(2)), ..Signer::new(key(1)) };
         assert_eq!(Proof::of(TOPIC, &theirs.sign(TOPIC, SAID.to_vec())), Proof::Broken);
     }
 

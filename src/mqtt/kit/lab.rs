@@ -129,7 +129,8 @@ impl Lab {
                 self.subscribed.push(filters);
                 vec![]
             }
-            Output::Publish(publish) => {
+            Output::Publish(draft) => {
+                let publish = draft.signed();
                 if publish.retain && publish.payload.is_empty() {
                     self.broker.remove(&publish.topic);
                 } else if publish.retain {

@@ -10,8 +10,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::Protocol;
-use super::io::{Output, Publish};
+use super::io::{Draft, Output};
 use super::outbox::Subject;
 use crate::clock::Timestamp;
 use crate::mqtt::intent::API_VERSION;
@@ -68,6 +70,8 @@ pub(super) struct Connection {
     rebirths_since: Option<Timestamp>,
     /// What an earlier connection of ours left in the birth's place was seen on this one.
     leftover_seen: bool,
+    /// The birth as it was sent, and of which connection.
+    birth: Option<(u64, Bytes)>,
     /// When the birth is repeated after all: whoever overwrote it does not win for ever.
     rebirth_at: Option<Timestamp>,
     duplicate: bool,
@@ -164,11 +168,11 @@ impl Protocol {
         self.connection.state = State::Connecting;
         self.connection.leftover_seen = false;
         self.commands.begin_anew();
-        let (conn, will) = (self.connection.conn, self.online(false));
+        let (conn, will) = (self.connection.conn, self.online(false).signed());
         self.put(Output::Connect { conn, will });
     }
 
-    fn online(&self, online: bool) -> Publish {
+    fn online(&self, online: bool) -> Draft {
         let message = Online {
             api_version: API_VERSION.to_owned(),
             kind: "Online".to_owned(),
@@ -302,7 +306,7 @@ impl Protocol {
         let (ours, conn) = (found.boot == self.config.boot, self.connection.conn);
         if found.online && ours && found.conn == conn {
             // As it was said, signature and all: readers who know our key take nothing else.
-            if self.config.signer.is_some() && *payload != *self.online(true).payload {
+            if self.config.signer.is_some() && *payload != *self.birth_as_sent() {
                 self.rebirth();
             }
             return;
@@ -329,6 +333,18 @@ impl Protocol {
             return;
         }
         self.rebirth();
+    }
+
+    /// What this connection's birth is at the broker: signing the same twice gives the same. Made once for each connection, since
+    /// whoever may publish in its place decides how often it is looked at.
+    fn birth_as_sent(&mut self) -> Bytes {
+        let conn = self.connection.conn;
+        if let Some((_, birth)) = self.connection.birth.as_ref().filter(|(of, _)| *of == conn) {
+            return birth.clone();
+        }
+        let birth = self.online(true).signed().payload;
+        self.connection.birth = Some((conn, birth.clone()));
+        birth
     }
 
     /// Counts an answer to a message under our own name; false if there were too many.

@@ -111,6 +111,58 @@ pub struct Publish {
     pub retain: bool,
 }
 
+/// A message to publish, but for its signature. That is made when the message goes out ([`Draft::ready`]), and of what is replaced
+/// before that, never: a signature takes as long as a thousand ordinary things that a node does, and on a new connection a thousand
+/// statuses are said in one step. So the pace of the broker's acknowledgements is the pace of signing.
+#[derive(Clone, Debug)]
+pub struct Draft {
+    /// Without its signature, as long as there is a signer.
+    publish: Publish,
+    /// Who is to sign, and from which byte on the topic is signed, too.
+    signer: Option<(Signer, usize)>,
+}
+
+impl Draft {
+    /// A message that `signer` signs with the part of its topic that begins at `from`.
+    #[must_use]
+    pub fn new(publish: Publish, signer: Option<(Signer, usize)>) -> Self {
+        Self { publish, signer }
+    }
+
+    #[must_use]
+    pub fn topic(&self) -> &str {
+        &self.publish.topic
+    }
+
+    #[must_use]
+    pub fn retain(&self) -> bool {
+        self.publish.retain
+    }
+
+    /// Whether its signature is there, if it is to have one.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.signer.is_none()
+    }
+
+    /// The message as it goes out. It is signed the first time.
+    pub fn ready(&mut self) -> &Publish {
+        let Publish { topic, payload, .. } = &mut self.publish;
+        if let Some((signer, from)) = self.signer.take() {
+            let covered = topic.get(from..).unwrap_or(topic);
+            *payload = signer.sign(covered, std::mem::take(payload).into()).into();
+        }
+        &self.publish
+    }
+
+    /// The same, where nothing else is to become of it.
+    #[must_use]
+    pub fn signed(mut self) -> Publish {
+        self.ready();
+        self.publish
+    }
+}
+
 /// What happened.
 #[derive(Clone, Debug)]
 pub enum Input {
@@ -228,7 +280,7 @@ pub enum Output {
     Subscribe {
         filters: Vec<String>,
     },
-    Publish(Publish),
+    Publish(Draft),
     /// Send what is queued, wait shortly for its acknowledgement, then leave.
     Disconnect,
     /// Make a record durable (`Some`) or remove it (`None`); answer [`Input::Persisted`] once it is certain.

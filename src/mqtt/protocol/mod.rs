@@ -50,7 +50,7 @@ use crate::spec::PodKey;
 
 pub use commands::COMMANDS_KEPT;
 pub use io::{
-    Admission, Config, FetchFailure, Input, Instance, Output, PodPhase, PodReport, Publish,
+    Admission, Config, Draft, FetchFailure, Input, Instance, Output, PodPhase, PodReport, Publish,
     RecordName, Restored, Ticket, Timing,
 };
 
@@ -225,13 +225,11 @@ impl Protocol {
         times.into_iter().flatten().chain(pods).filter(|at| *at > self.now).min()
     }
 
-    /// Something that the node says: signed, if it has a key for that.
-    fn said(&self, topic: String, message: Vec<u8>, retain: bool) -> Publish {
-        let payload = match &self.config.signer {
-            Some(signer) => signer.sign(self.config.topics.tree().below_root(&topic), message),
-            None => message,
-        };
-        Publish { topic, payload: payload.into(), retain }
+    /// Something that the node says: to be signed as it goes out, if there is a key for that.
+    fn said(&self, topic: String, message: Vec<u8>, retain: bool) -> Draft {
+        let from = topic.len() - self.config.topics.tree().below_root(&topic).len();
+        let signer = self.config.signer.clone().map(|signer| (signer, from));
+        Draft::new(Publish { topic, payload: message.into(), retain }, signer)
     }
 
     fn put(&mut self, output: Output) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::io::{Output, Publish};
+use super::io::{Draft, Output, Publish};
 use super::{MARKS_MAX, Protocol};
 use crate::clock::Timestamp;
 use crate::image::Digest;
@@ -130,7 +130,9 @@ impl Protocol {
         for key in std::mem::take(&mut self.outbox.clear) {
             let known = self.pods.contains_key(&key);
             if let (false, Ok(topic)) = (known, self.config.topics.pod_status(&key)) {
-                self.put(Output::Publish(Publish { topic, payload: Bytes::new(), retain: true }));
+                // Nobody's word: there is nothing to sign.
+                let empty = Publish { topic, payload: Bytes::new(), retain: true };
+                self.put(Output::Publish(Draft::new(empty, None)));
             }
         }
         if self.outbox.heartbeat_at().is_some_and(|at| at <= self.now) {

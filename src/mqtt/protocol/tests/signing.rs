@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::mqtt::command::{Arguments, Verb};
 use crate::mqtt::controller::{self, Fleet, SecretKey};
 use crate::mqtt::kit::*;
-use crate::mqtt::protocol::{Config, Input, Publish};
+use crate::mqtt::protocol::{Config, Input, Output, Publish};
 use crate::mqtt::signature::Proof;
 
 fn node_key() -> SecretKey {
@@ -52,6 +52,33 @@ fn everything_that_a_node_says_is_signed_and_reads_as_ever() {
     assert_eq!(announced, Some(node_key().public_text()));
     // A word that is withdrawn is an empty message: it is no word, and nobody's.
     assert!(lab.sent.iter().all(|said| !said.payload.is_empty()));
+}
+
+#[test]
+fn a_step_signs_nothing_but_the_will_however_much_it_says() {
+    let mut lab = online();
+    for n in 0..40 {
+        lab.send(&intent(&format!("p{n}"), 1));
+    }
+    lab.settle();
+    lab.disconnect();
+    // By hand, as the shell would: what comes out of each step.
+    let (now, filters) = (lab.now, lab.config.topics.filters(&lab.config.groups));
+    let mut drafts = 0;
+    let results = filters.into_iter().map(|filter| (filter, Ok(()))).collect();
+    for input in [Input::Dial, Input::Connected, Input::Subscribed { results }] {
+        for output in lab.protocol.step(now, input) {
+            if let Output::Connect { will, .. } = &output {
+                assert_eq!(proof(will), Proof::Signed(node_key().public()));
+            }
+            if let Output::Publish(draft) = output {
+                assert!(!draft.is_ready(), "{}", draft.topic());
+                assert_eq!(proof(&draft.signed()), Proof::Signed(node_key().public()));
+                drafts += 1;
+            }
+        }
+    }
+    assert_eq!(drafts, 42, "birth, node, each pod");
 }
 
 #[test]

@@ -279,7 +279,7 @@ impl World {
                 self.offered = Some((conn, will));
             }
             Output::Subscribe { filters } => self.subscribe(&filters),
-            Output::Publish(publish) => self.published(publish),
+            Output::Publish(draft) => self.published(draft.signed()),
             Output::Disconnect => self.cut(0),
             Output::Persist { ticket, record, content } => {
                 let twice = self.writes.iter().any(|w| w.record == record);
