@@ -1,6 +1,7 @@
 //! The Node object: what `get nodes` and `describe node` show of this machine.
 //!
-//! Written at start, when memory gets short or is there again, and when the link to the broker comes or goes; a node of its own needs no heartbeat, since who can read it knows
+//! Written at start, when memory gets short or is there again, and when the link to the broker comes or goes (and once with the key of what
+//! is said there); a node of its own needs no heartbeat, since who can read it knows
 //! that it is up. What has not changed keeps its times: a link that breaks does not make the node, or its being ready, any younger.
 
 use std::collections::BTreeMap;
@@ -20,6 +21,12 @@ use crate::pod::environment::Allocatable;
 /// A start that seems to have been at another time by more than this was not: the wall clock has been set.
 const CLOCK_WAS_SET: Duration = Duration::from_secs(5);
 
+/// The condition that says whether the node's word over MQTT is signed.
+pub(super) const STATUS_SIGNED: &str = "StatusSigned";
+
+/// Its reason where it is not.
+pub(super) const NO_STATUS_KEY: &str = "StatusKeyUnusable";
+
 /// The node's object on the board. Who finds something out about the node says it here; the last word of each holds.
 #[derive(Debug)]
 pub(super) struct NodeObject {
@@ -35,6 +42,8 @@ struct Said {
     level: Level,
     /// The link to the broker; absent where MQTT is not configured.
     mqtt: Option<NodeCondition>,
+    /// Whether its word there is signed; absent with it.
+    signed: Option<NodeCondition>,
     /// When the daemon came up by the wall clock, milliseconds.
     born_ms: i64,
     /// The conditions that are shown.
@@ -46,7 +55,8 @@ impl NodeObject {
     pub(super) fn show(context: &Arc<NodeContext>, labels: &BTreeMap<String, String>) -> Arc<Self> {
         let start = context.clock.now();
         let (born_ms, shown) = (start.wall_ms(), Vec::new());
-        let said = Mutex::new(Said { level: Level::Calm, mqtt: None, born_ms, shown });
+        let said =
+            Mutex::new(Said { level: Level::Calm, mqtt: None, signed: None, born_ms, shown });
         let object = Self { context: Arc::clone(context), labels: labels.clone(), start, said };
         object.say(|_, _| {});
         Arc::new(object)
@@ -63,6 +73,18 @@ impl NodeObject {
         });
     }
 
+    /// Whether what the node says over MQTT is signed: with which public key, or why not.
+    pub(super) fn set_signed(&self, with: Result<&str, &str>) {
+        let reason = with.map_or(NO_STATUS_KEY, |_| "StatusKey");
+        let message = match with {
+            Ok(key) => format!("what this node says over MQTT is signed with {key}"),
+            Err(why) => why.to_owned(),
+        };
+        self.say(|said, now| {
+            said.signed = Some(condition(STATUS_SIGNED, with.is_ok(), reason, &message, now));
+        });
+    }
+
     fn say(&self, change: impl FnOnce(&mut Said, Time)) {
         let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
         let now = self.context.clock.now();
@@ -71,7 +93,7 @@ impl NodeObject {
         said.born_ms = born(said.born_ms, self.start, now);
         node.metadata.creation_timestamp = Some(wire_time(said.born_ms));
         if let Some(conditions) = node.status.as_mut().and_then(|s| s.conditions.as_mut()) {
-            conditions.splice(0..0, said.mqtt.clone());
+            conditions.splice(0..0, said.mqtt.iter().chain(&said.signed).cloned());
             keep_times(&said.shown, conditions);
             said.shown.clone_from(conditions);
         }

@@ -2,6 +2,10 @@
 //!
 //! Owns: the file. Not: what is signed (`mqtt::signature`), nor who knows its public half (`cli::known`). A file that is there and cannot be
 //! used is never replaced: everybody who knows the key would take the node for somebody else. A lost disk makes a new key, and is told so.
+//!
+//! A node whose key cannot be used says what it has to say without a signature, since its pods matter more: whoever knows its key does not believe
+//! it then, so it shows that and why, in its own API (condition `StatusSigned`), in its status over MQTT (the same), and in its log. The key is
+//! looked at once, at the start.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -79,6 +83,18 @@ impl StatusKey {
     #[must_use]
     pub fn signer(&self) -> Signer {
         self.0.signer()
+    }
+
+    /// The key that the daemon signs with from now on; made, if there is none. Or why there is none to sign with, for a person.
+    pub(super) fn at_start(node_key_file: &Path) -> Result<Self, String> {
+        Self::open_or_make(node_key_file).map_err(|error| {
+            let why = format!(
+                "what this node says over MQTT is not signed, and whoever knows its key does not believe it: {error:#}. The key is looked at \
+                 when podling starts"
+            );
+            tracing::error!("{why}");
+            why
+        })
     }
 }
 

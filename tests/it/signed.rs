@@ -1,5 +1,8 @@
 //! Whose word it is: somebody who can do whatever the broker can says things in a node's name, and operators do not believe it.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt as _;
+
 use podling::mqtt::controller::SecretKey;
 use podling::mqtt::envelope::{Envelope, PayloadType};
 use podling::mqtt::intent::PodIntent;
@@ -141,6 +144,56 @@ fn a_publisher_waits_for_the_node_and_for_nobody_who_speaks_as_it() {
     assert!(publisher.output().contains("gw-test: pod/web: Ready"), "{}", publisher.output());
     node.wait_ready("web");
     assert!(!rig.path("known-nodes").exists(), "who was told is not remembered besides");
+}
+
+/// The condition that says whether the node's word is signed: status, reason, message.
+fn signed_condition(node: &Node) -> (String, String, String) {
+    let shown: Value =
+        serde_json::from_str(&node.ok(&["get", "node", NODE, "-o", "json"])).unwrap();
+    let conditions = shown["status"]["conditions"].as_array().unwrap();
+    let condition = conditions.iter().find(|c| c["type"] == "StatusSigned");
+    let condition = condition.unwrap_or_else(|| panic!("{shown:#}"));
+    let of = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+    (of("status"), of("reason"), of("message"))
+}
+
+#[test]
+fn a_node_whose_key_cannot_be_used_says_so_to_everybody_and_goes_on() {
+    let Some((rig, mut node)) = prepared() else { return };
+    rig.deliver(&rig.intent("web", ""));
+    let key = status_key(&node);
+    let (status, _, message) = signed_condition(&node);
+    assert!(status == "True" && message.contains(&key), "{status} {message}");
+    assert!(!node.ok(&["get", "node"]).contains("StatusNotSigned"));
+    // Somebody has put it back from a copy, and let others read it.
+    let path = node.path("state/node.key.status");
+    let allow = |mode| std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    assert_eq!(node.terminate(), 0, "{}", node.output());
+    allow(0o644);
+    node.boot();
+    let (status, reason, message) = signed_condition(&node);
+    assert_eq!((&*status, &*reason), ("False", "StatusKeyUnusable"), "{message}");
+    assert!(message.contains("chmod 600") && message.contains("node.key.status"), "{message}");
+    assert!(node.ok(&["get", "node"]).contains(",StatusNotSigned"));
+    let page = node.ok(&["describe", "node", NODE]);
+    assert!(page.contains("StatusKeyUnusable") && page.contains("chmod 600"), "{page}");
+    // Readers who know no key of it believe it, and are told; what was accepted runs, and more arrives.
+    let said = rig.wait_topic(&format!("pods/v1/acme/s/{NODE}/node"), "not signed", |said| {
+        let conditions = said["conditions"].as_array().unwrap();
+        conditions.iter().any(|c| c["type"] == "StatusSigned" && c["status"] == "False")
+    });
+    assert_eq!(
+        (&said["signature"], &said["capabilities"]["statusKey"]),
+        (&Value::Null, &Value::Null)
+    );
+    node.wait_ready("web");
+    rig.deliver(&rig.intent("other", ""));
+    // Mended, it is who it was.
+    assert_eq!(node.terminate(), 0, "{}", node.output());
+    allow(0o600);
+    node.boot();
+    let (status, _, message) = signed_condition(&node);
+    assert!(status == "True" && message.contains(&key), "{status} {message}");
 }
 
 #[test]

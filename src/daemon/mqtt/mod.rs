@@ -28,13 +28,13 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::daemon::config::Config;
-use crate::daemon::node_object::NodeObject;
+use crate::daemon::node_object::{NO_STATUS_KEY, NodeObject, STATUS_SIGNED};
 use crate::daemon::status_key::StatusKey;
 use crate::error::chain;
 use crate::image::Digest;
 use crate::mqtt::link::{Link, LinkStats};
 use crate::mqtt::protocol::{self, Input, Instance, Output, Protocol};
-use crate::mqtt::status::Capabilities;
+use crate::mqtt::status::{Capabilities, Condition};
 use crate::mqtt::trust::{ANCHOR_BYTES_MAX, AnchorFile, Mode, Trust, TrustError};
 use crate::pod::NodeContext;
 use crate::reconciler::{NodeHandle, NodeTask};
@@ -69,6 +69,8 @@ pub(super) struct Restored {
     applied: Vec<(PodKey, Instance, Digest)>,
     /// Why it must not connect.
     off: Option<String>,
+    /// With which public key its word is signed, or why it is not.
+    signed: Result<String, String>,
     crashes: crashes::Watch,
 }
 
@@ -93,7 +95,10 @@ impl Remote {
         };
         let crashes = crashes::Watch::begin(store, &mut records);
         let (trust, mut off) = trust(&mqtt);
-        let config = protocol_config(&mqtt, config, node, trust, crashes.is_safe_mode());
+        let status_key = StatusKey::at_start(&config.node_key_file);
+        let signed = status_key.as_ref().map(StatusKey::public_text).map_err(Clone::clone);
+        let mut config = protocol_config(&mqtt, config, node, trust, crashes.is_safe_mode());
+        config.signer = status_key.ok().map(|key| key.signer());
         let present = node.images.contents().unwrap_or_else(|error| {
             warn!(cause = %chain(&error), "the image store cannot be read");
             BTreeSet::new()
@@ -101,6 +106,11 @@ impl Remote {
         let now = node.clock.now();
         let (mut protocol, all) = Protocol::new(now, config, restored(records, present));
         let (mut outputs, mut inputs, mut applied) = (vec![], vec![], vec![]);
+        if let Err(why) = &signed {
+            // Readers who know no key of this node believe it, and should know.
+            let unsigned = Condition::new(STATUS_SIGNED, false, NO_STATUS_KEY, why.as_str());
+            inputs.push(Input::NodeConditions(vec![unsigned]));
+        }
         let mut todo = VecDeque::from(all);
         while let Some(output) = todo.pop_front() {
             match output {
@@ -144,7 +154,9 @@ impl Remote {
             off = Some(format!("MQTT does not start: {why}"));
         }
         let config = mqtt;
-        Self::Here(Box::new(Restored { config, protocol, outputs, inputs, applied, off, crashes }))
+        let restored =
+            Restored { config, protocol, outputs, inputs, applied, off, signed, crashes };
+        Self::Here(Box::new(restored))
     }
 
     /// Whether it is known which pods there are: what belongs to no pod may go only then.
@@ -170,7 +182,9 @@ impl Remote {
         stop: &CancellationToken,
     ) -> Running {
         let Self::Here(restored) = self else { return Running::default() };
-        let Restored { config: mqtt, protocol, outputs, inputs, applied, off, crashes } = *restored;
+        let Restored { config: mqtt, protocol, outputs, inputs, applied, off, signed, crashes } =
+            *restored;
+        object.set_signed(signed.as_deref().map_err(String::as_str));
         let link = mqtt.link_with_password().unwrap_or_else(|_| mqtt.link.clone());
         // The configuration has been checked.
         let link = match Link::new(link, node.clock) {
@@ -323,11 +337,6 @@ fn protocol_config(
     trust: Trust,
     safe_mode: bool,
 ) -> protocol::Config {
-    let status_key = StatusKey::open_or_make(&config.node_key_file);
-    // Its pods matter more than its signature. Whoever knows its key does not believe it without, and is told why.
-    let status_key = status_key.inspect_err(|error| {
-        tracing::error!("what this node says over MQTT is not signed: {error:#}");
-    });
     let features = ["wasip1", "wasip2", "wasip3", "http"].map(str::to_owned).to_vec();
     let sources = ["oci", "https", "http", "data", "mqtt"].map(str::to_owned).to_vec();
     protocol::Config {
@@ -344,7 +353,7 @@ fn protocol_config(
             recipient: node.secrets.as_ref().map(|secrets| secrets.recipient().to_string()),
             ..Capabilities::default()
         },
-        signer: status_key.ok().map(|key| key.signer()),
+        signer: None,
         boot: uuid::Uuid::new_v4().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         built_ms: built_ms(),

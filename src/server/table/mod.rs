@@ -235,6 +235,10 @@ fn node_cells(node: &Node, now: i64) -> Vec<Value> {
         state.push_str(",Mqtt");
         state.push_str(link.reason.as_deref().unwrap_or("NotConnected"));
     }
+    // What it says there is believed by nobody who knows it.
+    if condition("StatusSigned").is_some_and(|signed| signed.status != "True") {
+        state.push_str(",StatusNotSigned");
+    }
     let roles: Vec<&str> =
         meta.labels.iter().flatten().filter_map(|(label, _)| label.strip_prefix(ROLE)).collect();
     let address = |kind: &str| {
