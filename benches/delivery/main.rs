@@ -328,18 +328,26 @@ fn storm(rig: &mut Rig, node: &mut Node, amounts: &Amounts) -> anyhow::Result<Ta
         pods.iter().map(|pod| support::restarts(pod, "c")).sum()
     };
     let before = restarts(node);
+    let asking = Costs::of_asking(node);
     let mut samples: Vec<[f64; 6]> = vec![];
     for _ in 0..amounts.returns {
         in_time()?;
         rig.kill_broker();
-        let connected = |node: &Node| rig::metric(node, "podling_mqtt_connected") == 1;
+        let questions = std::cell::Cell::new(0);
+        let connected = |node: &Node| {
+            questions.set(questions.get() + 1);
+            rig::metric(node, "podling_mqtt_connected") == 1
+        };
         wait_for("the node to notice", || (!connected(node)).then_some(()));
         let costs = Costs::of(node);
+        questions.set(0);
         let start = Instant::now();
         rig.start_broker("");
         wait_for("the node to be back", || connected(node).then_some(()));
         let back = start.elapsed();
-        let until_quiet = quiet(node)?.duration_since(start).saturating_sub(back);
+        let (silent, asked) = quiet_after(node)?;
+        let asked = asked + questions.get();
+        let until_quiet = silent.duration_since(start).saturating_sub(back);
         let all = Costs::of(node).since(costs);
         #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
         let figure = |number: i64| number as f64;
@@ -348,7 +356,7 @@ fn storm(rig: &mut Rig, node: &mut Node, amounts: &Amounts) -> anyhow::Result<Ta
             ms(until_quiet),
             figure(all.wire_in),
             figure(all.wire_out),
-            ms(all.cpu),
+            ms(all.cpu.saturating_sub(asking * asked)),
             figure(all.flash),
         ]);
     }
@@ -367,6 +375,10 @@ fn storm(rig: &mut Rig, node: &mut Node, amounts: &Amounts) -> anyhow::Result<Ta
     }
     table.note(format!("restarts of pods by it: {}", restarts(node) - before));
     table.note(format!("of the CPU, each signature of a status: {:.0} us", signature_us()));
+    table.note(format!(
+        "without the processor time of this bench's questions, {:.1} ms each: /metrics of so many pods",
+        ms(asking)
+    ));
     Ok(table)
 }
 
@@ -384,15 +396,21 @@ fn signature_us() -> f64 {
 
 /// Waits until nothing is said for a while; when the last was.
 fn quiet(node: &mut Node) -> anyhow::Result<Instant> {
+    quiet_after(node).map(|(since, _)| since)
+}
+
+/// The same, and after how many questions.
+fn quiet_after(node: &mut Node) -> anyhow::Result<(Instant, u32)> {
     let deadline = deadline();
-    let (mut last, mut since) = (Costs::of(node).wire(), Instant::now());
+    let (mut last, mut since, mut asked) = (Costs::of(node).wire(), Instant::now(), 1);
     while Instant::now() < deadline {
         std::thread::sleep(Duration::from_millis(20));
         let now = Costs::of(node).wire();
+        asked += 1;
         if now != last {
             (last, since) = (now, Instant::now());
         } else if since.elapsed() >= QUIET {
-            return Ok(since);
+            return Ok((since, asked));
         }
     }
     anyhow::bail!("the link is never quiet")
