@@ -3,6 +3,9 @@
 //! Both servers are up all the time; rounds of load alternate between them. The load is in this process: so many connections kept alive,
 //! each with one request at a time. The peer is found as `wasmtime` on the path, or as PODLING_BENCH_WASMTIME says; without it podling is
 //! measured alone. Goal: at least as many requests per second.
+//!
+//! Handlers of WASI 0.2 get a new instance for each request in `wasmtime serve`, those of 0.3 one that is used again: the row to compare with is the
+//! one that does the same.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
@@ -38,6 +41,22 @@ const CASES: [(&str, &str, usize); 4] = [
     ("1 MB in 16 KB chunks, 8 connections", "/stream?n=64&size=16384", 8),
 ];
 
+/// A component that answers, and how `wasmtime serve` is told to run it.
+struct Handler {
+    wasi: &'static str,
+    guest: &'static str,
+    peer: &'static [&'static str],
+}
+
+const HANDLERS: [Handler; 2] = [
+    Handler { wasi: "0.2", guest: "handler", peer: &["-S", "cli"] },
+    Handler {
+        wasi: "0.3",
+        guest: "handler3",
+        peer: &["-S", "cli,p3", "-W", "component-model-async=y"],
+    },
+];
+
 /// A server, ended on drop.
 struct Server {
     name: &'static str,
@@ -68,17 +87,23 @@ fn cpu_us(pid: u32) -> anyhow::Result<f64> {
 }
 
 /// Starts podling with one pod of the handler.
-fn podling(dir: &Path, name: &'static str, reuse: u32) -> anyhow::Result<Server> {
+fn podling(
+    dir: &Path,
+    handler: &Handler,
+    name: &'static str,
+    reuse: u32,
+) -> anyhow::Result<Server> {
     let address = free_address()?;
     let manifest = format!(
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, annotations: {{http-reuse.podling.dev/web: '{reuse}'}}}}\nspec:\n  \
          containers:\n  - name: web\n    image: 'file:{}'\n    \
          ports: [{{containerPort: 8080, hostPort: {}, hostIP: 127.0.0.1}}]\n",
-        path("handler").display(),
+        path(handler.guest).display(),
         address.port()
     );
-    let state = dir.join(format!("state-{reuse}"));
-    let file = dir.join(format!("web-{reuse}.yaml"));
+    let of = format!("{}-{reuse}", handler.guest);
+    let state = dir.join(format!("state-{of}"));
+    let file = dir.join(format!("{of}.yaml"));
     std::fs::write(&file, manifest)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_podling"));
     command.arg("play").arg(&file).arg("--state-dir").arg(state);
@@ -86,7 +111,7 @@ fn podling(dir: &Path, name: &'static str, reuse: u32) -> anyhow::Result<Server>
     start(name, command, address)
 }
 
-fn wasmtime() -> anyhow::Result<Option<Server>> {
+fn wasmtime(handler: &Handler) -> anyhow::Result<Option<Server>> {
     let program = match std::env::var_os("PODLING_BENCH_WASMTIME") {
         Some(named) => Some(PathBuf::from(named)),
         None => std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
@@ -96,7 +121,8 @@ fn wasmtime() -> anyhow::Result<Option<Server>> {
     let Some(program) = program else { return Ok(None) };
     let address = free_address()?;
     let mut command = Command::new(program);
-    command.args(["serve", "-S", "cli", "--addr"]).arg(address.to_string()).arg(path("handler"));
+    command.arg("serve").args(handler.peer);
+    command.arg("--addr").arg(address.to_string()).arg(path(handler.guest));
     start("wasmtime serve", command, address).map(Some)
 }
 
@@ -197,48 +223,59 @@ fn main() -> anyhow::Result<()> {
 }
 
 async fn measure(options: Options) -> anyhow::Result<()> {
+    let mut report = Report::new("http", options.json);
+    for handler in &HANDLERS {
+        compare(handler, options, &mut report).await?;
+    }
+    report.finish();
+    Ok(())
+}
+
+async fn compare(handler: &Handler, options: Options, report: &mut Report) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let mut servers = vec![
-        podling(dir.path(), "podling", 1)?,
-        podling(dir.path(), "podling, instances reused", 1000)?,
+        podling(dir.path(), handler, "podling", 1)?,
+        podling(dir.path(), handler, "podling, instances reused", 1000)?,
     ];
-    servers.extend(wasmtime()?);
+    servers.extend(wasmtime(handler)?);
     for server in &mut servers {
         ready(server).await?;
     }
     let round = if options.quick { ROUND / 10 } else { ROUND };
-    let mut report = Report::new("http", options.json);
     for (what, path, connections) in CASES {
         let columns =
             ["server", "requests/s", "ratio", "p50 (ms)", "p99 (ms)", "spread", "CPU (us/request)"];
-        let mut table = Table::new(what, &columns);
+        let mut table = Table::new(format!("WASI {}, {what}", handler.wasi), &columns);
         let mut loads: Vec<Vec<Load>> = servers.iter().map(|_| Vec::new()).collect();
         for _ in 0..options.rounds(ROUNDS) {
             for (server, loads) in servers.iter().zip(&mut loads) {
                 loads.push(load(server, path, connections, round).await?);
             }
         }
-        let figure = |loads: &[Load], of: fn(&Load) -> f64| {
-            median(&loads.iter().map(of).collect::<Vec<_>>())
-        };
-        let peer = servers.iter().position(|server| server.name == "wasmtime serve");
-        let base = peer.map(|peer| figure(&loads[peer], |load| load.per_second));
-        for (server, loads) in servers.iter().zip(&loads) {
-            let rate = figure(loads, |load| load.per_second);
-            let rates: Vec<f64> = loads.iter().map(|load| load.per_second).collect();
-            table.row(vec![
-                server.name.into(),
-                Cell::Number(rate, 0),
-                base.map_or("".into(), |base| Cell::Number(rate / base, 2)),
-                Cell::Number(figure(loads, |load| load.p50), 3),
-                Cell::Number(figure(loads, |load| load.p99), 3),
-                Cell::Number(spread(&rates), 2),
-                Cell::Number(figure(loads, |load| load.cpu), 1),
-            ]);
-        }
-        table.note("ratio: to wasmtime serve; the goal is at least 1");
+        fill(&mut table, &servers, &loads);
         report.table(table);
     }
-    report.finish();
     Ok(())
+}
+
+/// A row for each server.
+fn fill(table: &mut Table, servers: &[Server], loads: &[Vec<Load>]) {
+    let figure =
+        |loads: &[Load], of: fn(&Load) -> f64| median(&loads.iter().map(of).collect::<Vec<_>>());
+    let peer = servers.iter().position(|server| server.name == "wasmtime serve");
+    let base = peer.map(|peer| figure(&loads[peer], |load| load.per_second));
+    for (server, loads) in servers.iter().zip(loads) {
+        let rate = figure(loads, |load| load.per_second);
+        let rates: Vec<f64> = loads.iter().map(|load| load.per_second).collect();
+        table.row(vec![
+            server.name.into(),
+            Cell::Number(rate, 0),
+            base.map_or("".into(), |base| Cell::Number(rate / base, 2)),
+            Cell::Number(figure(loads, |load| load.p50), 3),
+            Cell::Number(figure(loads, |load| load.p99), 3),
+            Cell::Number(spread(&rates), 2),
+            Cell::Number(figure(loads, |load| load.cpu), 1),
+        ]);
+    }
+    table.note("ratio: to wasmtime serve; the goal is at least 1");
 }
