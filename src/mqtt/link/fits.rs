@@ -13,9 +13,9 @@ use std::time::Duration;
 use crate::clock::Timestamp;
 use crate::mqtt::transport::{Closed, Version, codes};
 
-/// A packet of this size is not what a broker dies of: more than any birth, which everything else waits for. The smallest limit that
+/// A packet of this size is not what a broker dies of: a birth, which everything else waits for, is smaller. The smallest limit that
 /// brokers are given in earnest is some kilobytes.
-const SUSPICIOUS: usize = 2048;
+const SUSPICIOUS: usize = 1024;
 
 /// Connections in a row that ended on a message.
 const STRIKES: u32 = 3;
