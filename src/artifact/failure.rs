@@ -149,7 +149,10 @@ impl FetchError {
                 error.is_unreachable() || matches!(error, SourceError::Silent { .. })
             }),
             FetchFault::Reference { cause, .. } => cause.is_transient(),
-            FetchFault::Local { cause, .. } => cause.is_lack_of_space(),
+            // The disk, or too many open files: nothing that is wrong with the artifact.
+            FetchFault::Local { cause, .. } => {
+                cause.is_lack_of_space() || matches!(cause, IncomingError::Store { .. })
+            }
             FetchFault::Internal { .. } => true,
         }
     }

@@ -23,7 +23,6 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
-use tokio::time::sleep;
 
 use crate::clock::Clock;
 use crate::error::Chain;
@@ -234,7 +233,7 @@ impl Fetcher {
         let local = |cause| FetchError::new(FetchFault::Local { digest, cause });
         // As long as this lasts, nobody may collect what it is about.
         let _pin = self.0.store.pins().hold([digest]);
-        let mut intake = match self.open(&want, &progress).await.map_err(local)? {
+        let mut intake = match self.open(&want, &progress, turn).await.map_err(local)? {
             Opened::Here(fetched) => return Ok(fetched),
             Opened::Intake(intake) => intake,
         };
@@ -275,7 +274,7 @@ impl Fetcher {
                     Ok(()) => match intake.finish().await {
                         Ok(here) => return Ok(Fetched::new(here, true)),
                         Err(cause) => {
-                            intake = match self.open(&want, &progress).await.map_err(local)? {
+                            intake = match self.open(&want, &progress, turn).await.map_err(local)? {
                                 Opened::Here(fetched) => return Ok(fetched),
                                 Opened::Intake(intake) => intake,
                             };
@@ -323,13 +322,16 @@ impl Fetcher {
         }
         drop((intake, place));
         turn.wait().await;
-        self.open(want, progress).await
+        self.open(want, progress, turn).await
     }
 
+    /// Begins to take in. Who has to wait for somebody else who brings the same (another process; a difference that several modules are made
+    /// with, each for itself) has no turn meanwhile: the one who is waited for may need it.
     async fn open(
         &self,
         want: &Want,
         progress: &watch::Sender<Progress>,
+        turn: &mut Turn<'_>,
     ) -> Result<Opened, IncomingError> {
         let bytes_max = self.0.http.settings().bytes_max();
         let expected = Expected { digest: want.digest, content: want.content, bytes_max };
@@ -338,7 +340,7 @@ impl Fetcher {
             match blocking(move || store.begin(expected)).await? {
                 Begun::Here(here) => return Ok(Opened::Here(Fetched::new(here, false))),
                 Begun::Part(part) => break part,
-                Begun::Busy => sleep(BUSY_WAIT).await,
+                Begun::Busy => turn.pass(BUSY_WAIT).await,
             }
         };
         let store = Arc::clone(&self.0.store);

@@ -106,6 +106,14 @@ impl Turn<'_> {
         self.permit = permit.ok();
     }
 
+    /// Gives the turn away for a while, and stands in line again.
+    pub(super) async fn pass(&mut self, for_now: Duration) {
+        self.permit = None;
+        self.has_yielded = true;
+        sleep(for_now).await;
+        self.wait().await;
+    }
+
     /// Works until it is done, or the turn goes to somebody else: then `None`, and the work is dropped. `moved`: bytes that are here.
     pub(super) async fn within<T>(
         &mut self,

@@ -93,3 +93,28 @@ async fn a_beginning_that_is_here_is_gone_on_with_by_a_difference() {
     bench.node.fetch(&bench.new, &[&bench.full]).await.unwrap_err();
     came(bench.fetch().await, &bench.new);
 }
+
+#[tokio::test]
+async fn who_waits_for_a_difference_that_another_one_brings_has_no_turn_meanwhile() {
+    let bench = Bench::new().await;
+    let times = (QUICK.0, QUICK.1, Duration::from_millis(200));
+    let node = Node::with_times(ArtifactSettings::default(), Keyring::default(), times);
+    let old = module(1, 900_000);
+    let base = bench.registry.put_file("/base.wasm", &old);
+    came(node.fetch(&old, &[&base]).await, &old);
+    bench.registry.log();
+    // Its difference hangs, so that it makes way for whoever asks; and those who ask all want the same difference first.
+    bench.registry.plan([Fault::HangAfter(100)]);
+    let mut waiting = tokio::task::JoinSet::new();
+    for fill in 10..16 {
+        let (bytes, fetcher) = (module(fill, 30_000), node.fetcher.clone());
+        let want = Want { deltas: vec![bench.way.clone()], ..want(&bytes, &[&bench.full]) };
+        waiting.spawn(async move { fetcher.fetch(want, &|_| {}).await.map(drop) });
+    }
+    let other = module(4, 5000);
+    let file = bench.registry.put_file("/4.wasm", &other);
+    while bench.registry.log().is_empty() {
+        tokio::task::yield_now().await;
+    }
+    came(node.fetch(&other, &[&file]).await, &other);
+}
