@@ -185,13 +185,14 @@ impl Remote {
         let Restored { config: mqtt, protocol, outputs, inputs, applied, off, signed, crashes } =
             *restored;
         object.set_signed(signed.as_deref().map_err(String::as_str));
+        let crashes = Some(tokio::spawn(crashes.run(Arc::clone(store), stop.clone())));
         let link = mqtt.link_with_password().unwrap_or_else(|_| mqtt.link.clone());
         // The configuration has been checked.
         let link = match Link::new(link, node.clock) {
             Ok(link) => link,
             Err(error) => {
                 object.set_mqtt(false, "Misconfigured", &error.to_string());
-                return Running::default();
+                return Running { crashes, ..Running::default() };
             }
         };
         let stats = link.stats();
@@ -214,9 +215,8 @@ impl Remote {
             source.was_applied(key, instance, intent);
         }
         tokio::spawn(show(state, Arc::clone(object)));
-        tokio::spawn(crashes.run(Arc::clone(store), stop.clone()));
         let task = tokio::spawn(source.run(stop.clone()));
-        Running { task: Some(task), stats: Some(stats) }
+        Running { task: Some(task), crashes, stats: Some(stats) }
     }
 }
 
@@ -224,6 +224,8 @@ impl Remote {
 #[derive(Debug, Default)]
 pub(super) struct Running {
     task: Option<JoinHandle<()>>,
+    /// Takes back that this start was counted; the daemon must not have ended before that.
+    crashes: Option<JoinHandle<()>>,
     stats: Option<Arc<LinkStats>>,
 }
 
@@ -237,10 +239,10 @@ impl Running {
 
     /// Waits until it has said goodbye, a few seconds at most.
     pub(super) async fn ended(&mut self) {
-        if let Some(task) = self.task.take()
-            && let Err(error) = task.await
-        {
-            warn!(%error, "the MQTT source failed internally");
+        for task in [self.task.take(), self.crashes.take()].into_iter().flatten() {
+            if let Err(error) = task.await {
+                warn!(%error, "the MQTT source failed internally");
+            }
         }
     }
 }
