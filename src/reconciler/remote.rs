@@ -109,7 +109,7 @@ impl NodeTask {
     pub fn apply_release(&mut self, release: &Release, recreate: bool) -> Result<(), Refusal> {
         let remote = self.read_release(release)?;
         self.check_names(release, &remote)?;
-        self.take_remote_data(&release.key, remote.data);
+        let some_gone = self.take_remote_data(&release.key, remote.data);
         let offered = if recreate {
             self.desired.offer(remote.pod.clone())
         } else {
@@ -121,13 +121,18 @@ impl NodeTask {
         }
         let version = release.revision.version;
         info!(pod = %release.key, %version, ?offered, "intent applied");
+        if some_gone {
+            self.name_came_free();
+        }
         Ok(())
     }
 
     /// Ends the pod of that name, if it came over MQTT, and removes what came with it.
     pub fn withdraw(&mut self, key: &PodKey) {
         self.desired.delete(key, &Source::Mqtt, None);
-        self.take_remote_data(key, vec![]);
+        if self.take_remote_data(key, vec![]) {
+            self.name_came_free();
+        }
     }
 
     /// Ends a pod's modules and starts them again; its volumes stay.
@@ -183,12 +188,13 @@ impl NodeTask {
         Ok(())
     }
 
-    /// Makes these the ConfigMaps that came with a pod, in place of those before.
-    fn take_remote_data(&mut self, pod: &PodKey, data: Vec<BoardObject>) {
+    /// Makes these the ConfigMaps that came with a pod, in place of those before. Whether a name has come free.
+    fn take_remote_data(&mut self, pod: &PodKey, data: Vec<BoardObject>) -> bool {
         let kept: BTreeSet<ObjectKey> = data.iter().map(BoardObject::key).collect();
         let theirs = self.remote_data.iter().filter(|(_, owner)| *owner == pod);
         let gone: Vec<ObjectKey> =
             theirs.map(|(name, _)| name.clone()).filter(|name| !kept.contains(name)).collect();
+        let some_gone = !gone.is_empty();
         for name in gone {
             self.remote_data.remove(&name);
             self.data_owners.remove(&name);
@@ -199,6 +205,7 @@ impl NodeTask {
             self.remote_data.insert(object.key(), pod.clone());
             self.take_data(object, &Source::Mqtt);
         }
+        some_gone
     }
 
     fn read_release(&self, release: &Release) -> Result<Remote, Refusal> {

@@ -507,3 +507,27 @@ async fn the_end_of_a_pod_is_not_that_of_its_next_form() {
         assert_eq!(left, usize::from(is_over), "what is of an earlier form goes");
     }
 }
+
+#[tokio::test]
+async fn a_name_that_a_pods_next_form_has_no_use_for_comes_free() {
+    use futures_util::FutureExt as _;
+    let with_map = |generation| {
+        let mut intent = release(generation, "one").intent;
+        let text = intent.manifest.as_ref().unwrap().text().into_owned();
+        let map = "---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: m}\n";
+        intent.manifest = Some(Manifest::Text(text + map));
+        Release::read(&serde_json::to_vec(&intent).unwrap(), "k").unwrap()
+    };
+    let mut lab = Lab::new();
+    let freed = Arc::clone(&lab.task.freed);
+    let is_told = || freed.notified().now_or_never().is_some();
+    lab.task.apply_release(&with_map(1), false).unwrap();
+    lab.task.apply_release(&with_map(2), false).unwrap();
+    assert!(!is_told());
+    // Another pod that was refused for the map's name would wait for ever.
+    lab.task.apply_release(&release(3, "one"), false).unwrap();
+    assert!(is_told());
+    lab.task.apply_release(&with_map(4), false).unwrap();
+    lab.task.withdraw(&key("a"));
+    assert!(is_told());
+}
