@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::cause::{Cause, Reason, Refusal};
 use super::envelope::digest;
 use super::intent::{head, issued, numbers, parse, time_ms};
-use super::topic::check_level;
+use super::topic::{check_level, check_namespace};
 use super::version::{Version, digest_text};
 use crate::image::Digest;
 use crate::limits::PODS_MAX;
@@ -81,10 +81,10 @@ impl Index {
         let mut pods = BTreeMap::new();
         for (at, listed) in wire.pods.iter().enumerate().take(PODS_MAX) {
             let field = |name: &str| format!("pods[{at}].{name}");
-            for (name, text) in [("namespace", &listed.namespace), ("name", &listed.name)] {
-                if let Err(error) = check_level("name", text) {
-                    causes.push(Cause::invalid(&field(name), error.to_string()));
-                }
+            let namespace = check_namespace(&listed.namespace).map_err(|e| ("namespace", e));
+            let name = check_level("name", &listed.name).map_err(|e| ("name", e));
+            for (name, error) in [namespace, name].into_iter().filter_map(Result::err) {
+                causes.push(Cause::invalid(&field(name), error.to_string()));
             }
             numbers(&mut causes, &[(&field("generation"), listed.generation)]);
             let key = PodKey::new(&listed.namespace, &listed.name);

@@ -145,8 +145,9 @@ impl TrustRecord {
     }
 }
 
-/// All that is known of one pod.
-#[derive(Clone, Debug, Default, PartialEq)]
+/// All that is known of one pod. Equal are two that say the same: documents are told apart by their revisions, which hold their digests,
+/// since what is wanted is compared with what is on disk again and again, for each pod.
+#[derive(Clone, Debug, Default)]
 pub struct PodRecord {
     /// The newest accepted document of each scope.
     pub lines: BTreeMap<Scope, Line>,
@@ -156,8 +157,8 @@ pub struct PodRecord {
     pub good: Option<Arc<Release>>,
 }
 
-/// What was accepted for one scope.
-#[derive(Clone, Debug, PartialEq)]
+/// What was accepted for one scope. Compared as [`PodRecord`] is.
+#[derive(Clone, Debug)]
 pub struct Line {
     pub revision: Revision,
     pub issued_ms: i64,
@@ -227,6 +228,28 @@ struct GoodForm<'a> {
     #[serde(default, skip_serializing_if = "String::is_empty")]
     keyid: String,
     payload: Cow<'a, str>,
+}
+
+impl PartialEq for Line {
+    fn eq(&self, other: &Self) -> bool {
+        let marks = |line: &Self| (line.issued_ms, line.release.is_some());
+        marks(self) == marks(other) && self.revision == other.revision && self.keyid == other.keyid
+    }
+}
+
+impl PartialEq for PodRecord {
+    fn eq(&self, other: &Self) -> bool {
+        let good = |a: &Arc<Release>, b: &Arc<Release>| {
+            Arc::ptr_eq(a, b)
+                || (&a.scope, &a.revision, &a.keyid) == (&b.scope, &b.revision, &b.keyid)
+        };
+        let same_good = match (&self.good, &other.good) {
+            (Some(a), Some(b)) => good(a, b),
+            (None, None) => true,
+            (Some(_), None) | (None, Some(_)) => false,
+        };
+        same_good && self.lines == other.lines && self.rollout == other.rollout
+    }
 }
 
 impl Line {

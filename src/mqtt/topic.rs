@@ -47,6 +47,8 @@ pub enum TopicError {
          {LEVEL_BYTES_MAX} bytes, with a letter or digit at both ends of each part between dots"
     )]
     Level { what: &'static str, text: String },
+    #[error("namespace {0:?} has a dot: a namespace is one DNS label, as in Kubernetes")]
+    Namespace(String),
     #[error(
         "topic root {0:?} cannot be used: one or two levels of letters, digits, '-', '_' and '.'"
     )]
@@ -77,6 +79,16 @@ pub fn check_level(what: &'static str, text: &str) -> Result<(), TopicError> {
         let end = text.floor_char_boundary(LEVEL_BYTES_MAX + 1);
         Err(TopicError::Level { what, text: text[..end].to_owned() })
     }
+}
+
+/// Checks a namespace: a level without a dot, as Kubernetes has them. The name of a pod may have dots, and records of pods are kept under both
+/// names, parted by a dot.
+///
+/// # Errors
+/// If it is none.
+pub fn check_namespace(text: &str) -> Result<(), TopicError> {
+    check_level("namespace", text)?;
+    if text.contains('.') { Err(TopicError::Namespace(text.to_owned())) } else { Ok(()) }
 }
 
 fn is_level(text: &str) -> bool {
@@ -250,7 +262,7 @@ fn split<'t, 'b>(rest: &'t str, into: &'b mut [&'t str; LEVELS_MAX]) -> Option<&
 }
 
 fn check_key(key: &PodKey) -> Result<(), TopicError> {
-    check_level("namespace", &key.namespace)?;
+    check_namespace(&key.namespace)?;
     check_level("pod name", &key.name)
 }
 

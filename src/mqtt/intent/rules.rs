@@ -8,7 +8,7 @@ use super::{
 };
 use crate::image::import::MODULE_BYTES_MAX;
 use crate::mqtt::cause::Cause;
-use crate::mqtt::topic::check_level;
+use crate::mqtt::topic::{check_level, check_namespace};
 use crate::mqtt::version::NUMBER_MAX;
 
 /// Longest media type and name of a format, bytes.
@@ -28,7 +28,6 @@ pub(super) fn check(intent: &PodIntent) -> Vec<Cause> {
             causes.push(Cause::invalid(field, error.to_string()));
         }
     };
-    level("namespace", "namespace", &intent.namespace);
     level("pod name", "name", &intent.name);
     match (&intent.node, &intent.group) {
         (Some(node), None) => level("node", "node", node),
@@ -38,6 +37,9 @@ pub(super) fn check(intent: &PodIntent) -> Vec<Cause> {
             "node",
             "exactly one of node and group must be set",
         )),
+    }
+    if let Err(error) = check_namespace(&intent.namespace) {
+        causes.push(Cause::invalid("namespace", error.to_string()));
     }
     numbers(&mut causes, &[("epoch", intent.epoch), ("generation", intent.generation)]);
     if intent.index_revision > NUMBER_MAX {

@@ -29,6 +29,7 @@ fn every_rule_names_its_field() {
         (Box::new(|i| i.kind = "Pod".into()), &["kind"]),
         (Box::new(|i| i.tenant = "A".into()), &["tenant"]),
         (Box::new(|i| i.namespace = String::new()), &["namespace"]),
+        (Box::new(|i| i.namespace = "a.b".into()), &["namespace"]),
         (Box::new(|i| i.name = "a/b".into()), &["name"]),
         (Box::new(|i| i.node = None), &["node"]),
         (Box::new(|i| i.group = Some("g".into())), &["node"]),

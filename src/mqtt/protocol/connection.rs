@@ -8,6 +8,7 @@
 //!   └────────────────────────── Disconnected ◄─────────────────────────────────┘
 //! ```
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use super::outbox::Subject;
 use crate::clock::Timestamp;
 use crate::mqtt::intent::API_VERSION;
 use crate::mqtt::status::{Condition, Online, PROTOCOL};
+use crate::mqtt::topic::Outbound;
 use crate::mqtt::version::NUMBER_MAX;
 
 /// Connection numbers reserved by one write: a reconnection costs no flash. One each five minutes for half a year.
@@ -26,8 +28,18 @@ const CONN_BLOCK: u64 = 1 << 16;
 /// The highest connection number that somebody else's message may make us skip to. Beyond, it is rubbish.
 const CONN_MAX: u64 = NUMBER_MAX - CONN_BLOCK * 1024;
 
+/// How long the disk may take over a connection's number. A disk that hangs must not make a node silent as well.
+const RESERVE_WAIT: Duration = Duration::from_secs(60);
+
+/// How long a connection may take to come about, or to fail: eight addresses, TLS, CONNACK on a satellite, twice over. The link has its own
+/// limits for each of these; this one is for what nobody has thought of.
+const CONNECT_WAIT: Duration = Duration::from_secs(300);
+
 /// How long a refused subscription waits.
 const RESUBSCRIBE: Duration = Duration::from_secs(300);
+
+/// First and longest wait before what the broker did not take is said again: it may be all that a node has to say.
+const SAY_AGAIN: (Duration, Duration) = (Duration::from_secs(300), Duration::from_secs(3600));
 
 /// Least time between two requests for everything retained; doubled, up to the second, while one follows the other: what does
 /// not fit in a queue once does not fit twice.
@@ -41,9 +53,10 @@ const REBIRTH_WINDOW: Duration = Duration::from_secs(300);
 enum State {
     #[default]
     Down,
-    /// A number must be made durable first.
-    Reserving,
-    Connecting,
+    /// A number must be made durable first; the disk has until then.
+    Reserving(Timestamp),
+    /// Until then.
+    Connecting(Timestamp),
     /// Until then.
     Subscribing(Timestamp),
     Up,
@@ -75,8 +88,12 @@ pub(super) struct Connection {
     /// When the birth is repeated after all: whoever overwrote it does not win for ever.
     rebirth_at: Option<Timestamp>,
     duplicate: bool,
-    /// The last message that the broker did not take.
+    /// A message that the broker did not take, and why, until it has taken all for a while.
     refused_publish: Option<(String, String)>,
+    /// What it did not take since that was last said again: at most of each pod, of the node, and the birth (`None`).
+    unsaid: BTreeSet<Option<Subject>>,
+    /// When it is said again, and how long that was put off.
+    say_again: Option<(Timestamp, Duration)>,
 }
 
 impl Connection {
@@ -97,18 +114,21 @@ impl Connection {
     }
 
     pub(super) fn wake_at(&self) -> Option<Timestamp> {
-        let subscribing = match self.state {
-            State::Subscribing(until) => Some(until),
-            State::Down | State::Reserving | State::Connecting | State::Up | State::Stopped => None,
+        let waiting = match self.state {
+            State::Reserving(until) | State::Connecting(until) | State::Subscribing(until) => {
+                Some(until)
+            }
+            State::Down | State::Up | State::Stopped => None,
         };
         let up = self.is_up();
         let again = self.resync_at().filter(|_| up && self.resync_wanted);
         let times = [
-            subscribing,
+            waiting,
             self.resubscribe_at.filter(|_| up),
             again,
             self.sync_until.filter(|_| up),
             self.rebirth_at.filter(|_| up),
+            self.say_again.map(|(at, _)| at).filter(|_| up),
         ];
         times.into_iter().flatten().min()
     }
@@ -143,7 +163,9 @@ impl Protocol {
         if self.connection.is_stopped() {
             return;
         }
-        self.connection.state = State::Reserving;
+        if !matches!(self.connection.state, State::Reserving(_)) {
+            self.connection.state = State::Reserving(self.now.plus(RESERVE_WAIT));
+        }
         let next = self.connection.conn + 1;
         if self.node.stored().conn_reserved <= next {
             self.node.want.conn_reserved = self.node.want.conn_reserved.max(next + CONN_BLOCK);
@@ -158,14 +180,14 @@ impl Protocol {
     /// The node's record is on disk, or will not be: whoever waited for a number goes on. The write that has ended may be an earlier
     /// one, which says nothing of that number.
     pub(super) fn dial_on(&mut self) {
-        if self.connection.state == State::Reserving {
+        if matches!(self.connection.state, State::Reserving(_)) {
             self.dial();
         }
     }
 
     fn connect(&mut self) {
         self.connection.conn += 1;
-        self.connection.state = State::Connecting;
+        self.connection.state = State::Connecting(self.now.plus(CONNECT_WAIT));
         self.connection.leftover_seen = false;
         self.commands.begin_anew();
         let (conn, will) = (self.connection.conn, self.online(false).signed());
@@ -187,10 +209,24 @@ impl Protocol {
     }
 
     pub(super) fn connected(&mut self) {
-        if self.connection.state == State::Connecting {
-            self.subscribe();
-            self.connection.state =
-                State::Subscribing(self.now.plus(self.config.timing.subscribe_wait));
+        match self.connection.state {
+            State::Connecting(_) => {
+                self.subscribe();
+                self.connection.state =
+                    State::Subscribing(self.now.plus(self.config.timing.subscribe_wait));
+            }
+            // A connection that was not asked for, or was given up already: its will has another number than its birth would have. Left
+            // alone it would stand, ping, and never say a word.
+            State::Down | State::Reserving(_) | State::Subscribing(_) | State::Up => {
+                self.event(
+                    None,
+                    true,
+                    "OutOfStep",
+                    "a connection came about that was not expected; connecting anew",
+                );
+                self.put(Output::Disconnect);
+            }
+            State::Stopped => {}
         }
     }
 
@@ -243,7 +279,10 @@ impl Protocol {
         }
         self.connection.state = State::Down;
         self.connection.refused_publish = None;
+        self.connection.say_again = None;
+        self.connection.unsaid.clear();
         if taken_over {
+            self.connection.rebirth_at = None;
             self.suspect_duplicate();
         }
         self.abort_commands();
@@ -257,17 +296,20 @@ impl Protocol {
     }
 
     pub(super) fn connection_timers(&mut self) {
-        if let State::Subscribing(until) = self.connection.state
-            && until <= self.now
-        {
-            self.event(
-                None,
-                true,
-                "SubscribeTimeout",
-                "the broker did not answer the subscription",
-            );
-            self.connection.state = State::Down;
-            self.put(Output::Disconnect);
+        match self.connection.state {
+            State::Reserving(until) if until <= self.now => self.connect(),
+            State::Connecting(until) if until <= self.now => {
+                self.give_up("ConnectTimeout", "no connection came about, and none has failed");
+            }
+            State::Subscribing(until) if until <= self.now => {
+                self.give_up("SubscribeTimeout", "the broker did not answer the subscription");
+            }
+            State::Down
+            | State::Reserving(_)
+            | State::Connecting(_)
+            | State::Subscribing(_)
+            | State::Up
+            | State::Stopped => {}
         }
         if !self.connection.is_up() {
             return;
@@ -291,10 +333,20 @@ impl Protocol {
             self.birth();
             self.outbox.soon(Subject::Node);
         }
+        if let Some((_, waited)) = self.connection.say_again.filter(|(at, _)| *at <= self.now) {
+            self.say_again(waited);
+        }
         if self.connection.sync_until.is_some_and(|at| at <= self.now) {
             self.connection.sync_until = None;
             self.outbox.soon(Subject::Node);
         }
+    }
+
+    /// Ends a connection that does not get on; the shell tells when it has, and dials again.
+    fn give_up(&mut self, reason: &'static str, message: &str) {
+        self.event(None, true, reason, message);
+        self.connection.state = State::Down;
+        self.put(Output::Disconnect);
     }
 
     /// What stands in this node's own birth-or-will topic: it should be the newest birth.
@@ -372,7 +424,9 @@ impl Protocol {
         }
     }
 
+    /// Two clients have one name, as far as can be seen; until nothing has been seen of it for a whole window.
     fn suspect_duplicate(&mut self) {
+        self.connection.rebirth_at.get_or_insert(self.now.plus(REBIRTH_WINDOW));
         if !self.connection.duplicate {
             self.connection.duplicate = true;
             self.event(
@@ -385,19 +439,49 @@ impl Protocol {
         }
     }
 
+    /// What was not taken is said again after a while, and so on: access lists are mended and quotas are over without a new connection, and
+    /// readers must not be left with what was true before.
     pub(super) fn publish_refused(&mut self, topic: &str, why: &str) {
-        let refused = Some((topic.to_owned(), why.to_owned()));
-        if self.connection.refused_publish != refused {
+        if !self.connection.is_up() {
+            return;
+        }
+        let subject = match self.config.topics.tree().read_outbound(topic) {
+            Some((_, Outbound::Pod { key })) => Some(Subject::Pod(key)),
+            Some((_, Outbound::Node)) => Some(Subject::Node),
+            Some((_, Outbound::Online)) => None,
+            // An answer, or a request for blocks: nobody waits for an old one.
+            Some((_, Outbound::Reply { .. } | Outbound::Get)) | None => return,
+        };
+        if self.connection.refused_publish.is_none() {
             self.event(None, true, "PublishRefused", format!("{topic}: {why}"));
-            self.connection.refused_publish = refused;
-            if topic != self.config.topics.node_status() {
+            self.connection.refused_publish = Some((topic.to_owned(), why.to_owned()));
+            if subject != Some(Subject::Node) {
                 self.outbox.soon(Subject::Node);
+            }
+        }
+        self.connection.unsaid.insert(subject);
+        self.connection.say_again.get_or_insert((self.now.plus(SAY_AGAIN.0), SAY_AGAIN.0));
+    }
+
+    /// Once more what the broker did not take; or the news that it has taken everything since.
+    fn say_again(&mut self, waited: Duration) {
+        if self.connection.unsaid.is_empty() {
+            (self.connection.say_again, self.connection.refused_publish) = (None, None);
+            return self.outbox.soon(Subject::Node);
+        }
+        let wait = (waited * 2).min(SAY_AGAIN.1);
+        self.connection.say_again = Some((self.now.plus(wait), wait));
+        for subject in std::mem::take(&mut self.connection.unsaid) {
+            match subject {
+                Some(subject) => self.outbox.force(subject),
+                None => self.birth(),
             }
         }
     }
 
     pub(super) fn stop(&mut self) {
-        if self.connection.is_up() {
+        // Also where the birth was not said yet: what stands at the broker is that of the connection before.
+        if self.connection.is_up() || matches!(self.connection.state, State::Subscribing(_)) {
             let goodbye = self.online(false);
             self.put(Output::Publish(goodbye));
             self.put(Output::Disconnect);

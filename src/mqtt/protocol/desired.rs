@@ -248,6 +248,9 @@ impl Protocol {
     /// Marks of deleted pods that are too many.
     fn surplus(&self) -> Vec<(PodKey, Floor)> {
         let marks = self.pods.iter().filter(|(_, pod)| pod.is_only_mark());
+        if marks.clone().count() <= MARKS_MAX {
+            return vec![];
+        }
         surplus(marks.map(|(key, pod)| (key.clone(), pod.floor())).collect(), MARKS_MAX)
     }
 

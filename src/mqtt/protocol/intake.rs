@@ -70,7 +70,7 @@ impl Protocol {
             return;
         }
         match self.judge(&envelope, &scope, key) {
-            Ok(release) => self.take(Arc::new(release)),
+            Ok(release) => self.take_or_hold(Arc::new(release)),
             Err((version, refusal)) => self.refuse(key, scope, digest, version, refusal),
         }
     }
@@ -79,7 +79,11 @@ impl Protocol {
     fn is_known(&mut self, key: &PodKey, scope: &Scope, digest: Digest) -> bool {
         let conn = self.connection.conn();
         let Some(pod) = self.pods.get_mut(key) else { return false };
-        if pod.incoming.get(scope).is_some_and(|i| i.release.revision.digest == digest) {
+        if let Some(incoming) = pod.incoming.get_mut(scope)
+            && incoming.release.revision.digest == digest
+        {
+            // It is the last that came, again.
+            incoming.next = None;
             return true;
         }
         if pod.record.want.lines.get(scope).is_none_or(|l| l.revision.digest != digest) {
@@ -135,12 +139,6 @@ impl Protocol {
         let line = pod.and_then(|pod| pod.record.want.lines.get(scope));
         self.config.trust.check_epoch(release.revision.version.epoch)?;
         self.judge_version(release, line)?;
-        if let Some(incoming) = pod.and_then(|pod| pod.incoming.get(scope))
-            && release.revision.version <= incoming.release.revision.version
-        {
-            let newest = incoming.release.revision.version;
-            return Err(Refusal::new(Reason::Stale, format!("{newest} is being looked at")));
-        }
         self.judge_by_index(release)?;
         self.judge_room(release, pod)
     }
@@ -180,13 +178,25 @@ impl Protocol {
         Ok(())
     }
 
-    /// A document that is right as far as we can see.
+    /// A document that is right as far as we can see. While one that is as new or newer is being looked at, nothing can be said of it: that
+    /// one may be refused, and this one is what stands at the broker then.
+    fn take_or_hold(&mut self, release: Arc<Release>) {
+        let pod = self.pods.get_mut(&release.key);
+        if let Some(incoming) = pod.and_then(|pod| pod.incoming.get_mut(&release.scope))
+            && release.revision.version <= incoming.release.revision.version
+        {
+            incoming.next = Some(release);
+            return;
+        }
+        self.take(release);
+    }
+
     fn take(&mut self, release: Arc<Release>) {
         if release.intent.deleted {
             return self.accept(release, Admission::default());
         }
         let ticket = self.ticket();
-        let incoming = Incoming { ticket, release: Arc::clone(&release) };
+        let incoming = Incoming { ticket, release: Arc::clone(&release), next: None };
         let pod = self.pods.entry(release.key.clone()).or_insert_with(Pod::stranger);
         pod.incoming.insert(release.scope.clone(), incoming);
         self.put(Output::Admit { ticket, release });
@@ -201,7 +211,7 @@ impl Protocol {
         let Some(incoming) = self.pods.get_mut(&key).and_then(|p| p.incoming.remove(&scope)) else {
             return;
         };
-        let release = incoming.release;
+        let Incoming { release, next, .. } = incoming;
         // Things may have changed while the manifest was looked at.
         let still = result.and_then(|admission| {
             let line = self.pods.get(&key).and_then(|pod| pod.record.want.lines.get(&scope));
@@ -215,10 +225,19 @@ impl Protocol {
         match still {
             Ok(admission) => self.accept(release, admission),
             Err(refusal) => {
-                let Revised { digest, version } = Revised::of(&release);
-                self.refuse(&key, scope, digest, Some(version), refusal);
+                self.refuse_release(&release, refusal);
             }
         }
+        let Some(next) = next else { return };
+        match self.judge_release(&next, &scope, &key) {
+            Ok(()) => self.take_or_hold(next),
+            Err(refusal) => self.refuse_release(&next, refusal),
+        }
+    }
+
+    fn refuse_release(&mut self, release: &Release, refusal: Refusal) {
+        let (digest, version) = (release.revision.digest, release.revision.version);
+        self.refuse(&release.key, release.scope.clone(), digest, Some(version), refusal);
     }
 
     /// The document is the newest of its line from now on; it is acknowledged and acted upon once that is on disk.
@@ -309,11 +328,14 @@ impl Protocol {
         }
     }
 
-    /// What another source had may be free: documents that were refused for it are at the broker still.
+    /// What another source had may be free, or there may be room for one more: documents that were refused for it are at the broker still.
     pub(super) fn reconsider(&mut self) {
-        let conflicts =
-            |pod: &Pod| pod.refused.values().any(|r| r.reason == Reason::SourceConflict);
-        if self.pods.values().any(conflicts) {
+        let may_pass = |refused: &RefusedStatus| {
+            matches!(refused.reason, Reason::SourceConflict | Reason::TooManyPods)
+                // For want of room: an envelope that is too large is not looked into.
+                || refused.reason == Reason::TooLarge && refused.version.is_some()
+        };
+        if self.pods.values().any(|pod| pod.refused.values().any(may_pass)) {
             self.resync();
         }
         for pod in self.pods.values_mut() {
@@ -322,16 +344,5 @@ impl Protocol {
             }
         }
         self.every_pod();
-    }
-}
-
-struct Revised {
-    digest: Digest,
-    version: Version,
-}
-
-impl Revised {
-    fn of(release: &Release) -> Self {
-        Self { digest: release.revision.digest, version: release.revision.version }
     }
 }

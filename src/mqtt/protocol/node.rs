@@ -16,6 +16,8 @@ use crate::mqtt::version::{Order, Version, compare};
 #[derive(Debug)]
 pub(super) struct Clocks {
     started: Timestamp,
+    /// When the program was made.
+    built_ms: i64,
     floor_ms: i64,
     /// The latest time that a signature may make us believe in.
     latest_ms: i64,
@@ -25,7 +27,7 @@ pub(super) struct Clocks {
 impl Clocks {
     pub(super) fn new(started: Timestamp, built_ms: i64) -> Self {
         let latest_ms = built_ms.saturating_add(PROGRAM_LIFE_MS);
-        Self { started, floor_ms: built_ms, latest_ms, synced: false }
+        Self { started, built_ms, floor_ms: built_ms, latest_ms, synced: false }
     }
 
     pub(super) fn raise(&mut self, ms: i64) {
@@ -42,9 +44,12 @@ impl Clocks {
         u64::try_from(now.since(self.started).as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// The wall clock, if it can be right.
+    /// The wall clock, if it can be right. Where a time service vouches for it, somebody has signed with a clock that runs ahead: that must
+    /// not leave this node without a time until then.
     pub(super) fn wall_ms(&self, now: Timestamp) -> Option<i64> {
-        (now.wall_ms() >= self.floor_ms).then_some(now.wall_ms())
+        let is_possible =
+            now.wall_ms() >= self.floor_ms || (self.synced && now.wall_ms() >= self.built_ms);
+        is_possible.then_some(now.wall_ms())
     }
 }
 

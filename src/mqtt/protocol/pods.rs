@@ -23,6 +23,8 @@ use crate::mqtt::version::Revision;
 pub(super) struct Incoming {
     pub(super) ticket: Ticket,
     pub(super) release: Arc<Release>,
+    /// The last one that came meanwhile and is no newer: it counts if this one does not.
+    pub(super) next: Option<Arc<Release>>,
 }
 
 /// What was handed to the runtime.
@@ -142,7 +144,10 @@ impl Pod {
     pub(super) fn bytes(&self) -> usize {
         let lines = self.record.want.lines.values().filter_map(|line| line.release.as_ref());
         let held = lines.chain(&self.record.want.good);
-        let incoming = self.incoming.values().map(|incoming| &incoming.release);
+        let incoming = self
+            .incoming
+            .values()
+            .flat_map(|incoming| std::iter::once(&incoming.release).chain(&incoming.next));
         held.chain(incoming).map(|release| release.payload.len()).sum()
     }
 
@@ -183,7 +188,7 @@ fn unusable(scope: &Scope, line: &Line, config: &Config) -> Option<&'static str>
     {
         return Some("NotInGroup");
     }
-    if config.trust.stopped().contains(line.keyid.as_str()) {
+    if config.trust.stops(&line.keyid) {
         return Some("KeyRevoked");
     }
     let has = |(key, value): (&String, &String)| config.labels.get(key) == Some(value);
@@ -218,9 +223,7 @@ pub(super) fn align(record: &mut PodRecord, before: Option<Arc<Release>>, config
         let usable = line.is_some_and(|line| {
             line.release.is_some() && unusable(&good.scope, line, config) != Some("NotInGroup")
         });
-        usable
-            && good.revision != lead.revision
-            && !config.trust.stopped().contains(good.keyid.as_str())
+        usable && good.revision != lead.revision && !config.trust.stops(&good.keyid)
     };
     if record.good.as_ref().is_some_and(|good| !lives(good)) {
         record.good = None;

@@ -54,6 +54,9 @@ fn what_is_not_ours_is_none() {
         "pods/v1/acme/n/gw-17.north/pod/default",
         "pods/v1/acme/n/gw-17.north/pod//web",
         "pods/v1/acme/n/gw-17.north/pod/default/web/more",
+        // Its record would stand under the name of default/more.web's.
+        "pods/v1/acme/n/gw-17.north/pod/default.more/web",
+        "pods/v1/acme/g/line-a/pod/default.more/web",
         "pods/v1/acme/n/gw-17.north/pod/default/Web",
         "pods/v1/acme/n/gw-17.north/pod/default/../web",
         "pods/v1/acme/n/gw-17.north/pod/de+ault/#",

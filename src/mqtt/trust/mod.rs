@@ -19,8 +19,6 @@ mod key;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
-
 use serde::{Deserialize, Serialize};
 
 use super::cause::{Reason, Refusal};
@@ -152,11 +150,11 @@ impl Trust {
         self.document.as_ref().map_or(0, |d| d.version)
     }
 
-    /// Keys whose pods are to stop.
+    /// Whether the pods that this key has signed are to stop.
     #[must_use]
-    pub fn stopped(&self) -> BTreeSet<&str> {
-        let revoked = self.document.iter().flat_map(|d| &d.revoked);
-        revoked.filter(|r| r.pods == RunningPods::Stop).map(|r| r.keyid.as_str()).collect()
+    pub fn stops(&self, keyid: &str) -> bool {
+        let mut revoked = self.document.iter().flat_map(|d| &d.revoked);
+        revoked.any(|r| r.keyid == keyid && r.pods == RunningPods::Stop)
     }
 
     /// What the anchor's roots are, in one word: a document that was adopted under other roots must prove itself again.

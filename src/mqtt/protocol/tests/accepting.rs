@@ -243,3 +243,66 @@ fn rubbish_of_every_kind_is_refused_and_never_fatal() {
         assert_eq!(lab.verdict("web"), (None, Some(reason.as_str())));
     }
 }
+
+#[test]
+fn what_is_mended_while_it_is_looked_at_is_looked_at_next() {
+    let mut lab = Lab::online();
+    let refusal = Refusal::new(Reason::Invalid, "no");
+    lab.refusals.insert(pod_key("web"), refusal);
+    lab.hold_admissions = true;
+    lab.send(&intent("web", 7));
+    // Its author has seen it himself, and publishes what he meant under the same generation.
+    let mended = PodIntent { uid: "uid-2".into(), ..intent("web", 7) };
+    lab.send(&mended);
+    lab.settle();
+    lab.refusals.clear();
+    lab.admit_held();
+    assert_eq!(lab.verdict("web"), (Some(7), None));
+    assert_eq!(lab.status("web").documents[0].accepted.as_ref().unwrap().revision.uid, "uid-2");
+}
+
+#[test]
+fn what_came_while_a_newer_one_was_looked_at_gets_its_verdict() {
+    for refused in [false, true] {
+        let mut lab = Lab::online();
+        if refused {
+            lab.refusals.insert(pod_key("web"), Refusal::new(Reason::Invalid, "no"));
+        }
+        lab.hold_admissions = true;
+        lab.send(&intent("web", 7));
+        lab.send(&intent("web", 6));
+        lab.refusals.clear();
+        lab.admit_held();
+        let expected = if refused { (Some(6), None) } else { (Some(7), Some("Stale")) };
+        assert_eq!(lab.verdict("web"), expected);
+    }
+}
+
+#[test]
+fn room_for_one_more_is_for_who_was_refused_for_want_of_it() {
+    let mut lab = Lab::online();
+    let refusal = Refusal::new(Reason::TooManyPods, "the node has 1024 pods, and takes no more");
+    lab.refusals.insert(pod_key("web"), refusal);
+    lab.send(&intent("web", 1));
+    assert_eq!(lab.verdict("web"), (None, Some("TooManyPods")));
+    lab.refusals.clear();
+    lab.seconds(60);
+    let before = lab.subscribed.len();
+    lab.input(Input::Reconsider);
+    lab.grant(before);
+    assert_eq!(lab.verdict("web"), (Some(1), None));
+}
+
+#[test]
+fn a_namespace_has_no_dot() {
+    // The names of a pod's record would be those of another's.
+    let mut lab = Lab::online();
+    let gone = PodIntent { namespace: "default.more".into(), ..tombstone("web", 2) };
+    let topic = "pods/v1/acme/n/gw-17/pod/default.more/web".to_owned();
+    let payload = serde_json::to_vec(&gone).unwrap();
+    let key = controller_key();
+    let kind = crate::mqtt::envelope::PayloadType::Intent;
+    let payload = Bytes::from(controller::sign(kind, payload, &[&key]).to_json());
+    lab.input(Input::Message { topic, payload, retained: true });
+    assert_eq!(lab.writes.len(), 1, "only the node's: {:?}", lab.writes);
+}

@@ -1,7 +1,7 @@
 use std::time::Duration;
 
 use crate::mqtt::kit::*;
-use crate::mqtt::protocol::{Input, RecordName};
+use crate::mqtt::protocol::{Input, Output, RecordName};
 
 fn online_message(lab: &Lab, online: bool, conn: u64, boot: &str) -> Input {
     let text = format!(
@@ -304,4 +304,130 @@ fn a_jump_of_the_wall_clock_moves_no_deadline() {
     assert_eq!(lab.stage("web"), Some(crate::mqtt::status::Stage::Probing));
     lab.seconds(10);
     assert_eq!(lab.stage("web"), Some(crate::mqtt::status::Stage::Failed));
+}
+
+#[test]
+fn another_client_that_has_gone_is_forgotten() {
+    let mut lab = Lab::online();
+    lab.connected = false;
+    lab.input(Input::Disconnected { why: "taken over".into(), taken_over: true });
+    lab.connect();
+    lab.settle();
+    assert_eq!(lab.node_condition("Unique").unwrap().reason, "DuplicateIdentity");
+    lab.seconds(200);
+    lab.connected = false;
+    lab.input(Input::Disconnected { why: "taken over".into(), taken_over: true });
+    lab.connect();
+    lab.seconds(200);
+    assert!(lab.node_condition("Unique").is_some(), "five minutes after the last time");
+    lab.seconds(101);
+    assert_eq!(lab.node_condition("Unique"), None);
+    assert_eq!(lab.happened("DuplicateIdentity"), 1);
+}
+
+#[test]
+fn what_the_broker_did_not_take_is_said_again_until_it_does() {
+    let mut lab = Lab::online();
+    lab.send(&intent("web", 1));
+    lab.settle();
+    let topic = lab.config.topics.pod_status(&pod_key("web")).unwrap();
+    // Readers have what was true before; on this connection nothing changes any more.
+    let refuse = |lab: &mut Lab| {
+        lab.broker.remove(&topic);
+        let why = "quota exceeded".to_owned();
+        lab.input(Input::PublishRefused { topic: topic.clone(), why });
+    };
+    refuse(&mut lab);
+    lab.settle();
+    assert!(lab.node_condition("Published").unwrap().message.contains("quota exceeded"));
+    lab.seconds(300);
+    assert!(lab.broker.contains_key(&topic), "said again");
+    refuse(&mut lab);
+    lab.seconds(300);
+    assert!(!lab.broker.contains_key(&topic), "less and less often");
+    lab.seconds(300);
+    assert!(lab.broker.contains_key(&topic));
+    assert!(lab.node_condition("Published").is_some());
+    lab.seconds(1200);
+    assert_eq!(lab.node_condition("Published"), None, "all was taken for a while");
+    assert_eq!(lab.happened("PublishRefused"), 1);
+    // The birth is said again as well.
+    let birth = lab.config.topics.online();
+    lab.broker.remove(&birth);
+    lab.input(Input::PublishRefused { topic: birth.clone(), why: "no".into() });
+    lab.seconds(301);
+    assert!(lab.online_message().online);
+}
+
+#[test]
+fn a_connection_that_nobody_expects_is_left_and_not_kept_in_silence() {
+    // The end of an earlier connection is told late, when the next one has been asked for.
+    let mut lab = Lab::online();
+    lab.disconnect();
+    lab.input(Input::Dial);
+    lab.input(Input::Disconnected { why: "late".into(), taken_over: false });
+    lab.connected = true;
+    lab.sent.clear();
+    lab.input(Input::Connected);
+    assert_eq!((lab.disconnects, lab.happened("OutOfStep")), (1, 1));
+    assert_eq!(lab.sent, []);
+    lab.disconnect();
+    lab.connect();
+    assert_eq!(lab.online_message().conn, lab.conn());
+}
+
+#[test]
+fn an_attempt_that_neither_comes_about_nor_fails_is_given_up() {
+    let mut lab = Lab::new();
+    lab.input(Input::Dial);
+    lab.seconds(299);
+    assert_eq!(lab.disconnects, 0);
+    lab.seconds(1);
+    assert_eq!((lab.disconnects, lab.happened("ConnectTimeout")), (1, 1));
+    lab.disconnect();
+    lab.connect();
+    assert!(lab.online_message().online);
+}
+
+#[test]
+fn a_disk_that_hangs_keeps_no_node_offline() {
+    let lab = Lab::new();
+    let (mut protocol, mut now) = (lab.protocol, lab.now);
+    let connects = |outputs: &[Output]| outputs.iter().any(|o| matches!(o, Output::Connect { .. }));
+    assert!(!connects(&protocol.step(now, Input::Dial)));
+    let mut connected_after = None;
+    for second in 1..=120 {
+        now = now.plus(Duration::from_secs(1));
+        if connects(&protocol.step(now, Input::Tick)) {
+            connected_after = Some(second);
+            break;
+        }
+    }
+    assert_eq!(connected_after, Some(60));
+}
+
+#[test]
+fn who_stops_before_the_broker_has_answered_says_goodbye_too() {
+    let mut lab = Lab::online();
+    lab.disconnect();
+    lab.input(Input::Dial);
+    lab.input(Input::Connected);
+    assert!(lab.online_message().online, "that of the connection before");
+    lab.input(Input::Stop);
+    assert!(!lab.online_message().online);
+}
+
+#[test]
+fn a_signer_whose_clock_runs_ahead_does_not_take_the_nodes_time_from_it() {
+    let mut lab = Lab::online();
+    let ahead = crate::mqtt::intent::PodIntent {
+        issued_at: "2036-01-01T00:00:00Z".into(),
+        ..intent("web", 1)
+    };
+    lab.send(&ahead);
+    lab.settle();
+    assert_eq!(lab.node_status().stamp.time, None, "who knows?");
+    lab.input(Input::Clock { synced: true });
+    lab.settle();
+    assert!(lab.node_status().stamp.time.unwrap().starts_with("2026-11-21T07:00"));
 }

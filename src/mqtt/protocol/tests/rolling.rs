@@ -368,3 +368,74 @@ fn a_group_takes_over_where_the_node_document_ends_and_back() {
     lab.settle();
     assert_eq!(lab.status("web").last_good, None);
 }
+
+/// The same module, from elsewhere, of that size.
+fn from(source: &str, size: u64, name: &str, generation: u64) -> PodIntent {
+    let mut intent = with_artifact("module", intent(name, generation));
+    intent.artifacts[0].sources = vec![source.to_owned()];
+    intent.artifacts[0].size = size;
+    intent
+}
+
+#[test]
+fn what_one_document_says_of_a_module_fails_no_other_that_wants_it() {
+    let mut lab = Lab::online();
+    let digest = crate::mqtt::envelope::digest(b"module");
+    // Whoever may sign for one namespace is first, and wrong: nobody has it there, and it has not that size.
+    lab.send(&from("https://wrong.example/m", 7, "bad", 1));
+    lab.send(&from("https://right.example/m", 1000, "web", 1));
+    lab.send(&from("https://third.example/m", 1000, "too", 1));
+    assert_eq!(lab.fetching[&digest], ["https://wrong.example/m"]);
+    lab.not_fetched("module", false);
+    let stage =
+        |lab: &mut Lab, name| (lab.stage(name).unwrap(), lab.status(name).rollout.unwrap().reason);
+    assert_eq!(stage(&mut lab, "bad"), (Stage::Failed, "FetchFailed".into()));
+    assert_eq!(stage(&mut lab, "web"), (Stage::Fetching, String::new()));
+    // At once, and from both places.
+    let mut asked = lab.fetching[&digest].clone();
+    asked.sort();
+    assert_eq!(asked, ["https://right.example/m", "https://third.example/m"]);
+    lab.fetched("module");
+    assert_eq!((lab.runs("bad"), lab.runs("web"), lab.runs("too")), (None, Some(1), Some(1)));
+}
+
+#[test]
+fn who_knows_another_place_need_not_wait_for_the_next_try_at_the_first() {
+    let mut lab = Lab::online();
+    let digest = crate::mqtt::envelope::digest(b"module");
+    lab.send(&from("https://away.example/m", 1000, "web", 1));
+    lab.not_fetched("module", true);
+    assert!(lab.fetching.is_empty(), "it waits");
+    lab.send(&from("https://here.example/m", 1000, "too", 1));
+    assert!(lab.fetching[&digest].contains(&"https://here.example/m".to_owned()));
+    lab.not_fetched("module", true);
+    for _ in 0..20 {
+        lab.seconds(1);
+        assert!(lab.fetching.is_empty() || lab.fetching[&digest].len() == 2);
+    }
+    lab.seconds(300);
+    // For good: both were asked, and neither has it.
+    lab.not_fetched("module", false);
+    assert_eq!(lab.stage("web"), Some(Stage::Failed));
+    assert_eq!(lab.stage("too"), Some(Stage::Failed));
+    lab.seconds(3600);
+    assert!(lab.fetching.is_empty());
+}
+
+#[test]
+fn two_images_that_are_one_module_are_one_transfer() {
+    let mut lab = Lab::online();
+    let mut both = from("https://one.example/m", 1000, "web", 1);
+    let mut second = both.artifacts[0].clone();
+    second.image = "other".to_owned();
+    second.sources = vec!["https://two.example/m".to_owned()];
+    both.artifacts.push(second);
+    lab.send(&both);
+    let digest = crate::mqtt::envelope::digest(b"module");
+    assert_eq!(lab.fetching[&digest].len(), 2);
+    lab.not_fetched("module", true);
+    assert!(lab.fetching.is_empty(), "all of its places were asked");
+    lab.seconds(6);
+    lab.fetched("module");
+    assert_eq!(lab.runs("web"), Some(1));
+}

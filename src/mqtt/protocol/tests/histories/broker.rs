@@ -23,7 +23,7 @@ impl World {
             self.will = Some(will);
             self.input(Input::Connected);
         } else if !self.connected && !self.dialling {
-            self.dialling = true;
+            (self.dialling, self.dialled_at) = (true, self.now);
             self.input(Input::Dial);
         }
     }

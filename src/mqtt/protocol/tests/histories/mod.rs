@@ -44,6 +44,8 @@ fn act() -> impl Strategy<Value = Act> {
         2 => (n(), n()).prop_map(|(survives, how)| Act::Crash { survives, how }),
         1 => Just(Act::Missed),
         1 => Just(Act::Reconsider),
+        1 => n().prop_map(Act::ToldLate),
+        1 => n().prop_map(Act::Refuse),
     ]
 }
 

@@ -40,7 +40,7 @@ impl World {
                 digest: crate::mqtt::envelope::digest(module.as_bytes()),
                 size: 100,
                 media_type: String::new(),
-                sources: vec!["mqtt:".to_owned()],
+                sources: vec![["mqtt:", "https://files.example/m"][usize::from(who)].to_owned()],
                 deltas: vec![],
             });
         }

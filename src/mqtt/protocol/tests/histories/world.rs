@@ -18,6 +18,7 @@ use crate::mqtt::protocol::{
     Admission, Config, FetchFailure, Input, Instance, Output, PodPhase, PodReport, Protocol,
     Publish, RecordName, Restored, Ticket,
 };
+use crate::mqtt::record::NodeRecord;
 use crate::mqtt::status::Stage;
 use crate::mqtt::topic::Scope;
 use crate::mqtt::version::Version;
@@ -97,6 +98,10 @@ pub(super) enum Act {
     },
     Missed,
     Reconsider,
+    /// The end of an earlier connection is told once more, whatever there is now.
+    ToldLate(u8),
+    /// The broker refuses one of the messages on their way up.
+    Refuse(u8),
 }
 
 #[derive(Debug)]
@@ -123,6 +128,7 @@ pub(super) struct World {
     pub(super) reports: BTreeMap<PodKey, PodReport>,
 
     pub(super) dialling: bool,
+    pub(super) dialled_at: Timestamp,
     pub(super) connected: bool,
     /// A connection that the node asked for and the link has not made.
     pub(super) offered: Option<(u64, Publish)>,
@@ -192,6 +198,7 @@ impl World {
             runs: BTreeMap::new(),
             reports: BTreeMap::new(),
             dialling: false,
+            dialled_at: now,
             connected: false,
             offered: None,
             wills: vec![],
@@ -249,6 +256,20 @@ impl World {
             Act::Crash { survives, how } => self.crash(survives, how % 8 == 0),
             Act::Missed => self.input(Input::Missed),
             Act::Reconsider => self.input(Input::Reconsider),
+            Act::ToldLate(how) => {
+                // On a connection that stands the link says so only of that one.
+                if !self.connected {
+                    let taken_over = how % 2 == 0;
+                    self.input(Input::Disconnected { why: "late".to_owned(), taken_over });
+                    self.dialling = false;
+                }
+            }
+            Act::Refuse(n) => {
+                if let Some(at) = pick(n, self.up.len()) {
+                    let topic = self.up.remove(at).topic;
+                    self.input(Input::PublishRefused { topic, why: "quota".to_owned() });
+                }
+            }
         }
     }
 
@@ -270,11 +291,14 @@ impl World {
             Output::Connect { conn, will } => {
                 assert!(self.dialling, "Connect without Dial");
                 self.dialling = false;
-                let fresh = self.conns.last().is_none_or(|last| conn > *last);
-                assert!(
-                    fresh || self.node_write_failed,
-                    "connection number {conn} was used before"
-                );
+                // A disk that hangs for a minute is one that refuses.
+                let reserved = self.disk.get(&RecordName::Node);
+                let reserved =
+                    reserved.map_or(0, |r| NodeRecord::from_json(r).unwrap().conn_reserved);
+                let hangs = self.now.since(self.dialled_at) >= Duration::from_secs(60);
+                self.node_write_failed |= conn >= reserved && hangs;
+                let is_free = conn < reserved && self.conns.last().is_none_or(|last| conn > *last);
+                assert!(is_free || self.node_write_failed, "connection number {conn} is not free");
                 self.conns.insert(conn);
                 self.offered = Some((conn, will));
             }
