@@ -21,6 +21,8 @@ pub struct Progress {
     pub total: Option<u64>,
     /// The place that is being asked.
     pub source: String,
+    /// It may not begin, for the node is short of memory.
+    pub held: bool,
 }
 
 /// See the header.

@@ -137,10 +137,12 @@ struct Waiting {
 enum Stage {
     /// It is not its turn, or its turn is now.
     Idle,
-    /// `pulling`: that it is being fetched was said. `stale`: it is an image that is no longer wanted.
+    /// `pulling`: that it is being fetched was said. `held`: that may not be begun, for lack of memory. `stale`: it is an image that is no
+    /// longer wanted.
     Preparing {
         since: Timestamp,
         pulling: bool,
+        held: bool,
         stale: bool,
     },
     /// `announced`: shows `ImagePullBackOff`, no longer the error itself.
@@ -174,6 +176,8 @@ enum Stage {
 struct Compiling {
     since: Timestamp,
     digest: String,
+    /// It may not be begun, for lack of memory.
+    held: bool,
 }
 
 /// A run that is under way.
@@ -313,7 +317,8 @@ impl Machine {
     /// It is its turn: look for its image. Does nothing unless it waits for exactly that.
     pub fn begin(&mut self, cx: &mut Context<'_>) {
         if self.stage == Stage::Idle {
-            self.stage = Stage::Preparing { since: cx.now, pulling: false, stale: false };
+            self.stage =
+                Stage::Preparing { since: cx.now, pulling: false, held: false, stale: false };
             cx.actions.push(Action::Prepare { run: cx.run(self.begun) });
         }
     }

@@ -89,6 +89,11 @@ pub enum Event {
         run: RunId,
         took: Option<Duration>,
     },
+    /// What the run needs next (its image, or its code for this machine) may not be begun, since the node is short of memory; or may again.
+    Held {
+        run: RunId,
+        held: bool,
+    },
     /// The module's instance runs.
     Started {
         run: RunId,

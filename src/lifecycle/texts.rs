@@ -16,6 +16,8 @@ pub const UNHEALTHY: &str = "Unhealthy";
 
 pub const CRASH_LOOP_BACK_OFF: &str = "CrashLoopBackOff";
 pub const COMPILING: &str = "Compiling";
+/// As the node's own condition says it.
+pub const MEMORY_IS_TIGHT: &str = "MemoryIsTight";
 pub const ERR_IMAGE_PULL: &str = "ErrImagePull";
 pub const ERR_IMAGE_NEVER_PULL: &str = "ErrImageNeverPull";
 pub const INVALID_IMAGE_NAME: &str = "InvalidImageName";
@@ -91,6 +93,20 @@ pub fn pull_back_off(container: &Container) -> String {
 pub fn compiling(container: &Container, digest: &str) -> String {
     format!("Compiling the module of image \"{}\" ({digest}) for this machine", container.image)
 }
+
+/// Why an image is not fetched.
+pub fn fetch_held(container: &Container) -> String {
+    format!("Image \"{}\" waits to be fetched: {TIGHT}", container.image)
+}
+
+/// Why a module is not compiled.
+pub fn compile_held(container: &Container, digest: &str) -> String {
+    let image = &container.image;
+    format!("The module of image \"{image}\" ({digest}) waits to be compiled: {TIGHT}")
+}
+
+/// What the two have in common.
+const TIGHT: &str = "memory is tight on the node, and nothing new is compiled or fetched; it goes on by itself when that is over";
 
 /// As Kubernetes tells of images, it distinguishes how long it took from how long it was waited for.
 pub fn compiled(

@@ -23,6 +23,7 @@ use crate::lifecycle::{
     Action, Event, HookKind, PodEvent, ProbeOutcome, Restored, RunId, StopReason,
 };
 use crate::pod::context::NodeContext;
+use crate::pod::holds::Holds;
 use crate::pod::images;
 use crate::pod::logs::PodLogs;
 use crate::pod::run::{Ingredients, StartFailure};
@@ -309,8 +310,11 @@ impl Hands {
                 let told = reports.send(Report::Event(Event::Pulling { run: run.clone() })).await;
                 drop(told);
             };
-            let found = Box::pin(images::obtain(&node, &pod, &container, pulling));
-            let obtained = match search.run_until_cancelled(found).await {
+            let holds = Holds::default();
+            let held = |held| holds.set(held);
+            let found = Box::pin(images::obtain(&node, &pod, &container, pulling, &held));
+            let found = search.run_until_cancelled(holds.telling(&run, &reports, found));
+            let obtained = match found.await {
                 Some(Ok(obtained)) => obtained,
                 Some(Err(PullFailure { reason, message })) => {
                     return Report::Event(Event::PrepareFailed { run, reason, message });

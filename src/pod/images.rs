@@ -10,12 +10,12 @@
 //!
 //! A gateway must start without a network. So, unlike the kubelet, `Always` does not ask about a digest (it stands for one
 //! content for ever), nor about what was loaded by hand; and where the registry *cannot be reached*, what is here is used,
-//! with a warning. A registry that answers "no" is obeyed.
+//! with a warning. A registry that answers "no" is obeyed. It is not asked at all while the node is short of memory.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::artifact::{FetchError, Found, Keyring, Remote};
+use crate::artifact::{FetchError, Found, Keyring, Progress, Remote};
 use crate::error::chain;
 use crate::image::{PullFailure, ResolveError, ResolvedImage, pull_failure};
 use crate::pod::context::NodeContext;
@@ -42,12 +42,14 @@ pub struct Warning {
     pub message: String,
 }
 
-/// Finds or fetches the image of a container; `pulling` is called before something is fetched.
+/// Finds or fetches the image of a container; `pulling` is called before something is fetched, `held` whenever the node's lack of memory
+/// becomes, or no longer is, why that does not begin.
 pub async fn obtain(
     node: &Arc<NodeContext>,
     pod: &Pod,
     container: &Container,
     pulling: impl Future<Output = ()>,
+    held: &(dyn Fn(bool) + Send + Sync),
 ) -> Result<Obtained, PullFailure> {
     let (image, policy) = (&container.image, container.pull_policy);
     let local = look(node, image).await;
@@ -64,7 +66,7 @@ pub async fn obtain(
         Err(error) => return Err(pull_failure(image, policy, &error)),
     };
     let (keyring, warnings) = pull_secrets(node, pod);
-    let source = Registry { node, image, remote, keyring };
+    let source = Registry { node, image, remote, keyring, held };
     let outcome = match &kept {
         None => source.pull(pulling).await.map_err(|error| failure(&error)),
         Some(kept) => source.refresh(kept, pulling).await.map_err(|error| failure(&error)),
@@ -81,6 +83,7 @@ struct Registry<'a> {
     image: &'a ImageRef,
     remote: Remote,
     keyring: Keyring,
+    held: &'a (dyn Fn(bool) + Send + Sync),
 }
 
 impl Registry<'_> {
@@ -102,6 +105,9 @@ impl Registry<'_> {
             let (image, warnings) = (kept.clone(), vec![stale(self.image, kept, why)]);
             Ok(Obtained { image, present: true, warnings })
         };
+        if self.node.fetcher.is_short() {
+            return keep("the node is short of memory and fetches nothing");
+        }
         if self.node.fetcher.is_away(&self.remote) {
             return keep("it could not be reached a moment ago");
         }
@@ -127,8 +133,8 @@ impl Registry<'_> {
     }
 
     async fn bring(&self, found: Found) -> Result<ResolvedImage, FetchError> {
-        let fetcher = &self.node.fetcher;
-        fetcher.bring(self.image, &self.remote, found, &self.keyring, &|_| {}).await
+        let (fetcher, told) = (&self.node.fetcher, |now: &Progress| (self.held)(now.held));
+        fetcher.bring(self.image, &self.remote, found, &self.keyring, &told).await
     }
 }
 

@@ -16,6 +16,7 @@ pub mod context;
 pub mod environment;
 pub mod exec;
 pub mod hands;
+pub mod holds;
 pub mod host_port;
 pub mod http_probe;
 pub mod images;

@@ -17,6 +17,7 @@ use crate::limits::TERMINATION_MESSAGE_BYTES_MAX;
 use crate::pod::context::NodeContext;
 use crate::pod::environment::{Resolved, resolve};
 use crate::pod::hands::Report;
+use crate::pod::holds::Holds;
 use crate::pod::logs::LogRing;
 use crate::pod::objects::BoardObjects;
 use crate::pod::sandbox::Sandbox;
@@ -182,7 +183,13 @@ impl Ingredients {
             }
         };
         let fuel = container.resources.needs_fuel();
-        let prepared = self.node.runtime.prepare_telling(module, fuel, compiling).await;
+        let holds = Holds::default();
+        let held = |held| holds.set(held);
+        let preparing = self.node.runtime.prepare_telling(module, fuel, compiling, &held);
+        let prepared = match news {
+            Some((run, news)) => holds.telling(run, news, preparing).await,
+            None => preparing.await,
+        };
         let prepared = prepared.map_err(|e| {
             let message = format!("image {}: {}", container.image, chain(&e));
             StartFailure::new("CreateContainerError", message)

@@ -16,16 +16,17 @@ use super::host_port::{PublishedPorts, Shelf};
 use super::logs::PodLogs;
 use super::sandbox::Sandbox;
 use super::{NodeContext, PublishedPod, Worker, WorkerHandle};
-use crate::board::wire_time;
+use crate::board::{Kind, Object, Query, wire_time};
 use crate::clock::Timestamp;
 use crate::lifecycle::{Action, Event, Restored, RestoredEnd, RunId, StopReason};
 use crate::spec::{
-    ContainerName, Handler, Hook, Pod, PodUid, Port, Protocol, RestartPolicy, Source, Volume,
-    VolumeSource,
+    ContainerName, Handler, Hook, Pod, PodUid, Port, Protocol, PullPolicy, RestartPolicy, Source,
+    Volume, VolumeSource,
 };
 use crate::testkit::node::{TestNode, guest};
 use crate::testkit::pods::{self, Tweak as _};
 use crate::testkit::ports;
+use crate::testkit::registry::Registry;
 
 /// What every wait gives up after.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -140,6 +141,46 @@ async fn a_pod_that_goes_takes_back_what_it_was_fetching() {
     let fetching = |report: &Report| matches!(report, Report::Event(Event::Pulling { .. }));
     assert!(told.iter().all(fetching), "nobody heeds what comes of it: {told:?}");
     drop(asked);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_pod_that_waits_because_memory_is_tight_says_so_and_goes_on_when_that_is_over() {
+    let lab = TestNode::new(Arc::new(NoKeeper));
+    let (node, registry) = (&lab.context, Registry::start().await);
+    // Nobody has compiled it before: the folder is this test's own.
+    let new = lab.dir.path().display();
+    let text = format!("(module (func (export \"_start\")) (func (export \"{new}\")))");
+    registry.put_image("acme/web", "1", &wat::parse_str(text).unwrap());
+    let image = format!("{}/acme/web:1", registry.host());
+    node.fetcher.hold(true);
+    node.runtime.hold_compiles(true);
+    let pod = pods::pod([pods::regular("c")]).tweak(|pod| {
+        pod.restart_policy = RestartPolicy::Never;
+        pod.containers[0].image = crate::image::parse_reference(&image, None).unwrap();
+        pod.containers[0].pull_policy = PullPolicy::IfNotPresent;
+    });
+    let (worker, _gone) = worker(node, pod);
+    let waits = |reason: &str, what: &str| {
+        let waiting = state(node, &worker).waiting.unwrap_or_default();
+        waiting.reason.as_deref() == Some(reason)
+            && waiting.message.is_some_and(|message| message.contains(what))
+    };
+    until("its image", || waits("ContainerCreating", "waits to be fetched: memory is tight")).await;
+    assert!(!registry.log().iter().any(|line| line.contains("/blobs/")));
+    node.fetcher.hold(false);
+    until("the compiler", || waits("Compiling", "waits to be compiled: memory is tight")).await;
+    node.runtime.hold_compiles(false);
+    until("its end", || status(node, &worker).phase.as_deref() == Some("Succeeded")).await;
+    let tight = |object: &Object| match object {
+        Object::Event(event) if event.reason.as_deref() == Some("MemoryIsTight") => {
+            assert_eq!(event.type_.as_deref(), Some("Warning"));
+            event.message.clone()
+        }
+        _ => None,
+    };
+    let told: Vec<String> =
+        node.board.list(&Query::all(Kind::Event)).items.iter().filter_map(tight).collect();
+    assert_eq!(told.len(), 2, "{told:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

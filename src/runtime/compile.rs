@@ -90,16 +90,37 @@ impl Compiler {
         Self { mode, one: Semaphore::new(1), waiting: AtomicUsize::new(0), held }
     }
 
-    /// Waits for our turn.
-    pub(crate) async fn turn(&self) -> Result<Turn<'_>, PrepareError> {
+    /// Waits for our turn; `held` is told whenever the node's lack of memory becomes, or no longer is, why it does not come.
+    pub(crate) async fn turn(
+        &self,
+        held: &(dyn Fn(bool) + Send + Sync),
+    ) -> Result<Turn<'_>, PrepareError> {
         let waiting = self.waiting.fetch_add(1, Ordering::Relaxed);
         let mut turn = Turn { compiler: self, _permit: None };
         if waiting >= WAITING_MAX {
             return Err(PrepareError::Busy { waiting });
         }
-        turn._permit = self.one.acquire().await.ok();
-        // The sender lives as long as we do.
-        drop(self.held.subscribe().wait_for(|held| !held).await);
+        let mut may = std::pin::pin!(async {
+            // It is never closed, and the sender lives as long as we do.
+            let permit = self.one.acquire().await.ok();
+            drop(self.held.subscribe().wait_for(|held| !held).await);
+            permit
+        });
+        let (mut changes, mut told) = (self.held.subscribe(), false);
+        turn._permit = loop {
+            let now = *changes.borrow_and_update();
+            if std::mem::replace(&mut told, now) != now {
+                held(now);
+            }
+            tokio::select! {
+                biased;
+                permit = &mut may => break permit,
+                Ok(()) = changes.changed() => {}
+            }
+        };
+        if told {
+            held(false);
+        }
         Ok(turn)
     }
 
@@ -392,7 +413,7 @@ mod test {
         let ends = async |script: &str| {
             let command = ["/bin/sh", "-c", script].map(OsString::from).to_vec();
             let compiler = Compiler::new(CompileMode::Child(command));
-            let turn = compiler.turn().await.unwrap();
+            let turn = compiler.turn(&|_| {}).await.unwrap();
             let settings = EngineSettings {
                 target: "pulley64".into(),
                 reservation: 1,

@@ -266,11 +266,12 @@ impl Runtime {
     /// # Errors
     /// [`PrepareError`]; see [`PrepareError::is_modules_fault`].
     pub async fn prepare(&self, module: ModuleFile, fuel: bool) -> Result<Artifact, PrepareError> {
-        Ok(self.prepare_telling(module, fuel, std::future::ready(())).await?.artifact)
+        Ok(self.prepare_telling(module, fuel, std::future::ready(()), &|_| {}).await?.artifact)
     }
 
     /// The same; `compiling` is awaited once, before the compiler is waited for, if the module is not compiled yet. That may take minutes
-    /// on a small machine, and whoever waits for the module should hear of it.
+    /// on a small machine, and whoever waits for the module should hear of it. `held` hears whether it may not be begun for lack of memory
+    /// ([`Runtime::hold_compiles`]), whenever that changes while it waits.
     ///
     /// # Errors
     /// As [`Runtime::prepare`].
@@ -279,8 +280,9 @@ impl Runtime {
         module: ModuleFile,
         fuel: bool,
         compiling: impl Future<Output = ()>,
+        held: &(dyn Fn(bool) + Send + Sync),
     ) -> Result<Prepared, PrepareError> {
-        self.0.library.prepare(module, fuel, compiling).await
+        self.0.library.prepare(module, fuel, compiling, held).await
     }
 
     /// Starts a run. Returns when its directories are open and it is about to be instantiated; whatever the module does, even in

@@ -107,12 +107,13 @@ impl Library {
         self.compiler.hold(hold);
     }
 
-    /// `compiling` is awaited before the compiler is waited for, if it is needed.
+    /// `compiling` is awaited before the compiler is waited for, if it is needed; `held` hears whether memory is what it waits for.
     pub(crate) async fn prepare(
         &self,
         module: ModuleFile,
         fuel: bool,
         compiling: impl Future<Output = ()>,
+        held: &(dyn Fn(bool) + Send + Sync),
     ) -> Result<Prepared, PrepareError> {
         let key = (module.sha256, fuel);
         if let Some(known) = self.known(&key)? {
@@ -137,7 +138,7 @@ impl Library {
             return Err(PrepareError::NoCompiler { digest: hex(&module.sha256), mark });
         }
         compiling.await;
-        let turn = self.compiler.turn().await?;
+        let turn = self.compiler.turn(held).await?;
         // Whoever had the turn before us may have wanted the same module.
         if let Some(known) = self.known(&key)? {
             return Ok(known.into());

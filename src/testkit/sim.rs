@@ -47,6 +47,7 @@ impl Due {
                 Event::Pulling { run }
                 | Event::Compiling { run, .. }
                 | Event::Compiled { run, .. }
+                | Event::Held { run, .. }
                 | Event::Prepared { run, .. }
                 | Event::PrepareFailed { run, .. }
                 | Event::StartFailed { run, .. }

@@ -5,7 +5,7 @@
 //! ```text
 //!  fetch ─► here already? ─► join the transfer of that digest, or begin it ─► wait, with progress
 //!                                      │
-//!   transfer: a turn (`turns`: at most TRANSFERS_MAX) ─► part ─► each place in turn, all into the same part ─► digest ─► blob
+//!   transfer: memory ─► a turn (`turns`: at most TRANSFERS_MAX) ─► part ─► each place in turn, all into the same part ─► digest ─► blob
 //!             ended when the last one who waits is gone; the part stays, and is gone on with
 //! ```
 //!
@@ -162,6 +162,12 @@ impl Fetcher {
         self.0.held.send_replace(hold);
     }
 
+    /// Whether nothing may begin for now ([`Fetcher::hold`]).
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        *self.0.held.borrow()
+    }
+
     /// The broker can be asked from now on. The first one counts.
     pub fn set_blocks(&self, blocks: Blocks) {
         let _ = self.0.blocks.set(blocks);
@@ -219,8 +225,36 @@ impl Fetcher {
         progress: watch::Sender<Progress>,
     ) -> Result<Fetched, FetchError> {
         let digest = want.digest;
-        let mut turn = self.0.turns.begin().await;
+        let mut turn = loop {
+            self.may_begin(digest, &progress).await;
+            let turn = self.0.turns.begin().await;
+            // Memory may have become short while it stood in line.
+            if !self.is_held(digest).await {
+                break turn;
+            }
+        };
         self.transfer_in_turn(want, progress, digest, &mut turn).await
+    }
+
+    /// Waits as long as nothing may begin. In no turn: whoever wants what is here already must not wait behind those who may not begin.
+    async fn may_begin(&self, digest: Digest, progress: &watch::Sender<Progress>) {
+        let mut held = self.0.held.subscribe();
+        while self.is_held(digest).await {
+            progress.send_modify(|now| (now.source, now.held) = (HELD.to_owned(), true));
+            // The sender lives as long as we do.
+            drop(held.wait_for(|held| !held).await);
+            progress.send_modify(|now| (now.source, now.held) = (String::new(), false));
+        }
+    }
+
+    /// Whether nothing may begin, and this is not here.
+    async fn is_held(&self, digest: Digest) -> bool {
+        if !self.is_short() {
+            return false;
+        }
+        let store = Arc::clone(&self.0.store);
+        let here = blocking(move || Ok(store.path_of(&digest)?)).await;
+        !matches!(here, Ok(Some(_)))
     }
 
     async fn transfer_in_turn(
@@ -237,12 +271,6 @@ impl Fetcher {
             Opened::Here(fetched) => return Ok(fetched),
             Opened::Intake(intake) => intake,
         };
-        let mut held = self.0.held.subscribe();
-        if *held.borrow() {
-            intake.ask_at(HELD.to_owned());
-            // The sender lives as long as we do.
-            drop(held.wait_for(|held| !held).await);
-        }
         let mut tried: Vec<(String, SourceError)> = Vec::new();
         let deltas = want.deltas.iter().map(Way::Delta);
         for source in deltas.chain(want.sources.iter().map(Way::Source)) {

@@ -254,6 +254,19 @@ async fn a_transfer_ends_with_the_last_who_waits_and_is_gone_on_with_later() {
     assert_eq!(registry.log(), ["GET /web.wasm bytes=2097152-"]);
 }
 
+/// Waits until that is told.
+async fn told(
+    hear: &mut tokio::sync::mpsc::UnboundedReceiver<Progress>,
+    is_it: impl Fn(&Progress) -> bool,
+) -> Progress {
+    loop {
+        let now = hear.recv().await.unwrap();
+        if is_it(&now) {
+            return now;
+        }
+    }
+}
+
 #[tokio::test]
 async fn while_the_node_is_short_of_memory_nothing_is_asked_for_and_what_is_here_is_found() {
     let (registry, node) = (Registry::start().await, Node::new());
@@ -263,18 +276,60 @@ async fn while_the_node_is_short_of_memory_nothing_is_asked_for_and_what_is_here
     registry.log();
     node.fetcher.hold(true);
     assert!(!node.fetch(&here, &[&files[0]]).await.unwrap().new);
-    let (heard, mut hear) = tokio::sync::mpsc::channel(1000);
-    let tell = move |progress: &Progress| heard.try_send(progress.source.clone()).unwrap();
+    let (heard, mut hear) = tokio::sync::mpsc::unbounded_channel();
+    let tell = move |now: &Progress| heard.send(now.clone()).unwrap();
     let sources = [files[1].as_str()];
     let mut fetch = Box::pin(node.fetcher.fetch(want(&new, &sources), &tell));
     tokio::select! {
         _ = &mut fetch => panic!("it is held"),
-        () = async { while hear.recv().await.unwrap() != HELD {} } => {}
+        now = told(&mut hear, |now| now.held) => assert_eq!(now.source, HELD),
     }
     assert_eq!(registry.log(), Vec::<String>::new());
+    registry.plan([Fault::HangAfter(2_000)]);
     node.fetcher.hold(false);
-    came(fetch.await, &new);
-    assert_eq!(registry.log(), ["GET /new.wasm"]);
+    tokio::select! {
+        _ = &mut fetch => panic!("it hangs"),
+        now = told(&mut hear, |now| now.bytes == 2_000) => {
+            assert_eq!((now.held, now.source), (false, files[1].clone()));
+        }
+    }
+    drop(fetch);
+    came(node.fetch(&new, &[&files[1]]).await, &new);
+    assert!(!registry.log().is_empty());
+}
+
+#[tokio::test]
+async fn those_who_may_not_begin_hold_up_nobody_who_wants_what_is_here() {
+    let (registry, node) = (Registry::start().await, Node::new());
+    let here = module(0, 5000);
+    let file = registry.put_file("/here.wasm", &here);
+    came(node.fetch(&here, &[&file]).await, &here);
+    node.fetcher.hold(true);
+    let mut held = tokio::task::JoinSet::new();
+    let (tell, mut hear) = tokio::sync::mpsc::unbounded_channel();
+    for fill in 1..=5 {
+        let (bytes, fetcher, tell) = (module(fill, 5000), node.fetcher.clone(), tell.clone());
+        let file = registry.put_file(&format!("/{fill}.wasm"), &bytes);
+        held.spawn(async move {
+            let told = |now: &Progress| {
+                if now.held {
+                    tell.send(()).unwrap();
+                }
+            };
+            came(fetcher.fetch(want(&bytes, &[&file]), &told).await, &bytes);
+        });
+    }
+    for _ in 1..=5 {
+        hear.recv().await.unwrap();
+    }
+    let limit = Duration::from_secs(60);
+    let found = tokio::time::timeout(limit, node.fetch(&here, &[&file])).await.unwrap();
+    assert!(!found.unwrap().new);
+    assert_eq!(registry.log(), ["GET /here.wasm"]);
+    node.fetcher.hold(false);
+    while let Some(came) = tokio::time::timeout(limit, held.join_next()).await.unwrap() {
+        came.unwrap();
+    }
 }
 
 #[tokio::test]

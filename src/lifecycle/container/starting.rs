@@ -63,14 +63,33 @@ impl Machine {
             && compiling.is_none()
         {
             cx.say(false, texts::COMPILING, texts::compiling(cx.spec, &digest));
-            *compiling = Some(Compiling { since: cx.now, digest });
+            *compiling = Some(Compiling { since: cx.now, digest, held: false });
+        }
+    }
+
+    /// What is missing may not be begun, or may again. Nothing else would tell why a pod stands still on a node that is short of memory.
+    pub fn hold(&mut self, cx: &mut Context<'_>, attempt: Attempt, hold: bool) {
+        if attempt != self.begun {
+            return;
+        }
+        let (place, why) = if let Stage::Preparing { held, stale: false, .. } = &mut self.stage {
+            (held, texts::fetch_held(cx.spec))
+        } else if let Stage::Starting { compiling: Some(compiling), stale: false, .. } =
+            &mut self.stage
+        {
+            (&mut compiling.held, texts::compile_held(cx.spec, &compiling.digest))
+        } else {
+            return;
+        };
+        if std::mem::replace(place, hold) != hold && hold {
+            cx.say(true, texts::MEMORY_IS_TIGHT, why);
         }
     }
 
     pub fn compiled(&mut self, cx: &mut Context<'_>, attempt: Attempt, took: Option<Duration>) {
         if let Stage::Starting { compiling, stale: false, .. } = &mut self.stage
             && attempt == self.begun
-            && let Some(Compiling { since, digest }) = compiling.take()
+            && let Some(Compiling { since, digest, .. }) = compiling.take()
         {
             let waited = cx.now.since(since);
             cx.say(false, "Compiled", texts::compiled(cx.spec, &digest, took, waited));

@@ -49,12 +49,9 @@ impl Machine {
             return (ContainerState::Terminated(exit.clone()), self.last.clone());
         }
         // Newer than what kept it waiting before.
-        if let Stage::Starting { compiling: Some(Compiling { digest, .. }), stale: false, .. } =
-            &self.stage
-        {
-            let message = Some(texts::compiling(spec, digest));
-            let state = ContainerState::Waiting { reason: texts::COMPILING, message };
-            return (state, self.exit.clone());
+        if let Some((reason, message)) = self.on_its_way(spec, never_ran) {
+            let message = Some(message);
+            return (ContainerState::Waiting { reason, message }, self.exit.clone());
         }
         if let Some(waiting) = &self.waiting {
             let message = (!waiting.message.is_empty()).then(|| waiting.message.clone());
@@ -67,6 +64,34 @@ impl Machine {
                 (ContainerState::Terminated(exit.clone()), self.last.clone())
             }
             exit => (ContainerState::Waiting { reason: never_ran, message: None }, exit.clone()),
+        }
+    }
+
+    /// What its next run needs and does not have yet, where that takes long.
+    fn on_its_way(
+        &self,
+        spec: &Container,
+        never_ran: &'static str,
+    ) -> Option<(&'static str, String)> {
+        match &self.stage {
+            Stage::Preparing { held: true, stale: false, .. } => {
+                Some((never_ran, texts::fetch_held(spec)))
+            }
+            Stage::Starting { compiling: Some(compiling), stale: false, .. } => {
+                let Compiling { digest, held, .. } = compiling;
+                let text = if *held { texts::compile_held } else { texts::compiling };
+                Some((texts::COMPILING, text(spec, digest)))
+            }
+            Stage::Idle
+            | Stage::Preparing { .. }
+            | Stage::ImageBackOff { .. }
+            | Stage::Starting { .. }
+            | Stage::StartBackOff { .. }
+            | Stage::PostStart(_)
+            | Stage::Running(_)
+            | Stage::Stopping(..)
+            | Stage::CrashLoop { .. }
+            | Stage::Ended => None,
         }
     }
 

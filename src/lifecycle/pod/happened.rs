@@ -75,6 +75,9 @@ impl PodState {
                     machine.compiled(cx, run.attempt, took);
                 });
             }
+            Event::Held { run, held } => {
+                self.about(&run, now, actions, |machine, cx| machine.hold(cx, run.attempt, held));
+            }
             Event::Started { run } => {
                 self.about(&run, now, actions, |machine, cx| machine.started(cx, run.attempt));
             }

@@ -249,7 +249,8 @@ fn any_event() -> impl Strategy<Value = Event> {
             0..3 => Event::Pulling { run },
             3..5 => Event::Compiling { run, digest: "sha256:1".into() },
             5..7 => Event::Compiled { run, took: None },
-            7..15 => Event::Prepared { run, image_id: "i".into(), present: true },
+            7..9 => Event::Held { run, held: choice == 7 },
+            9..15 => Event::Prepared { run, image_id: "i".into(), present: true },
             15..20 => Event::PrepareFailed { run, reason: "ErrImagePull", message: "m".into() },
             20..40 => Event::Started { run },
             40..45 => Event::StartFailed { run, reason: "RunContainerError", message: "m".into() },
@@ -302,6 +303,7 @@ fn stale_events(sim: &Sim) -> Vec<Event> {
                 },
                 Event::Compiling { run: run.clone(), digest: "sha256:1".into() },
                 Event::Compiled { run: run.clone(), took: None },
+                Event::Held { run: run.clone(), held: true },
                 Event::Started { run: run.clone() },
                 Event::StartFailed {
                     run: run.clone(),

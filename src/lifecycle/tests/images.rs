@@ -161,6 +161,52 @@ fn what_another_container_had_compiled_is_told_as_that() {
     );
 }
 
+fn held(name: &str, attempt: u32, held: bool) -> Event {
+    Event::Held { run: RunId { container: ContainerName::new(name), attempt }, held }
+}
+
+/// What its status says of why it waits.
+fn waiting(sim: &Sim, at: u64) -> (&'static str, String) {
+    match sim.status_at(at).container("web").unwrap().state.clone() {
+        ContainerState::Waiting { reason, message } => (reason, message.unwrap_or_default()),
+        other => panic!("after {at} s: {other:?}"),
+    }
+}
+
+const TIGHT: &str = "memory is tight on the node, and nothing new is compiled or fetched; it goes on by itself when that is over";
+
+#[test]
+fn a_container_whose_module_may_not_be_compiled_for_lack_of_memory_shows_it_as_long_as_that_lasts()
+{
+    let slow = Guest { start: vec![Try::good(secs(100))], ..Guest::default() };
+    let sim = web(slow).at(1, compiling("web", 0));
+    // Of another run, said twice, and taken back.
+    let sim = sim.at(2, held("web", 1, true)).at(10, held("web", 0, true));
+    let sim = sim.at(11, held("web", 0, true)).at(50, held("web", 0, false));
+    let sim = sim.at(90, compiled("web", 0, Some(secs(30)))).until(200);
+    let module = "module of image \"web:1\" (sha256:abc)";
+    let compiles = format!("Compiling the {module} for this machine");
+    let waits = format!("The {module} waits to be compiled: {TIGHT}");
+    for (at, message) in [(5, &compiles), (20, &waits), (60, &compiles)] {
+        assert_eq!(waiting(&sim, at), ("Compiling", message.clone()), "after {at} s");
+    }
+    assert_eq!(sim.said("MemoryIsTight"), [waits]);
+    let reasons = ["Pulled", "Compiling", "MemoryIsTight", "Compiled", "Created", "Started"];
+    assert_eq!(sim.reasons(), reasons);
+}
+
+#[test]
+fn a_container_whose_image_may_not_be_fetched_for_lack_of_memory_shows_it_as_long_as_that_lasts() {
+    let slow = Guest { prepare: vec![Try::good(secs(100))], ..Guest::default() };
+    let sim = web(slow).at(10, held("web", 0, true)).at(50, held("web", 0, false)).until(200);
+    let waits = format!("Image \"web:1\" waits to be fetched: {TIGHT}");
+    let creating = |message: &str| ("ContainerCreating", message.to_owned());
+    let shown = [5, 20, 60].map(|at| waiting(&sim, at));
+    assert_eq!(shown, [creating(""), creating(&waits), creating("")]);
+    assert_eq!(sim.said("MemoryIsTight"), [waits]);
+    assert_eq!(sim.status().container("web").unwrap().state.waiting_reason(), None);
+}
+
 #[test]
 fn a_compilation_that_fails_leaves_its_own_reason() {
     let bad = Guest {

@@ -52,7 +52,8 @@ impl Bench {
         });
         let said = Cell::new(false);
         let node = &self.node.context;
-        let obtained = obtain(node, &pod, &pod.containers[0], async { said.set(true) }).await;
+        let pulling = async { said.set(true) };
+        let obtained = obtain(node, &pod, &pod.containers[0], pulling, &|_| {}).await;
         (obtained, said.get())
     }
 
@@ -135,6 +136,25 @@ async fn a_registry_that_is_away_keeps_nobody_from_what_is_here() {
     let missing = bench.fails(&web.replace("web", "api"), PullPolicy::Always).await;
     assert_eq!(missing.reason, "ErrImagePull");
     assert!(missing.message.contains("cannot reach http://"), "{}", missing.message);
+}
+
+#[tokio::test]
+async fn while_the_node_is_short_of_memory_what_is_here_is_used_and_its_registry_not_asked() {
+    let bench = Bench::new().await;
+    let web = bench.name("web:1");
+    bench.registry.put_image("acme/web", "1", &module(1));
+    bench.runs(&web, PullPolicy::Always).await;
+    bench.registry.put_image("acme/web", "1", &module(2));
+    bench.registry.log();
+    bench.node.context.fetcher.hold(true);
+    let kept = (1, false, vec!["ImageNotRefreshed"]);
+    assert_eq!(bench.runs(&web, PullPolicy::Always).await, kept);
+    let (obtained, said) = bench.obtain(&web, PullPolicy::Always, &[]).await;
+    let message = &obtained.unwrap().warnings[0].message;
+    assert!(message.contains(": the node is short of memory and fetches nothing; "), "{message}");
+    assert!(!said && bench.registry.log().is_empty());
+    bench.node.context.fetcher.hold(false);
+    assert_eq!(bench.runs(&web, PullPolicy::Always).await, (2, true, vec![]));
 }
 
 #[tokio::test]

@@ -185,12 +185,28 @@ async fn while_memory_is_tight_what_was_compiled_before_goes_on_and_what_was_not
     let runtime = fresh(dir.path(), |_| {});
     runtime.hold_compiles(true);
     runtime.prepare(text("known"), false).await.unwrap();
-    let mut new = std::pin::pin!(runtime.prepare(text("new"), false));
+    let (heard, mut hear) = tokio::sync::mpsc::unbounded_channel();
+    let tell = move |held| heard.send(held).unwrap();
+    let compiling = std::future::ready(());
+    let mut new = Box::pin(runtime.prepare_telling(text("new"), false, compiling, &tell));
     // Compiled in a few milliseconds, were it not held.
     let early = tokio::time::timeout(Duration::from_millis(700), &mut new).await;
     assert!(early.is_err(), "compiled while memory is tight: {early:?}");
+    // Who waits behind it waits for the same.
+    let (heard, mut hear_next) = tokio::sync::mpsc::unbounded_channel();
+    let tell_next = move |held| heard.send(held).unwrap();
+    let compiling = std::future::ready(());
+    let mut next = Box::pin(runtime.prepare_telling(text("next"), false, compiling, &tell_next));
+    tokio::select! {
+        _ = &mut next => panic!("it is held"),
+        held = hear_next.recv() => assert_eq!(held, Some(true)),
+    }
     runtime.hold_compiles(false);
-    new.await.unwrap();
+    let (new, next) = tokio::join!(new, next);
+    assert!(new.unwrap().compiled.is_some() && next.unwrap().compiled.is_some());
+    drop((tell, tell_next));
+    assert_eq!([hear.recv().await, hear.recv().await], [Some(true), Some(false)]);
+    assert_eq!([hear_next.recv().await, hear.recv().await], [Some(false), None]);
 }
 
 #[tokio::test]

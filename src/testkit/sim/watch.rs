@@ -100,6 +100,7 @@ impl Watch {
             Event::Pulling { .. }
             | Event::Compiling { .. }
             | Event::Compiled { .. }
+            | Event::Held { .. }
             | Event::Prepared { .. }
             | Event::PrepareFailed { .. }
             | Event::ProbeDone { .. }
