@@ -7,11 +7,12 @@ use std::io::Write as _;
 use std::net::{TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use serde_json::Value;
 
 use super::fabric::{answers_of, ip, server, wait_answer_of};
-use super::support::{Node, wait_for};
+use super::support::{Node, http_get_socket, wait_for};
 
 /// A host that says its name to whoever asks at its port, over TCP and UDP.
 fn host(name: &'static str) -> u16 {
@@ -349,6 +350,42 @@ fn own_address() -> Option<String> {
     socket.connect("192.0.2.1:9").ok()?;
     let ip = socket.local_addr().ok()?.ip();
     (!ip.is_unspecified() && !ip.is_loopback()).then(|| ip.to_string())
+}
+
+/// A hundred at once and twenty a second: what is more never leaves the node, and is counted.
+#[test]
+fn names_are_looked_up_at_a_rate() {
+    const MORE: u64 = 2_000;
+    let names = NameServer::start("api.example.com", [192, 0, 2, 20]);
+    let node = Node::start_with(&format!(
+        "network: {{allowTestNet: true, testNet: {{nameServer: '127.0.0.1:{}'}}}}\n",
+        names.port
+    ));
+    node.load("hostile");
+    let begun = Instant::now();
+    node.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata:\n  name: asker\n  annotations: \
+         {podling.dev/egress-names: '*.example.com:443'}\nspec:\n  containers:\n  \
+         - {name: c, image: 'hostile:test', args: [names, '1']}\n",
+    );
+    let count = |metrics: &str, name: &str, of: &str| -> Option<u64> {
+        let begin = format!("{name}{{namespace=\"default\",pod=\"asker\"");
+        let line = metrics.lines().find(|line| line.starts_with(&begin) && line.contains(of))?;
+        line.rsplit(' ').next()?.parse().ok()
+    };
+    let all = wait_for("many are refused", || {
+        let metrics = http_get_socket(&node.path("podling.sock"), "/metrics")?;
+        let limit = "reason=\"limit\"";
+        let refused = count(&metrics, "podling_outside_lookups_failed_total", limit)?;
+        // The bucket is empty by then, however fast this machine is.
+        (refused > MORE).then_some(count(&metrics, "podling_outside_lookups_total", "")?)
+    });
+    let most = 100 + 20 * (begun.elapsed().as_secs() + 1);
+    assert!((1..=most).contains(&all), "{all} look-ups");
+    let asked = names.asked.lock().unwrap().len() as u64;
+    let most = 100 + 20 * (begun.elapsed().as_secs() + 1);
+    assert!((1..=most).contains(&asked), "{asked} names have left the node");
+    node.ok(&["delete", "pod", "asker"]);
 }
 
 #[test]

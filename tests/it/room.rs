@@ -125,6 +125,108 @@ fn a_node_that_is_short_of_memory_evicts_who_takes_more_than_it_asked_for() {
     node.wait_gone("greedy");
 }
 
+/// The next look at the memory may be ten seconds away, and pods would go one by one: whoever has no limit stops before.
+#[test]
+fn a_module_without_a_limit_takes_no_more_than_was_left_at_the_last_look() {
+    let mut node = Node::prepare("procDir: DIR/proc\n");
+    std::fs::create_dir(node.path("proc")).unwrap();
+    // 48 MiB of it are where pods begin to go.
+    let left = "MemTotal: 1000000 kB\nMemAvailable: 150000 kB\n";
+    std::fs::write(node.path("proc/meminfo"), left).unwrap();
+    node.boot();
+    node.load("sleep");
+    node.load("hog");
+    node.apply(&sleeper("modest", "{}"));
+    node.wait_ready("modest");
+    node.apply(&pod("greedy", "hog", "['8']", "{}"));
+    let ended = |pod: &serde_json::Value| {
+        let status = &pod["status"]["containerStatuses"][0];
+        let ends = [&status["state"], &status["lastState"]].map(|state| &state["terminated"]);
+        ends.into_iter().find(|end| end["reason"] == "OOMKilled").cloned()
+    };
+    let greedy = node.wait_pod("greedy", "OOMKilled", |pod| ended(pod).is_some());
+    let message = ended(&greedy).unwrap()["message"].to_string();
+    assert!(message.contains("modules without a memory limit may bring that to "), "{message}");
+    node.ok(&["delete", "pod", "greedy"]);
+    node.wait_gone("greedy");
+    // What has a limit may have it.
+    node.apply(&pod("limited", "hog", "['8', '104']", "{limits: {memory: 128Mi}}"));
+    wait_for("the limited one to hold its memory", || {
+        node.ok(&["logs", "limited"]).contains("holding 104 MiB").then_some(())
+    });
+    let modest = node.wait_ready("modest");
+    assert_eq!(modest["status"]["containerStatuses"][0]["restartCount"], 0);
+}
+
+/// Two modules print the same 120 kB; one may print 1 KiB a second, and 64 KiB at once.
+#[test]
+fn what_a_module_prints_beyond_its_log_rate_is_dropped_and_counted() {
+    let node = Node::start();
+    node.load("log");
+    for (name, annotations) in [("free", "{}"), ("bound", "{log-rate.podling.dev/c: 1Ki}")] {
+        node.apply(&format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, annotations: {annotations}}}\n\
+             spec:\n  restartPolicy: Never\n  containers:\n  \
+             - {{name: c, image: 'log:test', args: ['lines=3000', 'length=40']}}\n"
+        ));
+        node.wait_pod(name, "Succeeded", |pod| pod["status"]["phase"] == "Succeeded");
+    }
+    let said = "dropped: more than 1 KiB of log a second";
+    let log = wait_for("the line about it", || {
+        Some(node.ok(&["logs", "bound"])).filter(|log| log.contains(said))
+    });
+    let about = log.lines().filter(|line| line.contains("dropped: ")).count();
+    let lines = log.lines().count() - about;
+    // Each takes some 100 bytes of the 64 KiB, the time it was printed at included.
+    assert!((300..3000).contains(&lines), "64 KiB and a little more: {lines} lines");
+    assert!(!node.ok(&["logs", "free"]).contains("dropped: "));
+    let metrics = http_get_socket(&node.path("podling.sock"), "/metrics").unwrap();
+    let dropped = |pod: &str| -> usize {
+        let of = format!(
+            "podling_container_log_dropped_lines_total{{namespace=\"default\",pod=\"{pod}\""
+        );
+        let line = metrics.lines().find(|line| line.starts_with(&of));
+        line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).unwrap_or(0)
+    };
+    assert_eq!(dropped("free"), 0, "{metrics}");
+    // All that is not there.
+    assert_eq!(dropped("bound"), 3000 - lines, "{metrics}");
+}
+
+/// Less than twice the 5 % where pods begin to go.
+const TIGHT: &str = "MemTotal: 1000000 kB\nMemAvailable: 70000 kB\n";
+
+#[test]
+fn a_pod_whose_module_is_not_compiled_because_memory_is_tight_says_so_and_can_be_deleted() {
+    let mut node = Node::prepare("procDir: DIR/proc\n");
+    std::fs::create_dir(node.path("proc")).unwrap();
+    std::fs::write(node.path("proc/meminfo"), TIGHT).unwrap();
+    node.boot();
+    wait_for("the node to have looked", || {
+        node.ok(&["get", "nodes", "-o", "json"]).contains("MemoryIsTight").then_some(())
+    });
+    // Nobody has compiled it before: the folder is this test's own.
+    let file = node.path("new.wasm");
+    let (new, state) = (file.to_str().unwrap(), node.path("state"));
+    let text = format!("(module (func (export \"_start\")) (func (export \"{new}\")))");
+    std::fs::write(&file, wat::parse_str(text).unwrap()).unwrap();
+    let state = state.to_str().unwrap();
+    node.ok(&["image", "load", new, "--name", "new:test", "--state-dir", state]);
+    node.apply(&pod("late", "new", "[]", "{}"));
+    let waiting =
+        |pod: &serde_json::Value| pod["status"]["containerStatuses"][0]["state"]["waiting"].clone();
+    let late = node.wait_pod("late", "why it waits", |pod| {
+        waiting(pod)["message"].as_str().is_some_and(|why| why.contains("memory is tight"))
+    });
+    assert_eq!(waiting(&late)["reason"], "Compiling");
+    wait_for("the event", || {
+        let page = node.ok(&["describe", "pod", "late"]);
+        (page.contains("MemoryIsTight") && page.contains("waits to be compiled")).then_some(())
+    });
+    node.ok(&["delete", "pod", "late"]);
+    node.wait_gone("late");
+}
+
 #[test]
 fn metrics_name_what_each_module_uses_as_cadvisor_does() {
     let node = Node::start();

@@ -37,7 +37,7 @@ fn main() -> io::Result<()> {
         "datagrams" => network::datagrams(),
         "stream" => network::stream(),
         "connections" => network::connections(number),
-        "names" => network::names(),
+        "names" => network::names(number == 1),
         "logs" => streams::logs(),
         "line" => streams::line(),
         "random" => streams::random(4 << 30),
@@ -50,7 +50,7 @@ fn main() -> io::Result<()> {
         "deep" => files::deep(number)?,
         "disk" => files::disk(number)?,
         _ => {
-            eprintln!("hostile: no such attack: {attack:?}");
+            eprintln!("hostile: no attack {attack:?}");
             podling_guest::exit(2);
         }
     }

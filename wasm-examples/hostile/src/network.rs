@@ -61,13 +61,16 @@ pub(crate) fn connections(number: usize) {
     }
 }
 
-/// Asks for names without end, each another one.
-pub(crate) fn names() {
+/// Asks for names without end, each another one. `looks` for the answer to each as well, once: nobody's resolver is asked before that.
+pub(crate) fn names(looks: bool) {
     begins();
     let network = instance_network();
     let mut asked = std::collections::VecDeque::new();
     for count in 0_u64.. {
         if let Ok(stream) = resolve_addresses(&network, &format!("n{count}.example.com")) {
+            if looks {
+                let _ = stream.resolve_next_address();
+            }
             asked.push_back(stream);
         }
         if asked.len() > 1000 {
