@@ -41,5 +41,7 @@ mod restart;
 mod room;
 mod settings;
 mod signed;
+#[cfg(feature = "compiler")]
+mod slow_compile;
 mod space;
 mod support;

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -15,6 +15,9 @@ use tempfile::TempDir;
 
 /// How long anything may take on a slow and busy machine. A test that waits so long has failed.
 pub const DEADLINE: Duration = Duration::from_secs(240);
+
+/// How long a program that has ended may take to be heard to its end.
+const LAST_WORDS: Duration = Duration::from_secs(20);
 
 /// The program under test: the one that was built with the tests, or `PODLING_TEST_BINARY` (a release build, say).
 pub fn podling() -> Command {
@@ -93,15 +96,18 @@ pub fn http_get_socket(socket: &Path, path: &str) -> Option<String> {
 pub struct Running {
     pub child: Child,
     output: Arc<Mutex<String>>,
+    /// Its streams that have not ended: what a program says last comes after its end.
+    streams: Arc<AtomicUsize>,
 }
 
 impl Running {
     pub fn start(command: &mut Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let output = Arc::new(Mutex::new(String::new()));
-        collect(child.stdout.take().unwrap(), Arc::clone(&output));
-        collect(child.stderr.take().unwrap(), Arc::clone(&output));
-        Self { child, output }
+        let streams = Arc::new(AtomicUsize::new(2));
+        collect(child.stdout.take().unwrap(), Arc::clone(&output), Arc::clone(&streams));
+        collect(child.stderr.take().unwrap(), Arc::clone(&output), Arc::clone(&streams));
+        Self { child, output, streams }
     }
 
     pub fn output(&self) -> String {
@@ -113,7 +119,7 @@ impl Running {
     pub fn wait_for(&mut self, text: &str) {
         let start = Instant::now();
         while !self.output().contains(text) {
-            let ended = self.child.try_wait().unwrap();
+            let ended = self.child.try_wait().unwrap().filter(|_| self.has_said_all());
             let late = start.elapsed() > DEADLINE;
             assert!(
                 !late && (ended.is_none() || self.output().contains(text)),
@@ -129,12 +135,21 @@ impl Running {
         rustix::process::kill_process(pid, signal).unwrap();
     }
 
-    /// Waits for its end and returns the exit code.
+    /// Waits for its end, and for what it said last, and returns the exit code.
     #[track_caller]
     pub fn exit_code(&mut self) -> i32 {
         let child = &mut self.child;
         let status = wait_for("the program to end", || child.try_wait().unwrap());
+        let end = Instant::now();
+        // A child that it has left behind may keep its streams open for good.
+        while !self.has_said_all() && end.elapsed() < LAST_WORDS {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         status.code().unwrap_or(-1)
+    }
+
+    fn has_said_all(&self) -> bool {
+        self.streams.load(Ordering::SeqCst) == 0
     }
 }
 
@@ -149,15 +164,17 @@ impl Drop for Running {
     }
 }
 
-fn collect(mut from: impl Read + Send + 'static, into: Arc<Mutex<String>>) {
+fn collect(
+    mut from: impl Read + Send + 'static,
+    into: Arc<Mutex<String>>,
+    streams: Arc<AtomicUsize>,
+) {
     std::thread::spawn(move || {
         let mut buffer = [0; 4096];
-        while let Ok(read) = from.read(&mut buffer) {
-            if read == 0 {
-                return;
-            }
+        while let Ok(read @ 1..) = from.read(&mut buffer) {
             into.lock().unwrap().push_str(&String::from_utf8_lossy(&buffer[..read]));
         }
+        streams.fetch_sub(1, Ordering::SeqCst);
     });
 }
 
