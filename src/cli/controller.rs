@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::controller::session::Session;
 use crate::daemon::config::in_words;
 use crate::mqtt::controller::SecretKey;
+use crate::mqtt::intent::time_text;
 use crate::mqtt::link::{Endpoint, Link, Password, Settings, Speak};
 use crate::mqtt::tls::{Identity, TlsFiles, TlsSettings, is_server_name};
 use crate::mqtt::topic::{DEFAULT_ROOT, Tree};
@@ -136,10 +137,12 @@ impl Controller {
         Ok(session)
     }
 
-    /// Keeps the keys of nodes that were seen for the first time.
+    /// Keeps the keys of nodes that were seen for the first time, and how far each was heard.
     pub(super) fn remember<T: Transport>(&self, session: &mut Session<T>) {
         let learnt = session.known.take_learnt();
         known::keep(&self.known_nodes, self.tree.tenant(), &learnt);
+        let (heard, when) = (session.known.take_heard(), time_text(session.now().wall_ms()));
+        known::keep_seen(&self.known_nodes, self.tree.tenant(), &heard, &when);
     }
 
     /// A node goes on with files that are put right later; here somebody waits, and a mistake of his own is no broker that is away.

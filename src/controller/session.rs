@@ -13,7 +13,7 @@ use bytes::Bytes;
 use thiserror::Error;
 use tokio::time::Instant;
 
-use super::known::KnownNodes;
+use super::known::{KnownNodes, Mark};
 use super::offer::{Offers, Sent};
 use crate::artifact::BlockRequest;
 use crate::clock::{Clock, Timestamp};
@@ -283,6 +283,7 @@ impl<T: Transport> Session<T> {
 
     fn message(&mut self, topic: String, payload: Bytes) -> Step {
         let mut standing = Standing::Unsigned;
+        let read = controller::read(&self.tree, &topic, &payload);
         if let Some((node, outbound)) = self.tree.read_outbound(&topic) {
             if outbound == Outbound::Get {
                 if let Ok(request) = BlockRequest::parse(&payload) {
@@ -292,7 +293,8 @@ impl<T: Transport> Session<T> {
             }
             // Nobody can sign that there is nothing any more; who takes a message away could as well keep it to himself.
             if !payload.is_empty() {
-                let (found, is_news) = self.weigh(node, outbound, &topic, &payload);
+                let mark = read.as_ref().and_then(|(_, said)| Mark::of(said));
+                let (found, is_news) = self.weigh(node, outbound, mark, &topic, &payload);
                 if !found.is_believed() {
                     return if is_news {
                         Step::Said { node: node.to_owned() }
@@ -303,7 +305,7 @@ impl<T: Transport> Session<T> {
                 standing = found;
             }
         }
-        if let Some((node, said)) = controller::read(&self.tree, &topic, &payload) {
+        if let Some((node, said)) = read {
             if let Said::Reply(reply) = said {
                 return self.reply(*reply, standing);
             }
@@ -328,11 +330,12 @@ impl<T: Transport> Session<T> {
         &mut self,
         node: &str,
         outbound: Outbound<'_>,
+        mark: Option<Mark>,
         topic: &str,
         payload: &[u8],
     ) -> (Standing, bool) {
         let proof = Proof::of(self.tree.below_root(topic), payload);
-        let judged = self.known.judge(node, proof);
+        let judged = self.known.judge(node, proof, mark);
         self.complaints.extend(judged.complaint);
         if judged.is_first {
             self.fleet.forget_unsigned(node);

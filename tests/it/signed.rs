@@ -197,6 +197,53 @@ fn a_node_whose_key_cannot_be_used_says_so_to_everybody_and_goes_on() {
 }
 
 #[test]
+fn an_old_picture_of_a_node_is_not_believed_by_who_has_seen_a_newer_one() {
+    let Some((rig, mut node)) = prepared() else { return };
+    rig.deliver(&rig.intent("web", ""));
+    let topics =
+        ["online", "node", "pod/default/web"].map(|of| format!("pods/v1/acme/s/{NODE}/{of}"));
+    let old = topics.clone().map(|topic| rig.read_as("ctl-acme", &topic).unwrap());
+    assert_eq!(node.terminate(), 0, "{}", node.output());
+    node.boot();
+    let conn = |said: &[u8]| serde_json::from_slice::<Value>(said).unwrap()["conn"].as_u64();
+    rig.wait_topic(&topics[0], "there again", |said| said["conn"].as_u64() > conn(&old[0]));
+    rig.wait_topic(&topics[1], "there again", |said| said["conn"].as_u64() > conn(&old[1]));
+    let shown = || {
+        let output = run(&rig, "ana", &["fleet", "get", "pods", "--no-headers"]);
+        let nodes = run(&rig, "ana", &["fleet", "get", "nodes", "--no-headers"]);
+        let err = text(&output.stderr) + &text(&nodes.stderr);
+        (text(&nodes.stdout), text(&output.stdout), err)
+    };
+    wait_for("the node to be known", || {
+        let (nodes, ..) = shown();
+        (nodes.contains("verified") && nodes.contains("Ready")).then_some(())
+    });
+    // It has gone; and whoever has the broker shows that it is there, in its own words of before.
+    assert_eq!(node.terminate(), 0, "{}", node.output());
+    for (topic, said) in topics.iter().zip(&old) {
+        rig.publish_as(NODE, topic, said, true);
+    }
+    let (nodes, pods, err) = shown();
+    assert!(nodes.contains(" old") && nodes.contains("Unknown"), "{nodes}{err}");
+    assert!(pods.contains("Unknown") && pods.contains("was Running"), "{pods}{err}");
+    for expected in ["OLD", "is not believed", "line 2 of", "known-nodes.seen"] {
+        assert!(err.contains(expected), "{expected} in {err}");
+    }
+    // Whoever has seen nothing of it believes that; so does who takes the line away.
+    std::fs::remove_file(rig.path("known-nodes.seen")).unwrap();
+    let (nodes, pods, err) = shown();
+    assert!(nodes.contains("Ready") && pods.contains("Running"), "{nodes}{pods}{err}");
+    assert_eq!(err, "");
+    // The node itself is believed as ever.
+    node.boot();
+    wait_for("the node's own word", || {
+        let (nodes, pods, err) = shown();
+        let is_right = nodes.contains("verified") && pods.contains("Running") && err.is_empty();
+        is_right.then_some(())
+    });
+}
+
+#[test]
 fn a_node_with_a_new_disk_is_a_warning_until_somebody_says_that_it_is_right() {
     let Some((rig, mut node)) = prepared() else { return };
     let get = || {

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::script::{Broker, Script, message};
 use crate::controller::command::{Question, ask};
+use crate::controller::known::Seen;
 use crate::controller::session::{Session, Step};
 use crate::mqtt::command::{Arguments, Verb};
 use crate::mqtt::controller::SecretKey;
@@ -168,6 +169,53 @@ async fn an_older_word_of_the_node_is_no_news_however_well_it_is_signed() {
     let until = session.now().plus(Duration::from_secs(5));
     assert_eq!(session.step(until).await.unwrap(), Step::Nothing);
     assert_eq!(session.fleet.nodes[kit::NODE].pods[&kit::pod_key("web")], newest);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_seen_in_an_earlier_run_makes_what_is_older_old() {
+    let mut lab = node(Some(OWN));
+    let first = lab.broker.clone();
+    lab.disconnect();
+    lab.connect();
+    lab.settle();
+    let broker = Broker::new();
+    broker.state().retained = lab.broker.clone();
+    let mut session = read(&broker, Some(OWN)).await;
+    assert!(session.fleet.nodes[kit::NODE].is_online());
+    let heard = session.known.take_heard();
+    let [(name, key, mark)] = &heard[..] else { panic!("{heard:?}") };
+    let seq = lab.node_status().stamp.seq;
+    assert_eq!((&**name, mark.conn, mark.seq), (kit::NODE, lab.conn(), seq));
+    // The next run finds the broker as it was before.
+    broker.state().retained = first;
+    let again = async || {
+        let mut session = broker.session(1);
+        session.known.add(kit::NODE, *key, "line 1 of known-nodes");
+        let (when, place) = ("then".to_owned(), "line 2 of known-nodes.seen".to_owned());
+        session.known.add_seen(kit::NODE, *key, Seen { mark: *mark, when, place });
+        session.connect().await.unwrap();
+        session.listen(vec![kit::tree().all_status()]).await.unwrap();
+        session.settle().await.unwrap();
+        session
+    };
+    let mut session = again().await;
+    let view = &session.fleet.nodes[kit::NODE];
+    assert_eq!(view.own_standing(), Some(Standing::Old));
+    assert!(!view.is_online() && view.status.is_none(), "it is shown as unknown");
+    // Of the pod it is what was true before: the node is not there to say it again.
+    assert_eq!(of_pod(&session), (Some(Standing::Verified), true));
+    assert!(!view.is_current(&view.pods[&kit::pod_key("web")]));
+    assert_eq!(session.complaints.len(), 1, "{:?}", session.complaints);
+    assert_eq!(session.known.take_heard(), [], "and nothing falls");
+    // The node comes back on a newer connection.
+    lab.disconnect();
+    lab.connect();
+    lab.settle();
+    broker.state().retained = lab.broker.clone();
+    let session = again().await;
+    let view = &session.fleet.nodes[kit::NODE];
+    assert_eq!((view.own_standing(), view.is_online()), (Some(Standing::Verified), true));
+    assert!(view.is_current(&view.pods[&kit::pod_key("web")]));
 }
 
 #[tokio::test(start_paused = true)]
