@@ -40,6 +40,8 @@ enum Urgency {
 struct Slot {
     due: Option<Urgency>,
     published: Option<Timestamp>,
+    /// When it was put together and said nothing new. Of the node's alone, which is made of all pods: each of their news is a reason to look.
+    looked: Option<Timestamp>,
     /// What the last one said on this connection, stamps apart.
     said: Option<Digest>,
 }
@@ -48,7 +50,8 @@ impl Slot {
     fn at(&self, coalesce: Duration) -> Option<Timestamp> {
         let wait = if self.due? == Urgency::Later { coalesce * LATER } else { coalesce };
         // Never published: at once, which is any time that has passed.
-        Some(self.published.map_or(Timestamp::simulated(Duration::ZERO), |at| at.plus(wait)))
+        let last = self.published.max(self.looked);
+        Some(last.map_or(Timestamp::simulated(Duration::ZERO), |at| at.plus(wait)))
     }
 }
 
@@ -98,7 +101,7 @@ impl Outbox {
     /// The connection is gone, and with it what was said on it.
     pub(super) fn forget(&mut self) {
         for slot in self.slots.values_mut() {
-            (slot.said, slot.published) = (None, None);
+            (slot.said, slot.published, slot.looked) = (None, None, None);
         }
     }
 
@@ -168,6 +171,7 @@ impl Protocol {
         let Some(slot) = self.outbox.slots.get_mut(subject) else { return };
         let forced = slot.due.take() == Some(Urgency::Forced);
         if !forced && slot.said == Some(said) {
+            slot.looked = (*subject == Subject::Node).then_some(self.now);
             return;
         }
         (slot.said, slot.published) = (Some(said), Some(self.now));

@@ -431,3 +431,38 @@ fn a_signer_whose_clock_runs_ahead_does_not_take_the_nodes_time_from_it() {
     lab.settle();
     assert!(lab.node_status().stamp.time.unwrap().starts_with("2026-11-21T07:00"));
 }
+
+#[test]
+fn the_nodes_status_is_put_together_once_a_second_whatever_its_pods_do() {
+    let mut lab = Lab::online();
+    lab.send(&intent("web", 1));
+    lab.make_good("web");
+    lab.send(&intent("db", 1));
+    lab.make_good("db");
+    lab.seconds(60);
+    // Nothing of it is news for the node's status; the pod's own is said all the same.
+    for restarts in 1..=3 {
+        let report = crate::mqtt::protocol::PodReport { ready: true, ..crashed(restarts) };
+        lab.report("web", report);
+        lab.seconds(2);
+        assert_eq!(lab.status("web").containers[0].restarts, restarts);
+    }
+    // The second time within a second it waits.
+    let (now, mut waits) = (lab.now, vec![]);
+    for name in ["web", "db"] {
+        let instance = lab.runs[&pod_key(name)].0;
+        let report = crate::mqtt::protocol::PodReport { ready: true, ..crashed(5) };
+        let outputs = lab.protocol.step(now, Input::Pod { instance, report });
+        let a_second = |at: &crate::clock::Timestamp| at.since(now) == Duration::from_secs(1);
+        let waiting = |o: &Output| matches!(o, Output::WakeAt(Some(at)) if a_second(at));
+        waits.push(outputs.iter().any(waiting));
+        lab.perform(outputs);
+    }
+    assert_eq!(waits, [false, true]);
+    let node = lab.config.topics.node_status();
+    assert!(lab.sent.iter().rev().take(5).all(|said| said.topic != node));
+    // What is news comes a second later at most.
+    lab.report("web", running());
+    lab.seconds(1);
+    assert_eq!(lab.node_status().pods.ready, 1);
+}
