@@ -43,6 +43,16 @@ impl Order {
             Self::Remove { key } => Some(key),
         }
     }
+
+    /// Whether one that has not begun is needless now. Of several that change one name, the last holds; and of a scope's documents the protocol
+    /// waits for the last alone, so that whoever may sign cannot fill the memory with those before it.
+    fn replaces(&self, waiting: &Self) -> bool {
+        if let (Self::Admit { release, .. }, Self::Admit { release: before, .. }) = (self, waiting)
+        {
+            return before.key == release.key && before.scope == release.scope;
+        }
+        self.changes().is_some() && self.changes() == waiting.changes()
+    }
 }
 
 impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
@@ -108,10 +118,7 @@ impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
     }
 
     fn order(&mut self, order: Order) {
-        if let Some(key) = order.changes() {
-            // Of several that change one name and have not begun, the last holds.
-            self.orders.retain(|waiting| waiting.changes() != Some(key));
-        }
+        self.orders.retain(|waiting| !order.replaces(waiting));
         self.orders.push_back(order);
     }
 
@@ -201,5 +208,33 @@ impl<T: Transport, N: Node, A: Artifacts> MqttSource<T, N, A> {
             host: node.to_owned(),
         };
         board.record(&draft, self.clock.now());
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::mqtt::intent::PodIntent;
+    use crate::mqtt::kit;
+
+    fn admit(intent: &PodIntent) -> Order {
+        let payload = serde_json::to_vec(intent).unwrap();
+        let release = Release::read(&payload, "k").unwrap();
+        Order::Admit { ticket: Ticket(1), release: Arc::new(release) }
+    }
+
+    #[test]
+    fn a_scopes_newer_document_is_looked_at_instead_of_the_one_before() {
+        let first = admit(&kit::intent("a", 1));
+        let removal = Order::Remove { key: kit::pod_key("a") };
+        assert!(admit(&kit::intent("a", 2)).replaces(&first));
+        assert!(removal.replaces(&Order::Remove { key: kit::pod_key("a") }));
+        for other in [admit(&kit::intent("b", 2)), admit(&kit::for_group("g", kit::intent("a", 2)))]
+        {
+            assert!(!other.replaces(&first), "{other:?}");
+        }
+        // What was accepted is carried out whatever else comes to be judged.
+        assert!(!first.replaces(&removal) && !removal.replaces(&first));
     }
 }
