@@ -171,12 +171,11 @@ async fn a_pod_that_waits_because_memory_is_tight_says_so_and_goes_on_when_that_
     until("the compiler", || waits("Compiling", "waits to be compiled: memory is tight")).await;
     node.runtime.hold_compiles(false);
     until("its end", || status(node, &worker).phase.as_deref() == Some("Succeeded")).await;
-    let tight = |object: &Object| match object {
-        Object::Event(event) if event.reason.as_deref() == Some("MemoryIsTight") => {
-            assert_eq!(event.type_.as_deref(), Some("Warning"));
-            event.message.clone()
-        }
-        _ => None,
+    let tight = |object: &Object| {
+        let Object::Event(event) = object else { return None };
+        let is_it = event.reason.as_deref() == Some("MemoryIsTight");
+        assert!(!is_it || event.type_.as_deref() == Some("Warning"), "{event:?}");
+        event.message.clone().filter(|_| is_it)
     };
     let told: Vec<String> =
         node.board.list(&Query::all(Kind::Event)).items.iter().filter_map(tight).collect();

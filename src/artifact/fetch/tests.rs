@@ -256,7 +256,7 @@ async fn a_transfer_ends_with_the_last_who_waits_and_is_gone_on_with_later() {
 
 /// Waits until that is told.
 async fn told(
-    hear: &mut tokio::sync::mpsc::UnboundedReceiver<Progress>,
+    hear: &mut tokio::sync::mpsc::Receiver<Progress>,
     is_it: impl Fn(&Progress) -> bool,
 ) -> Progress {
     loop {
@@ -276,8 +276,8 @@ async fn while_the_node_is_short_of_memory_nothing_is_asked_for_and_what_is_here
     registry.log();
     node.fetcher.hold(true);
     assert!(!node.fetch(&here, &[&files[0]]).await.unwrap().new);
-    let (heard, mut hear) = tokio::sync::mpsc::unbounded_channel();
-    let tell = move |now: &Progress| heard.send(now.clone()).unwrap();
+    let (heard, mut hear) = tokio::sync::mpsc::channel(1000);
+    let tell = move |now: &Progress| heard.try_send(now.clone()).unwrap();
     let sources = [files[1].as_str()];
     let mut fetch = Box::pin(node.fetcher.fetch(want(&new, &sources), &tell));
     tokio::select! {
@@ -306,14 +306,14 @@ async fn those_who_may_not_begin_hold_up_nobody_who_wants_what_is_here() {
     came(node.fetch(&here, &[&file]).await, &here);
     node.fetcher.hold(true);
     let mut held = tokio::task::JoinSet::new();
-    let (tell, mut hear) = tokio::sync::mpsc::unbounded_channel();
+    let (tell, mut hear) = tokio::sync::mpsc::channel(1000);
     for fill in 1..=5 {
         let (bytes, fetcher, tell) = (module(fill, 5000), node.fetcher.clone(), tell.clone());
         let file = registry.put_file(&format!("/{fill}.wasm"), &bytes);
         held.spawn(async move {
             let told = |now: &Progress| {
                 if now.held {
-                    tell.send(()).unwrap();
+                    tell.try_send(()).unwrap();
                 }
             };
             came(fetcher.fetch(want(&bytes, &[&file]), &told).await, &bytes);

@@ -185,21 +185,22 @@ async fn while_memory_is_tight_what_was_compiled_before_goes_on_and_what_was_not
     let runtime = fresh(dir.path(), |_| {});
     runtime.hold_compiles(true);
     runtime.prepare(text("known"), false).await.unwrap();
-    let (heard, mut hear) = tokio::sync::mpsc::unbounded_channel();
-    let tell = move |held| heard.send(held).unwrap();
+    let (heard, mut hear) = tokio::sync::mpsc::channel(10);
+    let tell = move |held| heard.try_send(held).unwrap();
     let compiling = std::future::ready(());
     let mut new = Box::pin(runtime.prepare_telling(text("new"), false, compiling, &tell));
     // Compiled in a few milliseconds, were it not held.
     let early = tokio::time::timeout(Duration::from_millis(700), &mut new).await;
     assert!(early.is_err(), "compiled while memory is tight: {early:?}");
     // Who waits behind it waits for the same.
-    let (heard, mut hear_next) = tokio::sync::mpsc::unbounded_channel();
-    let tell_next = move |held| heard.send(held).unwrap();
+    let (heard, mut hear_next) = tokio::sync::mpsc::channel(10);
+    let tell_next = move |held| heard.try_send(held).unwrap();
     let compiling = std::future::ready(());
     let mut next = Box::pin(runtime.prepare_telling(text("next"), false, compiling, &tell_next));
     tokio::select! {
         _ = &mut next => panic!("it is held"),
         held = hear_next.recv() => assert_eq!(held, Some(true)),
+        () = tokio::time::sleep(Duration::from_secs(60)) => panic!("nobody says that it is held"),
     }
     runtime.hold_compiles(false);
     let (new, next) = tokio::join!(new, next);
