@@ -259,12 +259,20 @@ async fn told(
     hear: &mut tokio::sync::mpsc::Receiver<Progress>,
     is_it: impl Fn(&Progress) -> bool,
 ) -> Progress {
-    loop {
-        let now = hear.recv().await.unwrap();
-        if is_it(&now) {
-            return now;
+    let heard = async {
+        loop {
+            let now = hear.recv().await.unwrap();
+            if is_it(&now) {
+                return now;
+            }
         }
-    }
+    };
+    in_time(heard).await
+}
+
+/// What takes so long never happens.
+async fn in_time<T>(what: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), what).await.unwrap()
 }
 
 #[tokio::test]
@@ -320,14 +328,13 @@ async fn those_who_may_not_begin_hold_up_nobody_who_wants_what_is_here() {
         });
     }
     for _ in 1..=5 {
-        hear.recv().await.unwrap();
+        in_time(hear.recv()).await.unwrap();
     }
-    let limit = Duration::from_secs(60);
-    let found = tokio::time::timeout(limit, node.fetch(&here, &[&file])).await.unwrap();
+    let found = in_time(node.fetch(&here, &[&file])).await;
     assert!(!found.unwrap().new);
     assert_eq!(registry.log(), ["GET /here.wasm"]);
     node.fetcher.hold(false);
-    while let Some(came) = tokio::time::timeout(limit, held.join_next()).await.unwrap() {
+    while let Some(came) = in_time(held.join_next()).await {
         came.unwrap();
     }
 }

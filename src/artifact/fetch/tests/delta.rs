@@ -113,8 +113,11 @@ async fn who_waits_for_a_difference_that_another_one_brings_has_no_turn_meanwhil
     }
     let other = module(4, 5000);
     let file = bench.registry.put_file("/4.wasm", &other);
-    while bench.registry.log().is_empty() {
-        tokio::task::yield_now().await;
-    }
-    came(node.fetch(&other, &[&file]).await, &other);
+    let asked = async {
+        while bench.registry.log().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    };
+    in_time(asked).await;
+    came(in_time(node.fetch(&other, &[&file])).await, &other);
 }

@@ -263,6 +263,13 @@ async fn dies_of(fake: &Fake, link: &mut Link, large: &Outgoing) {
     closed(link).await;
 }
 
+/// A link that speaks MQTT 3.1.1.
+fn older_link(fake: &Fake) -> Link {
+    let mut settings = fake.settings();
+    settings.speak = Speak::Only(Version::V311);
+    Link::new(settings, Clock::start()).unwrap()
+}
+
 async fn older(fake: &Fake, link: &mut Link) -> Peer {
     link.connect(None);
     let (mut peer, _) = fake.accept().await;
@@ -274,10 +281,7 @@ async fn older(fake: &Fake, link: &mut Link) -> Peer {
 #[tokio::test(start_paused = true)]
 async fn what_an_older_broker_dies_of_is_not_sent_a_fourth_time() {
     let fake = Fake::listen().await;
-    let mut settings = fake.settings();
-    settings.speak = Speak::Only(Version::V311);
-    let mut link = Link::new(settings, Clock::start()).unwrap();
-    let large = message("t", Qos::AtLeastOnce, &[0; 9000]);
+    let (mut link, large) = (older_link(&fake), message("t", Qos::AtLeastOnce, &[0; 9000]));
     for _ in 0..3 {
         dies_of(&fake, &mut link, &large).await;
     }
@@ -290,10 +294,7 @@ async fn what_an_older_broker_dies_of_is_not_sent_a_fourth_time() {
 #[tokio::test(start_paused = true)]
 async fn a_link_that_breaks_on_what_an_older_broker_took_before_says_nothing_of_sizes() {
     let fake = Fake::listen().await;
-    let mut settings = fake.settings();
-    settings.speak = Speak::Only(Version::V311);
-    let mut link = Link::new(settings, Clock::start()).unwrap();
-    let large = message("t", Qos::AtLeastOnce, &[0; 9000]);
+    let (mut link, large) = (older_link(&fake), message("t", Qos::AtLeastOnce, &[0; 9000]));
     let mut peer = older(&fake, &mut link).await;
     let token = link.publish(&large).unwrap();
     let id = peer.read_work().await.unwrap().id();
