@@ -29,6 +29,7 @@ pub mod path;
 pub mod qos;
 pub mod quantity;
 pub mod raise;
+pub mod retype;
 pub mod rules;
 pub mod scan;
 pub mod status;

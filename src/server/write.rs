@@ -11,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::json;
 
 use crate::board::{Kind, Object, wire_time};
+use crate::manifest;
 use crate::spec::PodKey;
 
 use super::backend::{Accepted, DeleteOptions, FieldCause, WriteError, WriteOptions};
@@ -338,8 +339,14 @@ fn inherit(target: &Target, current: &Object, object: &mut Object) -> Result<(),
         ..old.clone()
     };
     *meta = fresh;
-    if let (Object::Pod(new), Object::Pod(old)) = (object, current) {
-        Arc::make_mut(new).status.clone_from(&old.status);
+    match (object, current) {
+        (Object::Pod(new), Object::Pod(old)) => {
+            Arc::make_mut(new).status.clone_from(&old.status);
+        }
+        (Object::Service(new), Object::Service(old)) => {
+            manifest::retype::service(old, Arc::make_mut(new));
+        }
+        (_, _) => {}
     }
     Ok(())
 }

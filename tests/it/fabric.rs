@@ -316,6 +316,18 @@ fn kubectl_handles_services_and_policies() {
     assert_eq!(port, "9");
     run(&["label", "service", "web", "a=b"]);
     assert!(run(&["get", "services", "-l", "a=b", "-o", "name"]).contains("service/web"));
+    // It becomes a Service of another type: what the old one left is not in the way.
+    let form = |spec: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Service\nmetadata: {{name: other}}\nspec: {{{spec} selector: {{app: web}}, ports: [{{port: 80}}]}}\n"
+        );
+        std::fs::write(file, text).unwrap();
+        run(&["apply", "--validate=false", "-f", file])
+    };
+    form("type: NodePort, sessionAffinity: ClientIP,");
+    form("");
+    let template = "jsonpath={.spec.type} {.spec.ports[0].nodePort} {.spec.sessionAffinity}";
+    assert_eq!(run(&["get", "service", "other", "-o", template]), "ClusterIP  None");
     let deleted = run(&["delete", "svc/web", "netpol/deny"]);
     assert!(deleted.contains("service \"web\" deleted"), "{deleted}");
     assert!(run(&["api-resources"]).contains("networkpolicies"));
