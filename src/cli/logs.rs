@@ -101,7 +101,7 @@ fn log_path(args: &LogsArgs, segments: &[&str]) -> anyhow::Result<PathBuilder> {
     Ok(path.with_some("sinceTime", args.since_time.as_deref()))
 }
 
-fn all_containers(pod: &Pod) -> Vec<String> {
+pub(super) fn all_containers(pod: &Pod) -> Vec<String> {
     let spec = pod.spec.clone().unwrap_or_default();
     let init = spec.init_containers.into_iter().flatten().map(|container| container.name);
     let regular = spec.containers.into_iter().map(|container| container.name);

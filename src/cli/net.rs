@@ -2,13 +2,15 @@
 
 use std::process::ExitCode;
 
+use anyhow::ensure;
+use k8s_openapi::api::core::v1::Pod;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::LabelSelector;
 
 use super::Out;
 use super::args::{NetArgs, NetFormat};
 use super::client::{Client, PathBuilder};
 use super::columns::{self, align};
-use super::yaml;
+use super::{logs, yaml};
 use crate::server::network::{Counters, NetworkReport, SocketRow};
 use crate::server::network_audit::AuditReport;
 
@@ -30,6 +32,12 @@ pub(super) async fn run(
     }
     let segments = ["namespaces", args.target.namespace(), "pods", pod, "network"];
     let report: NetworkReport = client.get(PathBuilder::new(&segments).as_str()).await?;
+    if let Some(name) = args.container.as_ref().filter(|name| !knows(&report, name)) {
+        // It may have done nothing yet; one that there is not must not look like that.
+        let pod_object: Pod = client.get(PathBuilder::new(&segments[..4]).as_str()).await?;
+        let known = logs::all_containers(&pod_object).contains(name);
+        ensure!(known, "container {name} is not valid for pod {pod}");
+    }
     match args.output {
         Some(NetFormat::Json) => {
             out.line(&serde_json::to_string_pretty(&report)?)?;
@@ -39,6 +47,11 @@ pub(super) async fn run(
     }
     out.flush()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether any traffic is told of a container, the daemon's own members included.
+fn knows(report: &NetworkReport, container: &str) -> bool {
+    report.containers.iter().any(|it| it.name == container)
 }
 
 async fn audit(

@@ -195,6 +195,8 @@ fn sockets_and_traffic_are_shown() {
     };
     assert_eq!(row("tcpBytesReceived"), Some(5), "{traffic}");
     assert_eq!(row("accepts"), Some(1), "{traffic}");
+    let error = node.fails(&["net", "echo", "-c", "nobody"]);
+    assert!(error.contains("container nobody is not valid for pod echo"), "{error}");
     let error = node.fails(&["net", "nobody"]);
     assert!(error.contains("pods \"nobody\" not found"), "{error}");
 }
