@@ -63,6 +63,9 @@ struct Inner {
     generation: AtomicU64,
     changed: watch::Sender<u64>,
     denials: Mutex<VecDeque<Denial>>,
+    /// How far a test has let time pass.
+    #[cfg(test)]
+    passed: Mutex<std::time::Duration>,
 }
 
 /// A pod was denied something for the first time.
@@ -105,6 +108,8 @@ impl Fabric {
             generation: AtomicU64::new(0),
             changed: watch::channel(0).0,
             denials: Mutex::default(),
+            #[cfg(test)]
+            passed: Mutex::default(),
         }))
     }
 
@@ -274,8 +279,20 @@ impl Fabric {
         allowed || audited
     }
 
+    #[cfg(not(test))]
     fn now(&self) -> Timestamp {
         self.0.clock.now()
+    }
+
+    #[cfg(test)]
+    fn now(&self) -> Timestamp {
+        self.0.clock.now().plus(*lock(&self.0.passed))
+    }
+
+    /// Lets time pass, for a test.
+    #[cfg(test)]
+    fn pass(&self, time: std::time::Duration) {
+        *lock(&self.0.passed) += time;
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {

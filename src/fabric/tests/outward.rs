@@ -147,6 +147,28 @@ fn a_name_that_may_be_reached_is_looked_up_and_opens_its_addresses() {
 }
 
 #[test]
+fn an_address_learnt_by_its_name_is_closed_again_when_its_answer_has_run_out() {
+    let node = Node::with_names(&NAMES);
+    let names = may_reach(&[("api.example.com", 443)]);
+    let guest = node.guest_of("meter", "app=meter", 1, names);
+    let to = "192.0.2.10:443";
+    let look_up = || assert!(guest.lookup("api.example.com").is_ok());
+    let seconds = |seconds| node.fabric.pass(std::time::Duration::from_secs(seconds));
+    look_up();
+    assert_eq!(tried(&guest, &node, to), None);
+    seconds(290);
+    assert_eq!(tried(&guest, &node, to), None, "it holds, as it was decided before");
+    seconds(20);
+    assert_eq!(tried(&guest, &node, to), denied(to), "five minutes are over");
+    look_up();
+    assert_eq!(tried(&guest, &node, to), None, "learnt anew");
+    let rule = to_block("192.0.2.10/32", 443);
+    node.fabric.set_policy(policy("out", "app=meter", None, Some(vec![rule])));
+    seconds(3600);
+    assert_eq!(tried(&guest, &node, to), None, "a rule with the address has no end");
+}
+
+#[test]
 fn a_policy_may_name_what_its_pods_may_reach() {
     let node = Node::with_names(&NAMES);
     let guest = node.guest("meter", "app=meter", 1);
