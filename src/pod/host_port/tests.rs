@@ -289,6 +289,31 @@ async fn each_udp_client_gets_its_own_answers() {
     assert_eq!((traffic.datagrams_in, traffic.datagrams_out, traffic.flows_open), (10, 10, 2));
 }
 
+/// A socket on every address has many: its answers must bear the one that was asked, or the client does not take them for answers.
+#[tokio::test]
+async fn a_udp_client_is_answered_from_the_address_that_it_asked() {
+    for (published, asked) in [
+        ("0.0.0.0", &["127.0.0.1", "127.0.0.2", "127.3.2.1"][..]),
+        ("::", &["127.0.0.1", "127.0.0.2", "::1"]),
+        ("127.0.0.3", &["127.0.0.3"]),
+    ] {
+        let world = publish(Protocol::Udp, published).await;
+        let _echo = echo(&world);
+        for ip in asked {
+            let to = SocketAddr::new(ip.parse().unwrap(), world.address.port());
+            let from = if to.is_ipv4() { "127.0.0.1:0" } else { "[::1]:0" };
+            let client = UdpSocket::bind(from).await.unwrap();
+            client.send_to(b"who?", to).await.unwrap();
+            let mut buffer = [0; 64];
+            let answer = client.recv_from(&mut buffer);
+            let answer = tokio::time::timeout(Duration::from_secs(60), answer).await;
+            assert_eq!(answer.expect("an answer").unwrap(), (4, to), "at {published}");
+        }
+        // One client that asks two addresses is two.
+        assert_eq!(world.port.traffic.flows_open.get(), asked.len() as u64);
+    }
+}
+
 #[tokio::test]
 async fn a_module_that_comes_back_gets_the_next_datagram() {
     let world = publish(Protocol::Udp, "127.0.0.1").await;

@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use bytes::Bytes;
-use rustix::net::RecvFlags;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::debug;
+use tracing::{debug, warn};
 
+use super::ends::{self, Ends};
 use super::{Entrance, Way};
 use crate::net::{Family, ReceiveError, SendError};
 use crate::outside::flows::{Flows, Idle};
@@ -61,7 +61,7 @@ struct Client {
 /// All clients of a port.
 #[derive(Debug)]
 struct Table {
-    flows: Flows<SocketAddr, Client>,
+    flows: Flows<Ends, Client>,
     new: Rate,
 }
 
@@ -72,6 +72,9 @@ fn lock(clients: &Mutex<Table>) -> MutexGuard<'_, Table> {
 }
 
 pub(super) async fn serve(socket: Arc<UdpSocket>, entrance: Entrance) {
+    if let Err(error) = ends::learn(&socket, entrance.port.address) {
+        warn!(port = %entrance.port.address, %error, "clients of a published port are answered from the address that the routes prefer");
+    }
     let (per_second, burst) = NEW_CLIENTS;
     let table = Table { flows: Flows::new(CLIENTS_MAX), new: Rate::new(per_second, burst) };
     let clients = Arc::new(Mutex::new(table));
@@ -90,7 +93,7 @@ async fn receive_all(socket: &Arc<UdpSocket>, entrance: &Entrance, clients: &Cli
         };
         for _ in 0..AT_ONCE {
             match socket.try_io(which, || receive(socket)) {
-                Ok((from, data)) => inwards(socket, entrance, clients, from, data),
+                Ok((ends, data)) => inwards(socket, entrance, clients, ends, data),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) => {
                     debug!(port = %entrance.port.address, %error, "receiving on a published port failed");
@@ -102,13 +105,10 @@ async fn receive_all(socket: &Arc<UdpSocket>, entrance: &Entrance, clients: &Cli
     }
 }
 
-fn receive(socket: &UdpSocket) -> io::Result<(SocketAddr, Bytes)> {
+fn receive(socket: &UdpSocket) -> io::Result<(Ends, Bytes)> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let (n, _, from) =
-            rustix::net::recvfrom(socket, scratch.as_mut_slice(), RecvFlags::DONTWAIT)?;
-        let from = from.and_then(|from| SocketAddr::try_from(from).ok());
-        let from = from.ok_or(io::ErrorKind::InvalidData)?;
-        Ok((from, Bytes::copy_from_slice(&scratch[..n])))
+        let (n, ends) = ends::receive(socket, scratch)?;
+        Ok((ends, Bytes::copy_from_slice(&scratch[..n])))
     })
 }
 
@@ -117,20 +117,20 @@ fn inwards(
     socket: &Arc<UdpSocket>,
     entrance: &Entrance,
     clients: &Clients,
-    from: SocketAddr,
+    ends: Ends,
     data: Bytes,
 ) {
     let (traffic, bytes) = (&entrance.port.traffic, data.len());
     let mut table = lock(clients);
     let now = entrance.clock.now();
-    ask_again(entrance, &mut table, from);
+    ask_again(entrance, &mut table, ends);
     let pass = |table: &mut Table| {
-        table.flows.touch(&from, now).map(|client| send(&client.inside, data.clone()))
+        table.flows.touch(&ends, now).map(|client| send(&client.inside, data.clone()))
     };
     let sent = match pass(&mut table) {
         // Nobody yet, or its pod is gone: to whomever it leads now.
         None | Some(Err(SendError::Gone)) => {
-            let admitted = admit(socket, entrance, clients, &mut table, from);
+            let admitted = admit(socket, entrance, clients, &mut table, ends);
             if admitted { pass(&mut table) } else { None }
         }
         sent => sent,
@@ -145,17 +145,17 @@ fn inwards(
 }
 
 /// Forgets a client that policy has shut out since.
-fn ask_again(entrance: &Entrance, table: &mut Table, from: SocketAddr) {
+fn ask_again(entrance: &Entrance, table: &mut Table, ends: Ends) {
     let generation = entrance.leads.generation();
-    let Some(client) = table.flows.get(&from) else { return };
+    let Some(client) = table.flows.get(&ends) else { return };
     if client.admitted.load(Ordering::Relaxed) == generation {
         return;
     }
-    if entrance.leads.still(from, client.to) {
+    if entrance.leads.still(ends.client, client.to) {
         client.admitted.store(generation, Ordering::Relaxed);
     } else {
         let serial = client.serial;
-        drop(table.flows.remove(&from, serial));
+        drop(table.flows.remove(&ends, serial));
     }
 }
 
@@ -174,14 +174,14 @@ fn admit(
     entrance: &Entrance,
     clients: &Clients,
     table: &mut Table,
-    from: SocketAddr,
+    ends: Ends,
 ) -> bool {
     if !table.new.take(entrance.clock.now()) {
         return false;
     }
     // Before the question: a change in between is asked about again.
     let admitted = AtomicU64::new(entrance.leads.generation());
-    let Some(way) = entrance.way(from) else { return false };
+    let Some(way) = entrance.way(ends.client) else { return false };
     let family = if way.to.is_ipv4() { Family::V4 } else { Family::V6 };
     let Ok(inside) = way.host.udp_socket(family) else { return false };
     if inside.connect(way.to).is_err() {
@@ -192,7 +192,7 @@ fn admit(
     let answers = Answers {
         inside: inside.clone(),
         outside: Arc::clone(socket),
-        client: from,
+        ends,
         serial,
         clients: Arc::downgrade(clients),
         way: way.clone(),
@@ -202,7 +202,7 @@ fn admit(
     let carrying = bill.pays_for(async move { ended.run_until_cancelled(answers.carry()).await });
     way.tasks.spawn(carrying);
     let client = Client { inside, serial, to: way.to, admitted, _end: end.drop_guard() };
-    let (_, evicted) = table.flows.insert(from, client, way.clock.now());
+    let (_, evicted) = table.flows.insert(ends, client, way.clock.now());
     let traffic = &way.port.traffic;
     traffic.flows_open.rise(&traffic.flows_peak);
     if evicted.is_some() {
@@ -215,7 +215,7 @@ fn admit(
 struct Answers {
     inside: crate::net::UdpSocket,
     outside: Arc<UdpSocket>,
-    client: SocketAddr,
+    ends: Ends,
     serial: u64,
     clients: Weak<Mutex<Table>>,
     way: Way,
@@ -232,7 +232,7 @@ impl Answers {
         loop {
             let Some(clients) = self.clients.upgrade() else { return };
             let now = self.way.clock.now();
-            let idle = lock(&clients).flows.expire(&self.client, self.serial, now, IDLE);
+            let idle = lock(&clients).flows.expire(&self.ends, self.serial, now, IDLE);
             drop(clients);
             let Idle::Until(until) = idle else { return };
             tokio::select! {
@@ -250,18 +250,19 @@ impl Answers {
 
     async fn outwards(&self, data: &Bytes) {
         let traffic = &self.way.port.traffic;
-        match self.outside.send_to(data, self.client).await {
+        let send = || ends::send(&self.outside, data, self.ends);
+        match self.outside.async_io(Interest::WRITABLE, send).await {
             Ok(n) => {
                 traffic.datagrams_out.add(1);
                 traffic.bytes_out.add(n);
                 if let Some(clients) = self.clients.upgrade() {
-                    lock(&clients).flows.touch(&self.client, self.way.clock.now());
+                    lock(&clients).flows.touch(&self.ends, self.way.clock.now());
                 }
             }
             // Lost, as datagrams may be: a link that is down now may be up for the next one.
             Err(error) => {
                 traffic.datagrams_dropped.add(1);
-                debug!(client = %self.client, %error, "an answer of a published port could not be sent");
+                debug!(client = %self.ends.client, %error, "an answer of a published port could not be sent");
             }
         }
     }
@@ -292,8 +293,8 @@ mod test {
         let flow = inside.local_address().unwrap();
         // A socket on loopback cannot send anywhere else.
         let outside = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
-        let client: SocketAddr = "192.0.2.1:9".parse().unwrap();
-        assert!(outside.send_to(b"x", client).await.is_err());
+        let ends = Ends { client: "192.0.2.1:9".parse().unwrap(), host: None };
+        assert!(outside.send_to(b"x", ends.client).await.is_err());
         let port = PublishedPort {
             protocol: Protocol::Udp,
             address: outside.local_addr().unwrap(),
@@ -313,12 +314,12 @@ mod test {
         let (admitted, _end) = (AtomicU64::new(0), end.clone().drop_guard());
         let serial = flows.next_serial();
         let kept = Client { inside: inside.clone(), serial, to, admitted, _end };
-        let (serial, _) = flows.insert(client, kept, way.clock.now());
+        let (serial, _) = flows.insert(ends, kept, way.clock.now());
         let clients = Arc::new(Mutex::new(Table { flows, new: Rate::new(1, 1) }));
         way.port.traffic.flows_open.rise(&way.port.traffic.flows_peak);
         let traffic = Arc::clone(&way.port);
         let weak = Arc::downgrade(&clients);
-        let answers = Answers { inside, outside, client, serial, clients: weak, way };
+        let answers = Answers { inside, outside, ends, serial, clients: weak, way };
         tokio::spawn(answers.carry());
         for lost in 1..=3 {
             module.send(Bytes::from_static(b"answer"), Some(flow)).unwrap();
