@@ -95,6 +95,33 @@ fn policies_choose_by_pod_by_namespace_and_by_address_and_published_ports_obey()
 }
 
 #[test]
+fn connections_that_stand_stay_when_a_policy_comes_that_lets_no_more_in() {
+    let node = Node::start();
+    node.load("talk");
+    node.load("echo");
+    node.apply(
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: echo, labels: {app: web}}\nspec:\n  terminationGracePeriodSeconds: 1\n  containers:\n  \
+         - {name: echo, image: 'echo:test', env: [{name: PORT, value: '7'}]}\n",
+    );
+    let echo = ip(&node, "echo");
+    let holder = |name: &str| watcher(name, "tcp", &echo, 7).replace("watch, tcp", "hold");
+    node.apply(&holder("early"));
+    wait_answer(&node, "early", "held");
+    node.apply(&ingress("[]"));
+    node.apply(&holder("late"));
+    wait_answer(&node, "late", DENIED);
+    let before = counter(&node, "echo", "echo", "tcpBytesReceived");
+    wait_for("more to be said over the one that stands", || {
+        (counter(&node, "echo", "echo", "tcpBytesReceived") >= before + 5).then_some(())
+    });
+    node.ok(&["delete", "networkpolicy", "web"]);
+    wait_answer(&node, "late", "held");
+    let of_early = answers(&node, "early");
+    let broken = of_early.iter().skip_while(|answer| *answer != "held").count() - 1;
+    assert_eq!(broken, 0, "it is the same through all of it: {of_early:?}");
+}
+
+#[test]
 fn policies_hold_back_datagrams_at_published_ports_too() {
     let Some(own) = own_address() else {
         return eprintln!(
@@ -229,6 +256,8 @@ fn a_connection_waits_while_its_module_restarts_and_is_served() {
     let pod = node.wait_pod("once", "restarted", |pod| super::support::restarts(pod, "talk") >= 1);
     assert_eq!(pod["status"]["phase"], "Running");
     assert_eq!(wait_for("another answer", || ask("127.0.0.1", port)), "once");
+    let again = node.wait_pod("once", "again", |pod| super::support::restarts(pod, "talk") >= 2);
+    assert_eq!(again["status"]["podIP"], pod["status"]["podIP"], "one address for all its runs");
     let page = node.ok(&["describe", "pod", "once"]);
     assert!(page.contains("1 waiting for a module to listen"), "{page}");
     assert!(page.contains(&format!("127.0.0.1:{port}/TCP of the host, to 8080:")), "{page}");

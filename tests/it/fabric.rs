@@ -161,7 +161,11 @@ fn headless_names_mean_pods() {
     node.apply(&watcher("by-service", "tcp", "peers.default.svc.cluster.local", 8080));
     let dashed = format!("{}.default.pod.cluster.local", one.replace('.', "-"));
     node.apply(&watcher("by-dashes", "tcp", &dashed, 8080));
-    for watcher in ["by-host", "by-service", "by-dashes"] {
+    // The pod's own names for others, as in its hosts file.
+    let aliases = format!("spec:\n  hostAliases: [{{ip: {one}, hostnames: [plc, plc.lan]}}]\n");
+    let by_alias = watcher("by-alias", "tcp", "plc.lan", 8080).replace("spec:\n", &aliases);
+    node.apply(&by_alias);
+    for watcher in ["by-host", "by-service", "by-dashes", "by-alias"] {
         wait_answer(&node, watcher, "first");
     }
     let table = node.ok(&["get", "service", "peers"]);
