@@ -126,18 +126,23 @@ pub(crate) fn pair(
     payer: Payer,
 ) -> (Arc<End>, Unclaimed) {
     let EndSeed { side: client, lease, ticket } = client;
-    let pipe = |from: &SideSeed, to: &SideSeed, payer: &SideSeed| {
-        Mutex::new(Pipe::new(Arc::clone(&payer.member), from.sizes.send, to.sizes.receive))
+    let pipe = |from: &SideSeed, to: &SideSeed, payer: &SideSeed, own| {
+        Mutex::new(Pipe::new(Arc::clone(&payer.member), own, from.sizes.send, to.sizes.receive))
     };
-    let clients_payer = match payer {
-        Payer::Client => &client,
-        Payer::Server => &server,
+    let (clients_payer, clients_own) = match payer {
+        Payer::Client => (&client, true),
+        Payer::Server => (&server, false),
     };
+    // What comes from the outside its member pays for, and has not sent.
+    let servers_own = !matches!(seen, Seen::Outside { .. });
     let net = &client.member.net;
     let faults = net.faults.as_ref();
     let link = faults.map(|faults| faults.link(net.pair_with(server.address.ip())));
     let conn = Arc::new(Conn {
-        pipes: [pipe(&client, &server, clients_payer), pipe(&server, &client, &server)],
+        pipes: [
+            pipe(&client, &server, clients_payer, clients_own),
+            pipe(&server, &client, &server, servers_own),
+        ],
         members: [client.member, server.member],
         addresses: [client.address, server.address],
         seen,

@@ -119,6 +119,8 @@ pub(crate) struct Pipe {
     receive_size: usize,
     charged: usize,
     payer: Arc<MemberState>,
+    /// Whether it is the payer itself that writes.
+    own: bool,
     full: bool,
     /// Nothing more is written.
     closed: bool,
@@ -135,8 +137,13 @@ pub(crate) struct Pipe {
 }
 
 impl Pipe {
-    /// An empty pipe whose bytes `payer` pays for. Allocates nothing.
-    pub(crate) fn new(payer: Arc<MemberState>, send_size: usize, receive_size: usize) -> Self {
+    /// An empty pipe whose bytes `payer` pays for; `own` if it is the payer that writes. Allocates nothing.
+    pub(crate) fn new(
+        payer: Arc<MemberState>,
+        own: bool,
+        send_size: usize,
+        receive_size: usize,
+    ) -> Self {
         Self {
             front: Bytes::new(),
             chunks: VecDeque::new(),
@@ -148,6 +155,7 @@ impl Pipe {
             receive_size,
             charged: 0,
             payer,
+            own,
             full: false,
             closed: false,
             fin: false,
@@ -259,8 +267,10 @@ impl Pipe {
         }
         if self.charged == 0 {
             if !self.payer.charge(CHARGE_STEP) {
-                // Nothing would ever end a wait.
-                self.payer.missed(CHARGE_STEP);
+                // Nothing would ever end a wait. What others send is no call of the payer's, and ends it not.
+                if self.own {
+                    self.payer.missed(CHARGE_STEP);
+                }
                 return Err(WriteError::NoMemory);
             }
             self.charged = CHARGE_STEP;
@@ -275,13 +285,13 @@ impl Pipe {
             data.advance(n);
             self.lost |= n > 0;
         } else if n >= GATHER_BELOW || (n > 0 && self.buffered == 0) {
-            // A small part of a large block would keep all of it in memory.
-            let chunk = if n < data.len() / 2 {
+            // A part of a block would keep all of it in memory.
+            let chunk = if n < data.len() {
                 let copy = Bytes::copy_from_slice(&data[..n]);
                 data.advance(n);
                 copy
             } else {
-                data.split_to(n)
+                std::mem::take(data)
             };
             self.store(chunk);
         } else if n > 0 {
@@ -444,9 +454,19 @@ impl Pipe {
         self.reader_told = true;
     }
 
-    /// Takes up to `max` bytes, uncopied, with the writer to be woken. Only to be called when there
-    /// are bytes.
+    /// Takes up to `max` bytes, with the writer to be woken. Whole chunks are not copied; a part of one is, since it would keep all
+    /// of the chunk in memory for as long as somebody holds it, paid for by nobody. Only to be called when there are bytes.
     pub(crate) fn pop(&mut self, max: usize) -> (Bytes, Option<Waker>) {
+        let memory = match self.front.len() {
+            0 => self.tail.capacity() - self.tail.len() / SPARE_PART,
+            len => len,
+        } + self.spent;
+        let (bytes, waker) = self.take(max);
+        (if bytes.len() < memory { Bytes::copy_from_slice(&bytes) } else { bytes }, waker)
+    }
+
+    /// Takes up to `max` bytes off the first chunk, uncopied, with the writer to be woken.
+    fn take(&mut self, max: usize) -> (Bytes, Option<Waker>) {
         let max = max.min(self.buffered - self.withheld);
         let bytes = if self.front.len() > max {
             self.spent += max;
@@ -467,7 +487,8 @@ impl Pipe {
         (bytes, waker)
     }
 
-    /// Takes up to `max` bytes in up to `parts` chunks, uncopied, with the writer to be woken. Only to be called when there are bytes.
+    /// Takes up to `max` bytes in up to `parts` chunks, uncopied, with the writer to be woken: for whoever lets go of them soon.
+    /// Only to be called when there are bytes.
     pub(crate) fn pop_many(
         &mut self,
         max: usize,
@@ -479,7 +500,7 @@ impl Pipe {
             if n == max || self.buffered == self.withheld {
                 break;
             }
-            let (bytes, waker) = self.pop(max - n);
+            let (bytes, waker) = self.take(max - n);
             n += bytes.len();
             writer = writer.or(waker);
             into.push_back(bytes);

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex};
+use std::task::Poll;
 
 use bytes::Bytes;
 
@@ -10,7 +11,7 @@ use super::*;
 use crate::net::{
     Ask, ConnectError, Egress, Family, Lookup, MAX_LOOKUPS, Member, MemberLimits, NetConfig,
     OutboundCall, PodNet, Protocol, ReadError, ReceiveError, ResolveError, Route, SendError,
-    SocketState, UdpReply, UdpSocket,
+    SocketState, UdpReply, UdpSocket, WriteError,
 };
 
 const OTHER_IP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 7);
@@ -56,7 +57,7 @@ impl Egress for Switch {
 
     fn lookup(&self, member: &str, name: &str) -> Lookup {
         match name {
-            "now.example" => Lookup::Now(Ok(vec![OTHER_IP.into()])),
+            "now.example" | "now.example." => Lookup::Now(Ok(vec![OTHER_IP.into()])),
             "empty.example" => Lookup::Now(Ok(Vec::new())),
             "later.example" => Lookup::Later(Box::pin(async { Ok(vec![OTHER_IP.into()]) })),
             "never.example" => Lookup::Later(Box::pin(std::future::pending())),
@@ -380,4 +381,22 @@ fn flows_are_forgotten_beyond_their_bound() {
         answers.map(|from| server.send(Bytes::new(), Some(from)).is_ok()).collect();
     assert_eq!(outcomes.iter().filter(|ok| **ok).count(), 256, "the latest askers");
     assert!(!outcomes[0] && outcomes[299]);
+}
+
+/// `docs/limits.md`: what others send a module ends it not.
+#[test]
+fn an_answer_from_outside_that_finds_no_memory_is_no_failure_of_the_module() {
+    let world = world();
+    let purse = Purse::of(8 * 1024);
+    let client = world.here.join("client", MemberLimits::default(), purse.clone());
+    world.switch.route("192.0.2.1:80", Route::Outside);
+    let mut waiting = client.connect(at("192.0.2.1:80")).unwrap();
+    let mut far = world.switch.call().connected(at("198.51.100.1:5000")).unwrap();
+    let mut near = ready(waiting.try_finish()).unwrap();
+    let rest = client.pay(purse.left()).unwrap();
+    assert_eq!(far.write.try_write_slice(b"x"), Poll::Ready(Err(WriteError::NoMemory)));
+    assert_eq!(purse.missed(), 0);
+    assert_eq!(near.write.try_write_slice(b"x"), Poll::Ready(Err(WriteError::NoMemory)));
+    assert_eq!(purse.missed(), 1);
+    drop(rest);
 }

@@ -128,15 +128,25 @@ impl Bell {
 pub(crate) struct Purse {
     owed: Mutex<usize>,
     limit: usize,
+    missed: AtomicUsize,
 }
 
 impl Purse {
     pub(crate) fn of(limit: usize) -> Arc<Self> {
-        Arc::new(Self { owed: Mutex::new(0), limit })
+        Arc::new(Self { owed: Mutex::new(0), limit, missed: AtomicUsize::new(0) })
     }
 
     pub(crate) fn owed(&self) -> usize {
         *self.owed.lock().unwrap()
+    }
+
+    pub(crate) fn left(&self) -> usize {
+        self.limit - self.owed()
+    }
+
+    /// How many of the owner's own calls have failed for want of memory.
+    pub(crate) fn missed(&self) -> usize {
+        self.missed.load(Ordering::SeqCst)
     }
 }
 
@@ -153,6 +163,10 @@ impl Ledger for Purse {
     fn release(&self, bytes: usize) {
         let mut owed = self.owed.lock().unwrap();
         *owed = owed.checked_sub(bytes).expect("gave back more than was taken");
+    }
+
+    fn missed(&self, _bytes: usize) {
+        self.missed.fetch_add(1, Ordering::SeqCst);
     }
 }
 

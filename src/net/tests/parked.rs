@@ -4,7 +4,8 @@ use std::task::Poll;
 
 use crate::net::tests::{Bell, Purse, at, drain, join, parked_in, pod, ready, send};
 use crate::net::{
-    ConnectError, Connecting, Listener, Member, MemberLimits, NoLedger, PodNet, SocketState, Stream,
+    ConnectError, Connecting, Listener, Member, MemberLimits, NoLedger, PodNet, SocketState,
+    Stream, WriteError,
 };
 
 const PORT: &str = "10.88.0.5:80";
@@ -275,4 +276,23 @@ fn listeners_that_come_and_go_lose_nobody() {
     drop(host);
     assert!(parked_in(&net).wanted(80).is_empty());
     assert_eq!((net.open_sockets(), net.bound_ports()), (0, (0, 0)));
+}
+
+/// `docs/limits.md`: what others send a module ends it not.
+#[test]
+fn a_client_elsewhere_that_finds_no_memory_is_no_failure_of_the_module() {
+    let net = pod();
+    let purse = Purse::of(8 * 1024);
+    let server = net.join("server", MemberLimits::default(), purse.clone());
+    let host = join(&net, "host");
+    let mut listener = listen(&server);
+    let mut waiting = call(&host, 1);
+    let mut far = ready(listener.try_accept()).unwrap();
+    let mut near = ready(waiting.try_finish()).unwrap();
+    let rest = server.pay(purse.left()).unwrap();
+    assert_eq!(near.write.try_write_slice(b"x"), Poll::Ready(Err(WriteError::NoMemory)));
+    assert_eq!(purse.missed(), 0, "the client's call");
+    assert_eq!(far.write.try_write_slice(b"x"), Poll::Ready(Err(WriteError::NoMemory)));
+    assert_eq!(purse.missed(), 1, "the module's own");
+    drop(rest);
 }

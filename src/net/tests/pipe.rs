@@ -7,7 +7,7 @@ use crate::net::tests::{Bell, Purse, after, join, pattern, pod};
 use crate::net::{Member, MemberLimits};
 
 fn pipe(member: &Member, capacity: usize) -> Pipe {
-    Pipe::new(Arc::clone(&member.0), capacity / 2, capacity - capacity / 2)
+    Pipe::new(Arc::clone(&member.0), true, capacity / 2, capacity - capacity / 2)
 }
 
 fn waker(bell: &Arc<Bell>) -> Waker {
@@ -148,6 +148,41 @@ fn a_block_is_paid_for_until_its_last_byte_is_read() {
         assert_eq!(Arc::strong_count(&seen), 1);
         assert!(purse.owed() <= CHARGE_STEP, "{}", purse.owed());
     }
+}
+
+/// A program may put what it takes into another connection, where only those bytes are paid for (`splice` of `wasi:io`).
+#[test]
+fn a_part_that_is_taken_keeps_no_more_than_itself_in_memory() {
+    const SIZE: usize = 64 * 1024;
+    let net = pod();
+    let member = join(&net, "a");
+    let mut pipe = pipe(&member, 256 * 1024);
+    for parts in
+        [&[1, SIZE - 1][..], &[SIZE - 1, 1], &[SIZE / 2, SIZE / 2], &[20_000, 20_000, SIZE]]
+    {
+        let seen = Arc::new(());
+        let block = Bytes::from_owner(Block { bytes: vec![7; SIZE], _seen: Arc::clone(&seen) });
+        assert_eq!(pipe.push(&mut block.clone()), Ok(SIZE));
+        drop(block);
+        let taken: Vec<Bytes> = parts.iter().map(|part| pipe.pop(*part).0).collect();
+        assert_eq!((taken.iter().map(Bytes::len).sum::<usize>(), pipe.buffered()), (SIZE, 0));
+        assert_eq!(Arc::strong_count(&seen), 1, "{parts:?}");
+    }
+    // The same where they are put in: a part of a block that there was no room for.
+    let seen = Arc::new(());
+    let mut block = Bytes::from_owner(Block { bytes: vec![7; 5 * SIZE], _seen: Arc::clone(&seen) });
+    assert_eq!(pipe.push(&mut block), Ok(4 * SIZE));
+    drop(block);
+    assert_eq!(Arc::strong_count(&seen), 1);
+    let _ = pipe.pop(4 * SIZE);
+    // And of the memory that small writes are gathered in.
+    assert_eq!(pipe.push_slice(&[1; 40_000]).and_then(|_| pipe.push_slice(&[2])), Ok(1));
+    let room = pipe.tail.capacity();
+    assert!(room > 30_000, "{room}");
+    let _ = pipe.pop(40_000);
+    let small = pipe.pop(1).0;
+    let kept = bytes::BytesMut::from(small).capacity();
+    assert!(kept < 100, "{kept}");
 }
 
 #[test]
