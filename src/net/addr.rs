@@ -162,6 +162,12 @@ pub fn is_sendable(to: SocketAddr, family: Family) -> bool {
     fits_family(to.ip(), family) && !to.ip().is_unspecified() && to.port() != 0
 }
 
+/// `to` as others know it. A flow label and a zone may be named with an IPv6 address, and mean nothing in here: no packet carries
+/// them, and what comes back from there has none.
+pub(crate) fn plain(to: SocketAddr) -> SocketAddr {
+    SocketAddr::new(to.ip(), to.port())
+}
+
 fn is_ipv4_in_disguise(ip: Ipv6Addr) -> bool {
     let compatible = matches!(ip.segments(), [0, 0, 0, 0, 0, 0, _, _])
         && !ip.is_unspecified()

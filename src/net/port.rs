@@ -143,6 +143,9 @@ impl<T> PortTable<T> {
         } else {
             slot.more.retain(|binding| binding.id != bound.id);
         }
+        if slot.more.len() < slot.more.capacity() / 8 {
+            slot.more.shrink_to(slot.more.len() * 2);
+        }
     }
 
     /// Keeps no more room than a multiple of what is bound, so that a peak long ago costs nothing.

@@ -37,6 +37,8 @@ use crate::net::stats::{SocketInfo, SocketState};
 pub const DEFAULT_BACKLOG: usize = 128;
 /// Longest queue, whatever is asked for: Linux's `net.core.somaxconn`.
 pub const MAX_BACKLOG: usize = 4096;
+/// Places that an empty queue keeps (72 bytes each).
+const PLACES_KEPT: usize = 8;
 
 /// Why an accept failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -109,6 +111,16 @@ struct Waiter {
 impl State {
     fn has_room(&self) -> bool {
         self.queue.len() < self.backlog && self.waiting.is_empty()
+    }
+
+    /// The next to be accepted.
+    fn pop(&mut self) -> Option<Queued> {
+        let next = self.queue.pop_front();
+        if self.queue.is_empty() && self.queue.capacity() > PLACES_KEPT {
+            // What a burst has made it grow to nobody pays for any more.
+            self.queue = VecDeque::new();
+        }
+        next
     }
 
     fn take_place(&mut self) -> u64 {
@@ -258,7 +270,7 @@ impl ListenerCore {
     ) -> Poll<Result<(Arc<End>, TcpOptions), AcceptError>> {
         let mut state = lock(&self.state);
         let (end, caller) = loop {
-            let Some(next) = state.queue.pop_front() else {
+            let Some(next) = state.pop() else {
                 if state.closed {
                     return Poll::Ready(Err(AcceptError::Closed));
                 }
@@ -490,7 +502,7 @@ impl Listener {
     /// waiting either.
     pub fn turn_away(&mut self) {
         let mut state = lock(&self.core().state);
-        let Some(Queued { caller, paid, .. }) = state.queue.pop_front() else { return };
+        let Some(Queued { caller, paid, .. }) = state.pop() else { return };
         let woken = self.core().let_in(&mut state);
         drop(state);
         self.core().member.counters.arrivals_refused.add(1);

@@ -54,7 +54,7 @@ pub(crate) fn connect(
     sizes: BufferSizes,
 ) -> Result<Connecting, ConnectError> {
     let member = Arc::clone(ticket.member());
-    let begun = begin(ticket, local, family, to, sizes);
+    let begun = begin(ticket, local, family, addr::plain(to), sizes);
     if let Err(error) = &begun {
         member.counters.count_failure(*error);
     }
@@ -112,7 +112,7 @@ pub(crate) fn connect_patiently(
     client: Option<SocketAddr>,
     to: SocketAddr,
 ) -> Result<Connecting, ConnectError> {
-    let member = Arc::clone(ticket.member());
+    let (member, to) = (Arc::clone(ticket.member()), addr::plain(to));
     let handshake = patient(ticket, client, to);
     let handshake = handshake.inspect_err(|error| member.counters.count_failure(*error))?;
     member.counters.connects.add(1);

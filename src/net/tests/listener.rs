@@ -179,3 +179,28 @@ fn all_a_connection_cost_is_given_back() {
     assert_eq!(net.bound_ports(), (0, 0));
     assert_eq!((net.open_sockets(), net.buffered_bytes()), (0, 0));
 }
+
+#[test]
+fn a_burst_of_connections_leaves_no_memory_behind() {
+    let net = pod();
+    let (server, client) = (join(&net, "server"), join(&net, "client"));
+    let mut listener = server.listen(at("127.0.0.1:80")).unwrap();
+    listener.set_backlog(MAX_BACKLOG);
+    let mut burst = |turn_away: bool| {
+        for _ in 0..1000 {
+            drop(client.connect(at("127.0.0.1:80")).unwrap());
+        }
+        assert!(lock(&listener.core().state).queue.capacity() >= 1000);
+        while !lock(&listener.core().state).queue.is_empty() {
+            if turn_away {
+                listener.turn_away();
+            } else {
+                assert!(listener.try_accept().is_ready());
+            }
+        }
+        lock(&listener.core().state).queue.capacity()
+    };
+    for kept in [burst(false), burst(true)] {
+        assert!(kept <= PLACES_KEPT, "{kept}");
+    }
+}

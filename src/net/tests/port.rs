@@ -154,3 +154,20 @@ proptest! {
         prop_assert!(ports.ephemeral.words.iter().take(WORDS - 1).all(|word| *word == 0));
     }
 }
+
+#[test]
+fn a_port_that_many_had_keeps_no_room_for_them() {
+    let mut table = PortTable::<()>::new();
+    let claim = |n: u32| Claim {
+        ip: std::net::Ipv4Addr::from(0x7f00_0001 + n).into(),
+        port: 80,
+        dual: false,
+    };
+    let bound: Vec<Bound> = (0..1000).map(|n| table.bind(claim(n)).unwrap()).collect();
+    for bound in &bound[1..] {
+        table.release(*bound);
+    }
+    let kept = table.slots[&80].more.capacity();
+    assert!(kept <= 8, "{kept}");
+    assert_eq!(table.bind(claim(0)), Err(PortRefusal::InUse));
+}

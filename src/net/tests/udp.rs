@@ -3,6 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::*;
+use crate::net::lease::udp_at;
 use crate::net::tests::{Bell, Purse, at, join, pod, ready};
 use crate::net::{BindError, Member};
 use crate::net::{MemberLimits, NetConfig, NetLimits, PodNet};
@@ -112,6 +113,44 @@ fn a_connected_sender_learns_once_that_nobody_listens_and_others_never_do() {
     assert!(socket.try_receive().is_pending());
     assert_eq!(socket.send(payload("x"), None), Ok(()));
     assert_eq!(socket.send(payload("x"), None), Err(SendError::Refused));
+}
+
+/// What a program names with an IPv6 address beside it is not part of who its peer is.
+#[test]
+fn a_flow_label_and_a_zone_make_nobody_another() {
+    let net = pod();
+    let member = join(&net, "a");
+    let (peer, socket) = (bound(&member, "[::1]:1"), bound(&member, "[::1]:2"));
+    let labelled = std::net::SocketAddrV6::new(std::net::Ipv6Addr::LOCALHOST, 1, 7, 3).into();
+    socket.connect(labelled).unwrap();
+    peer.send(payload("x"), Some(at("[::1]:2"))).unwrap();
+    assert_eq!(ready(socket.try_receive()).unwrap().data, "x");
+    assert_eq!(socket.remote_address(), Some(at("[::1]:1")));
+    for to in [None, Some(labelled), Some(at("[::1]:1"))] {
+        socket.send(payload("y"), to).unwrap();
+        assert_eq!(ready(peer.try_receive()).unwrap().data, "y");
+    }
+    let mut listener = member.listen(at("[::1]:1")).unwrap();
+    let near = ready(member.connect(labelled).unwrap().try_finish()).unwrap();
+    assert_eq!(near.remote_address(), at("[::1]:1"));
+    assert!(listener.try_accept().is_ready());
+}
+
+#[test]
+fn a_burst_leaves_no_memory_behind() {
+    let net = pod();
+    let member = join(&net, "a");
+    let (from, socket) = (bound(&member, "127.0.0.1:1"), bound(&member, "127.0.0.1:2"));
+    let kept = || lock(&udp_at(&net.0, at("127.0.0.1:2")).unwrap().state).queue.capacity();
+    let burst =
+        || (0..1000).for_each(|_| from.send(Bytes::new(), Some(at("127.0.0.1:2"))).unwrap());
+    burst();
+    assert!(kept() >= 1000);
+    while socket.try_receive().is_ready() {}
+    assert!(kept() <= PLACES_KEPT, "{}", kept());
+    burst();
+    socket.connect(at("127.0.0.1:3")).unwrap();
+    assert!(kept() <= PLACES_KEPT, "{}", kept());
 }
 
 #[test]

@@ -42,6 +42,9 @@ pub const MAX_PAYLOAD_V6: usize = 65_527;
 const DATAGRAM_OVERHEAD: usize = 128;
 /// Queue bound where none is asked for, in bytes (Linux's `net.core.rmem_default`).
 const DEFAULT_QUEUE: usize = 208 * 1024;
+/// Places for datagrams that an empty queue keeps (64 bytes each): who answers one question after another does not allocate for the
+/// queue itself.
+const PLACES_KEPT: usize = 16;
 
 /// Why a datagram was not sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -265,6 +268,18 @@ impl Readers {
 impl State {
     fn take_readers(&mut self) -> Readers {
         Readers { one: self.reader.take(), more: self.receiving.take() }
+    }
+
+    /// The next datagram, and what it counted.
+    fn pop(&mut self) -> Option<(Datagram, usize)> {
+        let datagram = self.queue.pop_front()?;
+        let weight = datagram.weight();
+        self.weight -= weight;
+        if self.queue.is_empty() && self.queue.capacity() > PLACES_KEPT {
+            // What a burst has made it grow to nobody pays for any more.
+            self.queue = VecDeque::new();
+        }
+        Some((datagram, weight))
     }
 
     /// What a receive fails with, if it fails. A refusal is told once.

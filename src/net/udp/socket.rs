@@ -13,8 +13,8 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 
 use super::{
-    DEFAULT_QUEUE, Datagram, Flows, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, ReceiveError, SendError, State,
-    UdpCore, UdpReply,
+    DEFAULT_QUEUE, Datagram, Flows, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, PLACES_KEPT, ReceiveError,
+    SendError, State, UdpCore, UdpReply,
 };
 use crate::net::addr::{self, Family, Protocol};
 use crate::net::egress::Ask;
@@ -136,6 +136,7 @@ impl UdpSocket {
     /// From now on talks and listens only to `peer`; what others sent and was not read yet is
     /// dropped.
     pub fn connect(&self, peer: SocketAddr) -> Result<(), SendError> {
+        let peer = addr::plain(peer);
         if !addr::is_sendable(peer, self.0.family) {
             return Err(SendError::InvalidAddress(peer));
         }
@@ -153,6 +154,7 @@ impl UdpSocket {
         state.refused = false;
         let before = state.weight;
         state.queue.retain(|datagram| datagram.from == peer);
+        state.queue.shrink_to(PLACES_KEPT);
         state.weight = state.queue.iter().map(Datagram::weight).sum();
         let dropped = before - state.weight;
         drop(state);
@@ -194,7 +196,7 @@ impl UdpSocket {
         if data.len() > longest {
             return Err(SendError::TooLong(data.len()));
         }
-        let (from, to) = self.prepare(to)?;
+        let (from, to) = self.prepare(to.map(addr::plain))?;
         let member = &self.0.member;
         let way = if member.net.addresses.is_local(to.ip()) {
             UdpWay::Here
@@ -338,9 +340,7 @@ impl UdpSocket {
     fn receive_by(&self, wait: impl FnOnce(&mut State)) -> Poll<Result<Datagram, ReceiveError>> {
         let mut state = std::task::ready!(self.next_by(wait))?;
         // It has just been there.
-        let Some(datagram) = state.queue.pop_front() else { return Poll::Pending };
-        let weight = datagram.weight();
-        state.weight -= weight;
+        let Some((datagram, weight)) = state.pop() else { return Poll::Pending };
         drop(state);
         self.0.member.release(weight);
         self.0.member.counters.datagrams_received.add(1);
