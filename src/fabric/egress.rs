@@ -292,6 +292,10 @@ impl Egress for PodEgress {
     }
 
     fn lookup(&self, _member: &str, name: &str) -> Lookup {
+        let (name, complete) = match name.strip_suffix('.') {
+            Some(name) => (name, true),
+            None => (name, false),
+        };
         if name.eq_ignore_ascii_case(HOST_NAME) {
             return Lookup::Later(self.answered(vec![Step::Ask(name.to_owned())], None));
         }
@@ -301,7 +305,12 @@ impl Egress for PodEgress {
             let Some(me) = state.pod(&self.uid) else {
                 return Lookup::Now(Err(ResolveError::NotFound));
             };
-            for candidate in names::candidates(name, &self.dns, &self.key.namespace) {
+            let candidates = if complete {
+                vec![name.to_owned()]
+            } else {
+                names::candidates(name, &self.dns, &self.key.namespace)
+            };
+            for candidate in candidates {
                 match self.cluster(&candidate, &state) {
                     Some(found) if found.is_empty() => {}
                     Some(found) => {
@@ -314,7 +323,7 @@ impl Egress for PodEgress {
             }
         }
         // A short name means one of the node's, and there is no such; what else it was tried as is nobody's wish.
-        let is_short = self.dns.cluster && !name.contains('.');
+        let is_short = self.dns.cluster && !complete && !name.contains('.');
         let missing =
             if denied && !is_short { ResolveError::Denied } else { ResolveError::NotFound };
         match steps.as_mut_slice() {

@@ -2,7 +2,7 @@
 //!
 //! Owns: which of them it may connect to, at which ports, and for how long: as long as the answer holds, with a floor so that
 //! a connect right after the look-up is in time. A connection made in time lives on.
-//! Limits: [`ADDRESSES_MAX`]; what ends soonest makes room.
+//! Limits: [`ADDRESSES_MAX`]; what ends soonest makes room for what has just been learnt.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -29,22 +29,27 @@ pub struct Learnt {
 struct Entry {
     name: Arc<str>,
     until: Timestamp,
+    /// When it was last answered.
+    learnt: Timestamp,
 }
 
 impl Learnt {
     /// An answer has come: `name` has this address, for `ttl`.
     pub fn note(&mut self, ip: IpAddr, name: &Arc<str>, ttl: Duration, now: Timestamp) {
         let until = now.plus(ttl.max(HOLDS_MIN));
+        if self.count >= ADDRESSES_MAX {
+            self.forget(now);
+        }
         let entries = self.known.entry(ip).or_default();
         match entries.iter_mut().find(|entry| entry.name == *name) {
-            Some(entry) => entry.until = entry.until.max(until),
+            Some(entry) => {
+                entry.until = entry.until.max(until);
+                entry.learnt = now;
+            }
             None => {
-                entries.push(Entry { name: Arc::clone(name), until });
+                entries.push(Entry { name: Arc::clone(name), until, learnt: now });
                 self.count += 1;
             }
-        }
-        if self.count > ADDRESSES_MAX {
-            self.forget(now);
         }
     }
 
@@ -75,16 +80,19 @@ impl Learnt {
         entries.max_by_key(|entry| entry.until).map(|entry| Arc::clone(&entry.name))
     }
 
-    /// Makes room: everything that has ended, else the one that ends first.
+    /// Makes room: everything that has ended, else what ends first. Not what has been learnt in this very moment, as the other
+    /// addresses of the same answer: the program is about to use them.
     fn forget(&mut self, now: Timestamp) {
         let before = self.count;
         self.drop_where(|entry| entry.until <= now);
         if self.count < before {
             return;
         }
-        let first = self.known.values().flatten().map(|entry| entry.until).min();
-        if let Some(first) = first {
-            self.drop_where(|entry| entry.until <= first);
+        let all = || self.known.values().flatten();
+        let older = all().filter(|entry| entry.learnt < now).map(|entry| entry.until).min();
+        match older {
+            Some(first) => self.drop_where(|entry| entry.until <= first && entry.learnt < now),
+            None => self.drop_where(|_| true),
         }
     }
 
@@ -143,12 +151,28 @@ mod test {
     }
 
     #[test]
+    fn what_has_just_been_learnt_stays_even_if_it_ends_first() {
+        let mut learnt = Learnt::default();
+        let count = u32::try_from(ADDRESSES_MAX).unwrap();
+        for n in 0..count {
+            learnt.note(ip(n), &"a".into(), Duration::from_secs(3000 + u64::from(n)), at(0));
+        }
+        for n in 0..16 {
+            learnt.note(ip(count + n), &"a".into(), Duration::ZERO, at(1));
+        }
+        let rules = [rule("a")];
+        let known = |n| learnt.allows(ip(n), Protocol::Tcp, 443, rules.iter(), at(1)).is_some();
+        assert!((16..count + 16).all(known));
+        assert_eq!(learnt.count, ADDRESSES_MAX);
+    }
+
+    #[test]
     fn what_ends_soonest_makes_room() {
         let mut learnt = Learnt::default();
         let count = u32::try_from(ADDRESSES_MAX).unwrap();
         for n in 0..=count {
             let ttl = Duration::from_secs(if n == 7 { 70 } else { 1000 + u64::from(n) });
-            learnt.note(ip(n), &"a".into(), ttl, at(0));
+            learnt.note(ip(n), &"a".into(), ttl, at(u64::from(n == count)));
         }
         let rules = [rule("a")];
         let known = |n| learnt.allows(ip(n), Protocol::Tcp, 443, rules.iter(), at(1)).is_some();

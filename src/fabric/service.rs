@@ -18,6 +18,10 @@ use crate::spec::{Labels, NamespacedName, PodKey, PodUid, PortRef, Service, Serv
 /// room; it is then treated as new, which at worst moves it to another pod.
 pub const CLIENTS_MAX: usize = 1024;
 
+/// Flows of these that one address may have. One that has more makes room among its own: else a pod with as many sockets as it may have
+/// could make the Service forget where everybody else's datagrams went.
+const FLOWS_OF_ONE_MAX: usize = CLIENTS_MAX / 4;
+
 /// A flow of datagrams that was quiet for so long is a new one (`nf_conntrack_udp_timeout_stream`).
 pub const FLOW_IDLE: Duration = Duration::from_secs(120);
 
@@ -172,10 +176,13 @@ impl Balancer {
             }
         };
         if let Some(flow) = flow {
-            self.flows.set(flow, chosen.0.uid.clone(), now);
+            let same = |other: &SocketAddr| other.ip() == flow.ip();
+            self.flows.make_room(&flow, same, FLOWS_OF_ONE_MAX);
+            self.flows.set(flow, &chosen.0.uid, now);
         }
         if affinity.is_some() {
-            self.clients.set(client.from.ip(), chosen.0.uid.clone(), now);
+            self.clients.make_room(&client.from.ip(), |_| true, CLIENTS_MAX);
+            self.clients.set(client.from.ip(), &chosen.0.uid, now);
         }
         Some(chosen)
     }
@@ -197,13 +204,31 @@ impl<K: std::hash::Hash + Eq + Clone> Remembered<K> {
         (now.since(*last) <= idle).then_some(uid)
     }
 
-    fn set(&mut self, client: K, uid: PodUid, now: Timestamp) {
-        if self.0.len() >= CLIENTS_MAX && !self.0.contains_key(&client) {
-            let eldest =
-                self.0.iter().min_by_key(|(_, (_, last))| *last).map(|(key, _)| key.clone());
-            eldest.and_then(|eldest| self.0.remove(&eldest));
+    /// Forgets the one quiet for longest where `client` is new and there is no room: among those that are `like` it, of which there may be
+    /// `most`, else among all.
+    fn make_room(&mut self, client: &K, like: impl Fn(&K) -> bool, most: usize) {
+        if self.0.len() < most || self.0.contains_key(client) {
+            return;
         }
-        self.0.insert(client, (uid, now));
+        let of_kind = self.0.keys().filter(|key| like(key)).count() >= most;
+        if !of_kind && self.0.len() < CLIENTS_MAX {
+            return;
+        }
+        let all = self.0.iter().filter(|(key, _)| !of_kind || like(key));
+        let eldest = all.min_by_key(|(_, (_, last))| *last).map(|(key, _)| key.clone());
+        eldest.and_then(|eldest| self.0.remove(&eldest));
+    }
+
+    fn set(&mut self, client: K, uid: &PodUid, now: Timestamp) {
+        match self.0.get_mut(&client) {
+            Some(known) => {
+                if known.0 != *uid {
+                    known.0 = uid.clone();
+                }
+                known.1 = now;
+            }
+            None => drop(self.0.insert(client, (uid.clone(), now))),
+        }
     }
 }
 

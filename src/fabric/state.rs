@@ -198,7 +198,7 @@ impl State {
         let key = service.key.clone();
         let old = self.services.remove(&key);
         if let Some(ip) = old.as_ref().and_then(|old| old.service.cluster_ip()) {
-            self.by_cluster_ip.remove(&ip);
+            self.leave_cluster_ip(&key, ip);
         }
         if let Some(ip) = service.cluster_ip() {
             self.by_cluster_ip.insert(ip, key.clone());
@@ -215,9 +215,14 @@ impl State {
 
     pub(super) fn remove_service(&mut self, key: &NamespacedName) {
         let Some(old) = self.services.remove(key) else { return };
-        if let Some(ip) = old.service.cluster_ip()
-            && self.by_cluster_ip.get(&ip) == Some(key)
-        {
+        if let Some(ip) = old.service.cluster_ip() {
+            self.leave_cluster_ip(key, ip);
+        }
+    }
+
+    /// The address may be another Service's by now.
+    fn leave_cluster_ip(&mut self, key: &NamespacedName, ip: Ipv4Addr) {
+        if self.by_cluster_ip.get(&ip) == Some(key) {
             self.by_cluster_ip.remove(&ip);
         }
     }

@@ -119,8 +119,8 @@ pub trait Egress: Send + Sync + fmt::Debug {
         Err(SendError::Unreachable(ask.to))
     }
 
-    /// The addresses of a name that is not the pod's own. `name` is a well-formed host name,
-    /// without a last dot, spelled as the member did.
+    /// The addresses of a name that is not the pod's own. `name` is a well-formed host name, spelled
+    /// as the member did: with a last dot if it is complete, and to be tried as nothing else.
     fn lookup(&self, member: &str, name: &str) -> Lookup {
         let _ = (member, name);
         Lookup::Now(Err(ResolveError::NotFound))

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 
 use super::addr::Protocol;
 use super::egress::{Lookup, MAX_LOOKUPS};
-use super::names::{self, ResolveError};
+use super::names::ResolveError;
 use super::registry::{Entry, Registry, Ticket};
 use super::stats::{CounterSnapshot, Counters, SocketInfo};
 use super::{Net, lock};
@@ -155,7 +155,7 @@ impl Member {
     #[must_use]
     pub fn lookup(&self, name: &str) -> Lookup {
         match self.0.net.names.resolve(name) {
-            Err(ResolveError::NotFound) => self.0.lookup_elsewhere(names::normal(name)),
+            Err(ResolveError::NotFound) => self.0.lookup_elsewhere(name),
             known => Lookup::Now(known),
         }
     }

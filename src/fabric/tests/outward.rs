@@ -211,6 +211,28 @@ fn search_suffixes_of_the_manifest_are_tried_in_order() {
     assert_eq!(node.outside.asked.lock().unwrap().last().map(String::as_str), Some("web.lab"));
 }
 
+/// resolv.conf(5): who ends a name with a dot wants that name and no other.
+#[test]
+fn a_complete_name_is_tried_as_nothing_else() {
+    let names = [("plc.lan", "192.0.2.40", 60), ("plc.lan.lan", "192.0.2.41", 60)];
+    let node = Node::with_names(&names);
+    let guest = node.guest_of("meter", "app=meter", 1, |pod| {
+        pod.network.dns.searches = vec!["lan".to_owned()];
+        pod.network.egress_names = vec![rule("plc.lan", 502), rule("plc.lan.lan", 502)];
+    });
+    node.fabric.set_service(node.service("web", "app=web", "80"));
+    assert_eq!(
+        guest.lookup("plc.lan"),
+        Ok(vec!["192.0.2.41".to_owned()]),
+        "few dots: suffixes first"
+    );
+    assert_eq!(guest.lookup("plc.lan."), Ok(vec!["192.0.2.40".to_owned()]));
+    assert_eq!(tried(&guest, &node, "192.0.2.40:502"), None);
+    assert_eq!(guest.lookup("web.lab.svc.cluster.local."), Ok(vec!["10.89.0.1".to_owned()]));
+    assert_eq!(guest.lookup("web"), Ok(vec!["10.89.0.1".to_owned()]));
+    assert_eq!(guest.lookup("web."), Err(ResolveError::Denied), "another's to know");
+}
+
 #[test]
 fn an_audit_of_the_outside_names_names() {
     let node = Node::with_names(&NAMES);

@@ -272,3 +272,24 @@ fn the_client_away_for_longest_makes_room() {
     assert!(!balancer.clients.0.contains_key(&one(1).from.ip()), "the eldest went");
     assert!(balancer.clients.0.contains_key(&one(0).from.ip()));
 }
+
+#[test]
+fn one_with_many_sockets_makes_nobody_elses_datagrams_go_elsewhere() {
+    let list = of(&eighty(), &[thing(1, READY), thing(2, READY)]);
+    let mut balancer = Balancer::default();
+    let mut pick = |ip, port, now| picked(&mut balancer, &list, client(ip, port, true), None, now);
+    let first = pick(9, 5, 0).unwrap();
+    for port in 1..=5000 {
+        assert!(pick(1, port, 1).is_some());
+    }
+    assert_ne!(pick(2, 5, 1), Some(first), "it would have another if it were new");
+    assert_eq!(pick(9, 5, 1), Some(first));
+    assert_eq!(pick(1, 5000, 2), pick(1, 5000, 2), "its own newest it keeps");
+    let own = balancer.flows.0.keys().filter(|from| from.ip() == client(1, 0, true).from.ip());
+    assert_eq!(own.count(), FLOWS_OF_ONE_MAX);
+    for n in 0..4000_u32 {
+        let from = SocketAddr::new(Ipv4Addr::from(0x0A58_0300 + n).into(), 5);
+        assert!(balancer.pick(&list, 0, Client { from, is_flow: true }, None, at(2)).is_some());
+    }
+    assert_eq!(balancer.flows.0.len(), CLIENTS_MAX);
+}
