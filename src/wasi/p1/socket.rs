@@ -320,7 +320,8 @@ impl Socket {
                     return Poll::Pending;
                 }
                 match &mut tcp.halves {
-                    Some((_, write)) => write.poll_writable(cx).map(drop),
+                    // What has gone wrong is left to the write that follows.
+                    Some((_, write)) => write.poll_ready(cx),
                     None => Poll::Ready(()),
                 }
             }
@@ -424,5 +425,35 @@ impl Udp {
         let truncated = count < datagram.data.len();
         let from = Some(datagram.from);
         Poll::Ready(Ok(Received { count, truncated, from }))
+    }
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use std::net::Ipv4Addr;
+    use std::sync::Arc;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::net::{MemberLimits, NetConfig, NoLedger, PodNet};
+
+    #[tokio::test]
+    async fn a_poll_takes_no_error_from_the_write_that_follows() {
+        let net = PodNet::new(NetConfig::new(Ipv4Addr::new(10, 88, 0, 5)));
+        let member = net.join("a", MemberLimits::default(), Arc::new(NoLedger));
+        let at = "127.0.0.1:80".parse().unwrap();
+        let mut listener = member.listen(at).unwrap();
+        let mut socket = Socket::open_tcp(&member, Family::V4).unwrap();
+        socket.connect(at).await.unwrap();
+        assert_eq!(socket.send(b"x", None).await, Ok(1));
+        let Poll::Ready(Ok(far)) = listener.try_accept() else { panic!("nobody came") };
+        far.abort();
+        for _ in 0..2 {
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(socket.poll_writable(&mut cx).is_ready());
+        }
+        assert_eq!(socket.send(b"x", None).await, Err(Errno::Connreset));
+        assert_eq!(socket.send(b"x", None).await, Err(Errno::Pipe));
     }
 }
