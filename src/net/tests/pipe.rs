@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::io::IoSlice;
+
 use proptest::prelude::*;
 
 use super::*;
