@@ -206,6 +206,25 @@ impl Fabric {
         })
     }
 
+    /// Whether traffic to a Service's port may go on to that address: a pod there is one of those that are to be had now.
+    #[must_use]
+    pub fn leads(
+        &self,
+        key: &NamespacedName,
+        protocol: Protocol,
+        port: u16,
+        to: SocketAddr,
+    ) -> bool {
+        let state = self.read();
+        let Some(entry) = state.service(key) else { return false };
+        let is_it = |own: &ServicePort| own.protocol == protocol && own.port == port;
+        let Some(port) = entry.service.ports.iter().position(is_it) else { return false };
+        let found = |(endpoint, number): (&Endpoint, u16)| {
+            SocketAddr::new(endpoint.ip.into(), number) == to
+        };
+        service::usable(&entry.endpoints, port).any(found)
+    }
+
     /// Whether policy lets somebody outside connect to the pod at that port, as through a published one. Never asked of probes and of
     /// the node's own programs: those are always let in (Kubernetes: "traffic to and from the node").
     #[must_use]

@@ -144,9 +144,13 @@ impl Leads for ToService {
     }
 
     fn still(&self, client: SocketAddr, to: SocketAddr) -> bool {
-        let protocol = self.wanted.protocol;
+        let Wanted { service, protocol, port, .. } = &self.wanted;
+        // A pod that is not ready any more gets no datagrams either; kube-proxy makes the kernel forget such flows.
         let pod = self.fabric.pod_at(to.ip());
-        pod.is_some_and(|pod| host_port::admitted(&self.fabric, &pod, client, protocol, to.port()))
+        self.fabric.leads(service, *protocol, *port, to)
+            && pod.is_some_and(|pod| {
+                host_port::admitted(&self.fabric, &pod, client, *protocol, to.port())
+            })
     }
 
     fn generation(&self) -> u64 {
@@ -177,4 +181,60 @@ fn tell(node: &NodeContext, port: &Wanted, error: &io::Error) {
         host: node.node.name.clone(),
     };
     node.board.record(&draft, node.clock.now());
+}
+
+#[cfg(test)]
+mod test {
+    #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+    use super::*;
+    use crate::clock::Clock;
+    use crate::fabric::{NoOutside, PodState};
+    use crate::net::{MemberLimits, NetConfig, NoLedger, PodNet};
+    use crate::spec::{PortRef, Service, ServiceAddress, ServicePort};
+    use crate::testkit::pods;
+
+    #[test]
+    fn datagrams_of_a_client_leave_a_pod_that_is_not_ready_any_more() {
+        let fabric = Fabric::new(Clock::start());
+        let mut pod = pods::pod([pods::regular("c")]);
+        pod.labels = [("app".to_owned(), "dns".to_owned())].into();
+        let ip = Ipv4Addr::new(10, 88, 0, 1);
+        let egress = fabric.egress(&pod, ip, Arc::new(NoOutside));
+        let net = PodNet::new(NetConfig { egress, ..NetConfig::new(ip) });
+        let host = Arc::new(net.join("podling", MemberLimits::default(), Arc::new(NoLedger)));
+        let _attached = fabric.attach(&pod.uid, &net, &host);
+        let service = NamespacedName::new(&pod.key.namespace, "dns");
+        let port = ServicePort {
+            name: None,
+            protocol: Protocol::Udp,
+            port: 53,
+            target: PortRef::Number(5353),
+            node_port: Some(30_053),
+        };
+        fabric.set_service(Service {
+            key: service.clone(),
+            selector: pod.labels.clone(),
+            address: ServiceAddress::ClusterIp(Ipv4Addr::new(10, 89, 0, 1)),
+            ports: vec![port],
+            affinity: None,
+            publish_not_ready: false,
+        });
+        let wanted = Wanted { service, protocol: Protocol::Udp, port: 53, node_port: 30_053 };
+        let leads = ToService { fabric: fabric.clone(), wanted };
+        let client = "192.0.2.1:9".parse().unwrap();
+        let ready = |ready| {
+            let before = leads.generation();
+            fabric.set_state(&pod.uid, PodState { ready, ..PodState::default() });
+            assert_ne!(leads.generation(), before, "asked again");
+        };
+        ready(true);
+        let (_, to) = leads.find(client).unwrap();
+        assert_eq!(to, "10.88.0.1:5353".parse().unwrap());
+        assert!(leads.still(client, to));
+        ready(false);
+        assert!(!leads.still(client, to) && leads.find(client).is_none());
+        ready(true);
+        assert!(leads.still(client, to));
+        assert!(!leads.still(client, "10.88.0.1:5354".parse().unwrap()));
+    }
 }
