@@ -4,8 +4,8 @@
 //! each with one request at a time. The peer is found as `wasmtime` on the path, or as PODLING_BENCH_WASMTIME says; without it podling is
 //! measured alone. Goal: at least as many requests per second.
 //!
-//! Handlers of WASI 0.2 get a new instance for each request in `wasmtime serve`, those of 0.3 one that is used again: the row to compare with is the
-//! one that does the same.
+//! Each server is there as it is by default and with the other choice for its instances: one for each request, or used again. Both have the same defaults: an
+//! instance for each request of WASI 0.2, and for 0.3 instances that have up to 16 requests at a time and 128 in all. A ratio is to the peer that does the same.
 
 #![allow(clippy::disallowed_methods, reason = "a bench measures time")]
 
@@ -46,20 +46,42 @@ struct Handler {
     wasi: &'static str,
     guest: &'static str,
     peer: &'static [&'static str],
+    instances: [Instances; 2],
+}
+
+/// What is done with instances: by default, or with so many requests for each.
+#[derive(Clone, Copy)]
+struct Instances {
+    what: &'static str,
+    reuse: Option<u32>,
 }
 
 const HANDLERS: [Handler; 2] = [
-    Handler { wasi: "0.2", guest: "handler", peer: &["-S", "cli"] },
+    Handler {
+        wasi: "0.2",
+        guest: "handler",
+        peer: &["-S", "cli"],
+        instances: [
+            Instances { what: "an instance each", reuse: None },
+            Instances { what: "instances reused", reuse: Some(1000) },
+        ],
+    },
     Handler {
         wasi: "0.3",
         guest: "handler3",
         peer: &["-S", "cli,p3", "-W", "component-model-async=y"],
+        instances: [
+            Instances { what: "instances shared", reuse: None },
+            Instances { what: "an instance each", reuse: Some(1) },
+        ],
     },
 ];
 
 /// A server, ended on drop.
 struct Server {
-    name: &'static str,
+    name: String,
+    /// Of the peer that does the same, and is the base of the ratio.
+    peer: String,
     child: Child,
     address: SocketAddr,
 }
@@ -87,31 +109,30 @@ fn cpu_us(pid: u32) -> anyhow::Result<f64> {
 }
 
 /// Starts podling with one pod of the handler.
-fn podling(
-    dir: &Path,
-    handler: &Handler,
-    name: &'static str,
-    reuse: u32,
-) -> anyhow::Result<Server> {
+fn podling(dir: &Path, handler: &Handler, instances: Instances) -> anyhow::Result<Server> {
     let address = free_address()?;
+    let annotations = instances
+        .reuse
+        .map(|count| format!("http-reuse.podling.dev/web: '{count}'"))
+        .unwrap_or_default();
     let manifest = format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, annotations: {{http-reuse.podling.dev/web: '{reuse}'}}}}\nspec:\n  \
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: web, annotations: {{{annotations}}}}}\nspec:\n  \
          containers:\n  - name: web\n    image: 'file:{}'\n    \
          ports: [{{containerPort: 8080, hostPort: {}, hostIP: 127.0.0.1}}]\n",
         path(handler.guest).display(),
         address.port()
     );
-    let of = format!("{}-{reuse}", handler.guest);
+    let of = format!("{}-{}", handler.guest, instances.reuse.unwrap_or_default());
     let state = dir.join(format!("state-{of}"));
     let file = dir.join(format!("{of}.yaml"));
     std::fs::write(&file, manifest)?;
     let mut command = Command::new(env!("CARGO_BIN_EXE_podling"));
     command.arg("play").arg(&file).arg("--state-dir").arg(state);
     command.arg("--cache-dir").arg(dir.join("cache"));
-    start(name, command, address)
+    start(format!("podling, {}", instances.what), instances, command, address)
 }
 
-fn wasmtime(handler: &Handler) -> anyhow::Result<Option<Server>> {
+fn wasmtime(handler: &Handler, instances: Instances) -> anyhow::Result<Option<Server>> {
     let program = match std::env::var_os("PODLING_BENCH_WASMTIME") {
         Some(named) => Some(PathBuf::from(named)),
         None => std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default())
@@ -122,13 +143,26 @@ fn wasmtime(handler: &Handler) -> anyhow::Result<Option<Server>> {
     let address = free_address()?;
     let mut command = Command::new(program);
     command.arg("serve").args(handler.peer);
+    if let Some(count) = instances.reuse {
+        command.arg("--max-instance-reuse-count").arg(count.to_string());
+    }
     command.arg("--addr").arg(address.to_string()).arg(path(handler.guest));
-    start("wasmtime serve", command, address).map(Some)
+    start(peer_name(instances), instances, command, address).map(Some)
 }
 
-fn start(name: &'static str, mut command: Command, address: SocketAddr) -> anyhow::Result<Server> {
+fn peer_name(instances: Instances) -> String {
+    format!("wasmtime serve, {}", instances.what)
+}
+
+fn start(
+    name: String,
+    instances: Instances,
+    mut command: Command,
+    address: SocketAddr,
+) -> anyhow::Result<Server> {
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
-    Ok(Server { name, child: child.with_context(|| format!("start {name}"))?, address })
+    let child = child.with_context(|| format!("start {name}"))?;
+    Ok(Server { name, peer: peer_name(instances), child, address })
 }
 
 async fn client(address: SocketAddr) -> anyhow::Result<SendRequest<Empty<Bytes>>> {
@@ -233,11 +267,11 @@ async fn measure(options: Options) -> anyhow::Result<()> {
 
 async fn compare(handler: &Handler, options: Options, report: &mut Report) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
-    let mut servers = vec![
-        podling(dir.path(), handler, "podling", 1)?,
-        podling(dir.path(), handler, "podling, instances reused", 1000)?,
-    ];
-    servers.extend(wasmtime(handler)?);
+    let mut servers = Vec::new();
+    for instances in handler.instances {
+        servers.push(podling(dir.path(), handler, instances)?);
+        servers.extend(wasmtime(handler, instances)?);
+    }
     for server in &mut servers {
         ready(server).await?;
     }
@@ -259,16 +293,16 @@ async fn compare(handler: &Handler, options: Options, report: &mut Report) -> an
 }
 
 /// A row for each server.
-fn fill(table: &mut Table, servers: &[Server], loads: &[Vec<Load>]) {
+fn fill(table: &mut Table, servers: &[Server], all: &[Vec<Load>]) {
     let figure =
         |loads: &[Load], of: fn(&Load) -> f64| median(&loads.iter().map(of).collect::<Vec<_>>());
-    let peer = servers.iter().position(|server| server.name == "wasmtime serve");
-    let base = peer.map(|peer| figure(&loads[peer], |load| load.per_second));
-    for (server, loads) in servers.iter().zip(loads) {
+    for (server, loads) in servers.iter().zip(all) {
+        let peer = servers.iter().position(|other| other.name == server.peer);
+        let base = peer.map(|peer| figure(&all[peer], |load| load.per_second));
         let rate = figure(loads, |load| load.per_second);
         let rates: Vec<f64> = loads.iter().map(|load| load.per_second).collect();
         table.row(vec![
-            server.name.into(),
+            server.name.clone().into(),
             Cell::Number(rate, 0),
             base.map_or("".into(), |base| Cell::Number(rate / base, 2)),
             Cell::Number(figure(loads, |load| load.p50), 3),
@@ -277,5 +311,5 @@ fn fill(table: &mut Table, servers: &[Server], loads: &[Vec<Load>]) {
             Cell::Number(figure(loads, |load| load.cpu), 1),
         ]);
     }
-    table.note("ratio: to wasmtime serve; the goal is at least 1");
+    table.note("ratio: to wasmtime serve with instances as this row's; the goal is at least 1");
 }

@@ -98,8 +98,7 @@ pub const ANNOTATIONS: &[AnnotationRow] = &[
         word: "http-concurrency",
         scope: Scope::Container,
         values: &["64"],
-        note: "For a module that answers HTTP (`wasi:http`): requests answered at once, each by an instance of its own. One more waits for up to a second, \
-               then gets 503.",
+        note: "For a module that answers HTTP (`wasi:http`): requests answered at once. One more waits for up to a second, then gets 503.",
     },
     AnnotationRow {
         word: "http-timeout",
@@ -116,9 +115,16 @@ pub const ANNOTATIONS: &[AnnotationRow] = &[
     AnnotationRow {
         word: "http-reuse",
         scope: Scope::Container,
-        values: &["1"],
-        note: "For a module that answers HTTP: requests that one instance answers, one after the other, before it is replaced. With 1 (the default) no \
-               request finds what another left; more saves the making of an instance.",
+        values: &["1", "128"],
+        note: "For a module that answers HTTP: requests that one instance answers before it is replaced. With 1 (the default for WASI 0.2) no request finds \
+               what another left; more saves the making of an instance. A handler of WASI 0.3 has 128 where nothing is said.",
+    },
+    AnnotationRow {
+        word: "http-instance-concurrency",
+        scope: Scope::Container,
+        values: &["16"],
+        note: "For a module that answers HTTP with WASI 0.3: requests that one instance answers at the same time, where it answers several at all. They \
+               share its memory, and a trap in one ends them all. With 1 each instance has one at a time, as those of WASI 0.2 always have.",
     },
     AnnotationRow {
         word: "log-rate",

@@ -162,7 +162,13 @@ impl Annotations {
             "http-reuse" => {
                 if let Some(count) = number(value, u32::MAX.into(), path, check) {
                     let count = u32::try_from(count).unwrap_or(u32::MAX);
-                    self.http.entry(name).or_default().requests_per_instance = count;
+                    self.http.entry(name).or_default().requests_per_instance = Some(count);
+                }
+            }
+            "http-instance-concurrency" => {
+                if let Some(count) = number(value, HTTP_CONCURRENCY_MAX, path, check) {
+                    let count = usize::try_from(count).unwrap_or(usize::MAX);
+                    self.http.entry(name).or_default().requests_at_once = count;
                 }
             }
             "http-body-limit" => match Quantity::parse(value) {

@@ -2,12 +2,14 @@
 //!
 //! ```text
 //!  acceptable? ─► a place? ─► memory? ─► an instance ─► handler ─► response's head ─► body ─► what it does afterwards
-//!   400 413 501     503         503        500, 503       └─ request_timeout: 504 ─┘            └─ AFTERWARDS_MAX ─┘
+//!   400 413 501     503         503        500, 503       └─ request_timeout: 504 ─┘            └──── afterwards ───┘
 //! ```
 //! Owns: this order, and what each failure means for the client, the log and the run. Is not: HTTP's bytes.
 //!
-//! The handler is a future that is polled where hyper waits for the response, and then beside it (`works.rs`): no task is started and no
-//! thread woken for a request. It goes on when the client goes: what it does may matter to others, and its own limits still end it.
+//! With an instance for itself, the handler is a future that is polled where hyper waits for the response, and then beside it (`works.rs`): no task is started
+//! and no thread woken for a request. Where instances have several requests at a time, it is handed in (`together.rs`). Either way it goes on when the client
+//! goes: what it does may matter to others. Most often that is not even noticed before there is an answer to send: a client may close its side and still read.
+//! Where it is, the handler has the time that it has after a response, so that no place is lost to clients that ask and leave.
 
 use std::convert::Infallible;
 use std::future::{pending, poll_fn};
@@ -17,40 +19,39 @@ use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::time::Duration;
 
-use hyper::body::{Body as _, Incoming};
-use hyper::header::{HOST, HeaderValue, UPGRADE};
-use hyper::http::uri::{Authority, Scheme};
-use hyper::{Method, Request, Response, StatusCode, Version};
+use hyper::body::Incoming;
+use hyper::header::HeaderValue;
+use hyper::{Request, Response, StatusCode};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::time::{sleep, timeout};
+use wasmtime::component::Accessor;
 use wasmtime_wasi_http::handler::Proxy;
+use wasmtime_wasi_http::p3::bindings::Service;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView as _, p2, p3};
 
+use super::Server;
+use super::crew::Asker;
 use super::instances::Ready;
 use super::reply::{Delivery, Link, Reply, RequestBody, refusal};
+use super::request::{acceptable, head_bytes, shown, whole};
+use super::together::Job;
 use super::works::{Ended, Work, Works};
-use super::{HttpLimits, Server};
+use crate::runtime::guest::Guest;
 use crate::runtime::instance::exit_of;
 use crate::runtime::limiter::OutOfMemory;
 use crate::runtime::stacks;
 use crate::spec::Exit;
-use crate::wasi::http::{BODY_CHUNK_BYTES, Charge, fields_bytes};
+use crate::wasi::http::{BODY_CHUNK_BYTES, Charge};
 
 /// How long a request waits for a place: long enough for a burst of short ones, short enough for a prober or a proxy to try elsewhere.
 const WAIT_FOR_PLACE: Duration = Duration::from_secs(1);
-
-/// Time that a handler may go on after its response is complete.
-const AFTERWARDS_MAX: Duration = Duration::from_secs(60);
 
 /// What a request costs the module's ledger beside its instance and its own head, bytes: two chunks of its response, what hyper's two
 /// buffers grow by while a body goes through them, and the response's head on its way out.
 const REQUEST_BYTES: usize = 2 * BODY_CHUNK_BYTES + 48 * 1024;
 
-/// Longest part of a request's path in a line of the log, bytes.
-const SHOWN_BYTES_MAX: usize = 120;
-
 /// What a handler says, once.
-type Said = Result<Response<WasiBody>, String>;
+pub(super) type Said = Result<Response<WasiBody>, String>;
 
 /// Answers one request.
 pub(super) async fn answer(
@@ -75,9 +76,25 @@ pub(super) async fn answer(
     let link = Link::new();
     let held = Held { server: Arc::clone(&server), _place: place, _charge: charge };
     server.run.http.under_way.add(1);
-    let work: Work = Box::pin(handle(held, request, name.clone(), head, Arc::clone(&link)));
-    let mut call = Call { work: Some(work), works };
-    Ok(call.response(&server, &name, said, link).await)
+    let work = if server.instances.is_shared() {
+        let (name, link) = (name.clone(), Arc::clone(&link));
+        server.hand_in(Job { request, name, head, link, held });
+        None
+    } else {
+        let work: Work = Box::pin(handle(held, request, name.clone(), head, Arc::clone(&link)));
+        Some(work)
+    };
+    let mut call = Call { work, works, link, asker: Asker::Gone };
+    let response = call.response(&server, &name, said).await;
+    // Not reached by one whose client has gone.
+    if call.asker == Asker::Gone {
+        call.asker = Asker::Waits;
+    }
+    if !response.body().is_of_handler() {
+        // Nobody will take what the handler says, and it has the time that it has after a response.
+        call.link.delivery.send_replace(Delivery::BrokenOff);
+    }
+    Ok(response)
 }
 
 /// Waits for a place, with a limit if it has to wait at all.
@@ -94,8 +111,12 @@ async fn timeout_at_first<T, E>(place: impl Future<Output = Result<T, E>>) -> Re
 
 /// A request's handler, from hyper's side. Dropped half-way (the client has gone), the handler works on by itself.
 struct Call {
+    /// The handler; `None`: it is over, or it was handed in.
     work: Option<Work>,
     works: Arc<Works>,
+    link: Arc<Link>,
+    /// What it means if this is dropped now.
+    asker: Asker,
 }
 
 impl Call {
@@ -104,7 +125,6 @@ impl Call {
         server: &Server,
         name: &str,
         mut said: oneshot::Receiver<Said>,
-        link: Arc<Link>,
     ) -> Response<Reply> {
         let mut ended = None;
         let mut wait = std::pin::pin!(poll_fn(|cx| {
@@ -123,6 +143,7 @@ impl Call {
             Poll::Pending => timeout(server.limits.request_timeout, wait).await,
         };
         let failed = |text| refusal(StatusCode::INTERNAL_SERVER_ERROR, text);
+        let ended = ended.or_else(|| self.link.ended());
         match outcome {
             // Nothing of it has gone out yet, so that the client can be told.
             Ok(Ok(Ok(_))) if ended == Some(Ended::Broken) => Self::broken(server).await,
@@ -137,7 +158,7 @@ impl Call {
             }
             Ok(Ok(Ok(response))) => {
                 self.leave_to_strand();
-                response.map(|body| Reply::of_handler(body, link))
+                response.map(|body| Reply::of_handler(body, Arc::clone(&self.link)))
             }
             Ok(Ok(Err(code))) => {
                 self.leave_to_strand();
@@ -158,6 +179,7 @@ impl Call {
             },
             Err(_) => {
                 self.work = None;
+                self.asker = Asker::GivenUp;
                 server.run.http.timed_out.add(1);
                 let limit = server.limits.request_timeout.as_secs_f64();
                 server.say(&format!("podling: {name}: no response within {limit} s; given up"));
@@ -184,12 +206,15 @@ impl Call {
 
 impl Drop for Call {
     fn drop(&mut self) {
+        if self.asker != Asker::Waits {
+            self.link.leave(self.asker);
+        }
         self.leave_to_strand();
     }
 }
 
 /// What a handler at work holds of its server.
-struct Held {
+pub(super) struct Held {
     server: Arc<Server>,
     _place: OwnedSemaphorePermit,
     _charge: Charge,
@@ -218,16 +243,17 @@ async fn handle(
     let result = tokio::select! {
         biased;
         result = stacks::on(stacks, ready.handle(request, head, &link)) => result,
-        () = too_long_afterwards(&link) => {
+        () = too_long_afterwards(&link, server.limits.afterwards) => {
             server.say(&format!(
                 "podling: {name}: the handler went on for {} s after its response; given up",
-                AFTERWARDS_MAX.as_secs()
+                server.limits.afterwards.as_secs_f64()
             ));
             return Ended::Broken;
         }
     };
     match result {
         Ok(()) => {
+            ready.answered += 1;
             server.instances.put_back(ready);
             Ended::Orderly
         }
@@ -242,11 +268,11 @@ async fn handle(
     }
 }
 
-async fn too_long_afterwards(link: &Link) {
+async fn too_long_afterwards(link: &Link, limit: Duration) {
     let mut delivery = link.delivery.subscribe();
     // The sender is the link itself.
     let _ = delivery.wait_for(|delivery| *delivery != Delivery::UnderWay).await;
-    sleep(AFTERWARDS_MAX).await;
+    sleep(limit).await;
 }
 
 impl Ready {
@@ -269,28 +295,10 @@ impl Ready {
                 proxy.wasi_http_incoming_handler().call_handle(store, request, out).await
             }
             Proxy::P3(service) => {
-                let (request, _) =
-                    p3::Request::from_http(store.data_mut().http().hooks, whole(request));
-                let mut delivery = link.delivery.subscribe();
-                let (tell, told) = oneshot::channel();
                 store
                     .run_concurrent(async |accessor| {
-                        match service.handle(accessor, request).await? {
-                            Ok(response) => {
-                                let response = accessor
-                                    .with(|store| response.into_http(store, delivered(told)))?;
-                                if head.send(Ok(response)).is_ok() {
-                                    let end = delivery
-                                        .wait_for(|delivery| *delivery != Delivery::UnderWay)
-                                        .await;
-                                    let _ =
-                                        tell.send(end.is_ok_and(|end| *end == Delivery::Complete));
-                                }
-                            }
-                            Err(code) => {
-                                let _ = head.send(Err(code.to_string()));
-                            }
-                        }
+                        let say = |said| head.send(said).is_ok();
+                        respond(accessor, service, request, say, link).await?;
                         poll_fn(|cx| accessor.poll_no_interesting_tasks(cx)).await;
                         wasmtime::error::Ok(())
                     })
@@ -298,6 +306,33 @@ impl Ready {
             }
         }
     }
+}
+
+/// One request to a handler of WASI 0.3, until its response is with the client, or cannot be. `say` tells the response, and whether anybody heard it.
+pub(super) async fn respond(
+    accessor: &Accessor<Guest>,
+    service: &Service,
+    request: Request<RequestBody>,
+    say: impl FnOnce(Said) -> bool,
+    link: &Link,
+) -> wasmtime::Result<()> {
+    let request = accessor
+        .with(|mut store| p3::Request::from_http(store.data_mut().http().hooks, whole(request)).0);
+    let mut delivery = link.delivery.subscribe();
+    let (tell, told) = oneshot::channel();
+    match service.handle(accessor, request).await? {
+        Ok(response) => {
+            let response = accessor.with(|store| response.into_http(store, delivered(told)))?;
+            if say(Ok(response)) {
+                let end = delivery.wait_for(|delivery| *delivery != Delivery::UnderWay).await;
+                let _ = tell.send(end.is_ok_and(|end| *end == Delivery::Complete));
+            }
+        }
+        Err(code) => {
+            say(Err(code.to_string()));
+        }
+    }
+    Ok(())
 }
 
 /// What the handler is told about its response.
@@ -315,7 +350,7 @@ impl Server {
     }
 
     /// There is no instance for a request.
-    fn no_instance(&self, name: &str, error: &wasmtime::Error) -> Ended {
+    pub(super) fn no_instance(&self, name: &str, error: &wasmtime::Error) -> Ended {
         // It is not alone: others have the memory, and will give it back.
         if error.is::<OutOfMemory>() && self.run.http.usage().under_way > 1 {
             return Ended::Crowded;
@@ -325,7 +360,7 @@ impl Server {
     }
 
     /// A handler failed: what that means for the log and for the run.
-    fn failed(&self, name: &str, error: &wasmtime::Error) {
+    pub(super) fn failed(&self, name: &str, error: &wasmtime::Error) {
         if self.run.ended().is_some() {
             return;
         }
@@ -346,86 +381,4 @@ impl Server {
             }
         }
     }
-}
-
-/// Checks what hyper leaves to servers; the answer otherwise.
-fn acceptable(
-    mut request: Request<Incoming>,
-    local: &HeaderValue,
-    limits: &HttpLimits,
-) -> Result<Request<RequestBody>, (StatusCode, &'static str)> {
-    if request.method() == Method::CONNECT {
-        return Err((StatusCode::NOT_IMPLEMENTED, "CONNECT is not offered\n"));
-    }
-    if wants_other_protocol(&request) {
-        return Err((StatusCode::NOT_IMPLEMENTED, "HTTP/1.1 is offered, and no upgrade from it\n"));
-    }
-    // RFC 9112, 3.2: exactly one, except from clients older than HTTP/1.1.
-    let hosts = request.headers().get_all(HOST).iter().count();
-    if hosts == 0 && request.version() < Version::HTTP_11 {
-        request.headers_mut().insert(HOST, local.clone());
-    } else if hosts != 1 {
-        return Err((StatusCode::BAD_REQUEST, "a request has one Host header\n"));
-    }
-    if authority(&request).is_none() {
-        return Err((StatusCode::BAD_REQUEST, "the Host header is not a host\n"));
-    }
-    if request.body().size_hint().lower() > limits.body_bytes_max {
-        return Err((StatusCode::PAYLOAD_TOO_LARGE, "the body is too long\n"));
-    }
-    Ok(request.map(|body| RequestBody::new(body, limits)))
-}
-
-/// Whether a client wants to speak something else from here on (RFC 9110, 7.8), as those of WebSockets do: no handler could, and one that
-/// is told so need not wait. Offers of another HTTP, which some clients make with each request, are passed over.
-fn wants_other_protocol<B>(request: &Request<B>) -> bool {
-    let offers = request.headers().get_all(UPGRADE).iter();
-    let mut names = offers.flat_map(|offer| offer.as_bytes().split(|byte| *byte == b','));
-    names.any(|name| {
-        let name = name.trim_ascii().to_ascii_lowercase();
-        let begins = |with: &[u8]| name.starts_with(with);
-        !(name.is_empty() || begins(b"h2") || begins(b"http") || begins(b"tls"))
-    })
-}
-
-/// What a request's head takes for as long as its handler works: hyper's text of it, and the list of its fields.
-fn head_bytes<B>(request: &Request<B>) -> usize {
-    let uri = request.uri();
-    let line = uri.path().len() + uri.query().map_or(0, str::len);
-    2 * line + 2 * fields_bytes(request.headers())
-}
-
-/// Whom a request is for.
-fn authority<B>(request: &Request<B>) -> Option<Authority> {
-    if let Some(authority) = request.uri().authority() {
-        return Some(authority.clone());
-    }
-    let host = request.headers().get(HOST)?;
-    Authority::from_maybe_shared(bytes::Bytes::copy_from_slice(host.as_bytes())).ok()
-}
-
-/// The request with its whole URI, as WASI 0.3 wants it.
-fn whole<B>(mut request: Request<B>) -> Request<B> {
-    let authority = authority(&request);
-    let mut parts = std::mem::take(request.uri_mut()).into_parts();
-    parts.scheme = Some(Scheme::HTTP);
-    parts.authority = authority;
-    if parts.path_and_query.is_none() {
-        parts.path_and_query = Some(hyper::http::uri::PathAndQuery::from_static("/"));
-    }
-    // Each part is valid by itself, and none is missing.
-    if let Ok(uri) = hyper::Uri::from_parts(parts) {
-        *request.uri_mut() = uri;
-    }
-    request
-}
-
-/// `GET /path`, for the log. Without the query, which often has secrets in it.
-fn shown<B>(request: &Request<B>) -> String {
-    let mut path = request.uri().path();
-    if path.len() > SHOWN_BYTES_MAX {
-        let end = (0..=SHOWN_BYTES_MAX).rev().find(|&end| path.is_char_boundary(end));
-        path = &path[..end.unwrap_or(0)];
-    }
-    format!("{} {path}", request.method())
 }

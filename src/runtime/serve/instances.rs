@@ -2,9 +2,11 @@
 //!
 //! Owns: making one, and keeping those that may answer another request. Is not: their bounds (`instance.rs`).
 //!
-//! By default each request has an instance of its own, made when it comes and gone when it is answered: no request sees what
-//! another left behind, memory that a handler leaks is freed, and a module at rest has none at all. A module that is built for it may ask to
-//! keep its instances for some requests, one after the other; one that trapped is never used again.
+//! A handler of WASI 0.2 has an instance for each request, made when it comes and gone when it is answered: no request sees what
+//! another left behind, and memory that a handler leaks is freed. A module that is built for it may ask to
+//! keep its instances for some requests, one after the other. Handlers of WASI 0.3 are built for it: theirs are kept, and have several requests at a time
+//! (`together.rs`), unless the manifest says otherwise. One that trapped is never used again, and one that nobody has used for a while is let go: a module at
+//! rest has none at all.
 //!
 //! Where the machine has a pool (`runtime::pool`), instances for one request come from it; where there is no slot, from the kernel.
 //!
@@ -12,8 +14,11 @@
 //! before, and with several the thread is what there is too little of.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use wasmtime_wasi_http::handler::Proxy;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep_until};
+use wasmtime_wasi_http::handler::{Proxy, ProxyPre};
 
 use super::log::Lines;
 use super::{Served, Server};
@@ -28,12 +33,16 @@ use crate::spec::Exit;
 /// Instances kept although nothing uses them: enough for the next requests of a few connections, and little memory.
 const IDLE_MAX: usize = 4;
 
+/// Requests that an instance of WASI 0.3 answers in all where the manifest does not say: the making of an instance is a small part of each, and what it leaks is
+/// freed now and then. wasmtime's own server has the same.
+const REUSE_P3: u32 = 128;
+
 /// A module, instantiated.
 pub(super) struct Ready {
     pub(super) bounded: Bounded,
     pub(super) proxy: Proxy,
-    /// Requests it has answered.
-    answered: u32,
+    /// Requests it has answered, or begun to.
+    pub(super) answered: u32,
     /// Given back when the store is gone: fields are dropped in this order.
     _place: Option<Place>,
 }
@@ -42,23 +51,51 @@ pub(super) struct Instances {
     artifact: Artifact,
     fuel: Arc<Fuel>,
     requests_per_instance: u32,
+    requests_at_once: usize,
+    /// How long one is kept that nobody uses.
+    idle_time: Duration,
     /// Opening the module's directories asks nobody over a network.
     opens_at_once: bool,
-    idle: Mutex<Vec<Ready>>,
+    idle: Mutex<Vec<Idle>>,
+    /// One that was used was put aside.
+    kept: Notify,
+}
+
+/// One that nobody uses now.
+struct Idle {
+    ready: Ready,
+    /// Since when; `None`: it is yet to be used, and stays until then.
+    since: Option<Instant>,
 }
 
 impl Instances {
     pub(super) fn new(served: &Served) -> Self {
+        let limits = &served.limits;
+        let is_p3 = matches!(served.artifact.0.work.handler, Some(ProxyPre::P3(_)));
+        let (reuse, at_once) = if is_p3 { (REUSE_P3, limits.requests_at_once) } else { (1, 1) };
         Self {
             artifact: served.artifact.clone(),
             fuel: Arc::clone(&served.fuel),
-            requests_per_instance: served.limits.requests_per_instance,
+            requests_per_instance: limits.requests_per_instance.unwrap_or(reuse),
+            requests_at_once: at_once,
+            idle_time: limits.idle_time,
             opens_at_once: served.plan.opens_at_once(),
             idle: Mutex::default(),
+            kept: Notify::new(),
         }
     }
 
-    fn idle(&self) -> MutexGuard<'_, Vec<Ready>> {
+    /// Whether an instance has several requests at a time.
+    pub(super) fn is_shared(&self) -> bool {
+        self.requests_per_instance > 1 && self.requests_at_once > 1
+    }
+
+    /// Whether an instance that has begun so many requests, of which so many are under way, may begin another.
+    pub(super) fn may_take(&self, begun: u32, under_way: usize) -> bool {
+        begun < self.requests_per_instance && under_way < self.requests_at_once
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -67,7 +104,7 @@ impl Instances {
         // It waits for a request, perhaps for days: that is no use for a slot of the pool.
         match self.make(server, guest, None).await {
             Ok(ready) => {
-                self.idle().push(ready);
+                self.idle().push(Idle { ready, since: None });
                 Ok(())
             }
             Err(error) => Err(exit_of(&error, &server.run)),
@@ -80,8 +117,8 @@ impl Instances {
     /// The guest's or wasmtime's, if it cannot be made.
     pub(super) async fn get(&self, server: &Arc<Server>) -> wasmtime::Result<Ready> {
         self.fuel.settled(&server.run).await;
-        if let Some(ready) = self.idle().pop() {
-            return Ok(ready);
+        if let Some(idle) = self.idle().pop() {
+            return Ok(idle.ready);
         }
         let log = lines(&server.plan.logs);
         let guest = if self.opens_at_once {
@@ -130,15 +167,39 @@ impl Instances {
     }
 
     /// Takes back an instance that has answered in order.
-    pub(super) fn put_back(&self, mut ready: Ready) {
-        ready.answered += 1;
+    pub(super) fn put_back(&self, ready: Ready) {
         if ready.answered >= self.requests_per_instance {
             return;
         }
         let mut idle = self.idle();
         if idle.len() < IDLE_MAX {
-            idle.push(ready);
+            idle.push(Idle { ready, since: Some(Instant::now()) });
+            drop(idle);
+            self.kept.notify_one();
         }
+    }
+
+    /// Lets go of those that nobody has used for a while, for as long as it is polled.
+    pub(super) async fn tidy(&self) {
+        loop {
+            self.kept.notified().await;
+            while let Some(next) = self.let_go() {
+                sleep_until(next).await;
+            }
+        }
+    }
+
+    /// Lets go of those whose time is over; returns when to look again.
+    fn let_go(&self) -> Option<Instant> {
+        let now = Instant::now();
+        let ends = |idle: &Idle| idle.since.map(|since| since + self.idle_time);
+        let mut idle = self.idle();
+        let is_over = |idle: &mut Idle| ends(idle).is_some_and(|end| end <= now);
+        let over: Vec<_> = idle.extract_if(.., is_over).collect();
+        let next = idle.iter().filter_map(ends).min();
+        drop(idle);
+        drop(over);
+        next
     }
 
     /// Lets go of those that wait.

@@ -6,11 +6,11 @@
 //!                      admission (503 when full) ──────┘
 //! ```
 //! Owns: the listener, admission, and the order of stopping. Is not: HTTP's bytes (hyper), one connection (`connection.rs`), one request
-//! (`call.rs`), or where instances come from (`instances.rs`).
+//! (`call.rs`), several in one instance (`desk.rs`, `crew.rs`, `together.rs`), or where instances come from (`instances.rs`).
 //!
 //! **A container like any other.** All of it (hyper, host functions, the handler) runs on the guests' threads, is measured and throttled by
 //! the module's meter, and its memory is on the module's ledger. Two things differ from a module that serves itself:
-//! - A trap ends the request (500, and a line in the log), not the container: each request has an instance of its own, so nothing is broken
+//! - A trap ends the request (500, and a line in the log), not the container: the instance is gone with what was under way in it, so nothing is broken
 //!   that a restart would mend, and one bad request must not take away all others.
 //! - A stop drains: no new connections, requests under way are answered, then the run ends as terminated (143); what has not ended
 //!   within the grace period is killed (137).
@@ -21,10 +21,14 @@
 
 mod call;
 mod connection;
+mod crew;
+mod desk;
 mod instances;
 mod log;
 mod reply;
+mod request;
 mod stats;
+mod together;
 mod works;
 
 use std::net::{Ipv6Addr, SocketAddr};
@@ -41,7 +45,10 @@ use super::{Artifact, strand};
 use crate::net::{AcceptError, Family, Ledger, Listener, Stream};
 use crate::spec::{Exit, HttpLimits};
 use crate::wasi::http::Charge;
+use crew::Crew;
+use desk::Desk;
 use instances::Instances;
+use together::Job;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
@@ -73,6 +80,8 @@ struct Server {
     plan: Arc<GuestPlan>,
     limits: HttpLimits,
     instances: Instances,
+    /// Requests that wait for an instance, where instances have several at a time.
+    desk: Desk<Job, Crew>,
     /// Places for requests.
     room: Arc<Semaphore>,
     memory: Arc<dyn Ledger>,
@@ -87,6 +96,7 @@ pub(crate) async fn run(served: Served, first: Guest, run: &Arc<Shared>, port: u
     let limits = served.limits;
     let server = Arc::new(Server {
         instances: Instances::new(&served),
+        desk: Desk::default(),
         room: Arc::new(Semaphore::new(limits.concurrency.clamp(1, Semaphore::MAX_PERMITS))),
         memory: Arc::clone(&run.network_memory) as Arc<dyn Ledger>,
         draining: CancellationToken::new(),
@@ -103,6 +113,7 @@ pub(crate) async fn run(served: Served, first: Guest, run: &Arc<Shared>, port: u
     };
     run.end(End::Over);
     run.strands.gone().await;
+    server.desk.close();
     server.instances.clear();
     server.verdict.get().cloned().unwrap_or(exit)
 }
@@ -134,6 +145,7 @@ async fn serve(server: Arc<Server>, first: Guest, port: u16) -> Exit {
         biased;
         () = told.told() => {}
         () = accepting => {}
+        () = server.instances.tidy() => {}
     }
     drain(&server, listener).await;
     Exit::Terminated

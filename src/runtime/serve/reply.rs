@@ -4,8 +4,8 @@
 //! broken off and not completed.
 
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -18,6 +18,8 @@ use tokio::time::{Sleep, sleep};
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::HttpLimits;
+use super::crew::{Asker, Crew};
+use super::works::Ended;
 
 /// What a handler reads.
 pub(super) struct RequestBody {
@@ -83,17 +85,65 @@ pub(super) enum Delivery {
     BrokenOff,
 }
 
-/// What a handler and the body of its response tell each other.
+/// What a handler, the body of its response, and whoever asked tell each other.
+#[derive(Debug)]
 pub(super) struct Link {
     /// The handler failed: what it has not sent will never come.
     pub(super) failed: AtomicBool,
     pub(super) delivery: watch::Sender<Delivery>,
+    asked: Mutex<Asked>,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    asker: Asker,
+    /// Who answers, where that is an instance that has others to answer. Not for ever: it knows of this link.
+    crew: Weak<Crew>,
+    /// How the handler ended, if that is not said otherwise.
+    ended: Option<Ended>,
 }
 
 impl Link {
     pub(super) fn new() -> Arc<Self> {
-        let failed = AtomicBool::new(false);
-        Arc::new(Self { failed, delivery: watch::Sender::new(Delivery::UnderWay) })
+        Arc::new(Self {
+            failed: AtomicBool::new(false),
+            delivery: watch::Sender::new(Delivery::UnderWay),
+            asked: Mutex::default(),
+        })
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Asked> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An instance begins with the request. Returns whether anybody still waits for it.
+    pub(super) fn taken_by(&self, crew: &Arc<Crew>) -> Asker {
+        let mut asked = self.asked();
+        asked.crew = Arc::downgrade(crew);
+        asked.asker
+    }
+
+    /// Whoever asked leaves without the answer.
+    pub(super) fn leave(&self, asker: Asker) {
+        let mut asked = self.asked();
+        asked.asker = asker;
+        let crew = asked.crew.upgrade();
+        drop(asked);
+        if let Some(crew) = crew {
+            crew.left(self, asker);
+        }
+        // The time begins that a handler has after its response.
+        self.delivery.send_replace(Delivery::BrokenOff);
+    }
+
+    /// The handler ends, and has not told its answer, or not the whole of it.
+    pub(super) fn breaks(&self, ended: Ended) {
+        self.asked().ended = Some(ended);
+        self.failed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn ended(&self) -> Option<Ended> {
+        self.asked().ended
     }
 }
 
@@ -109,6 +159,10 @@ impl Reply {
     pub(super) fn of_handler(body: WasiBody, link: Arc<Link>) -> Self {
         let complete = body.is_end_stream();
         Self::Handler { body, link, complete }
+    }
+
+    pub(super) fn is_of_handler(&self) -> bool {
+        matches!(self, Self::Handler { .. })
     }
 }
 

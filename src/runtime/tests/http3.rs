@@ -15,10 +15,15 @@ async fn site(limits: HttpLimits) -> Site {
     Site::of(Trial::of("handler3", &[]).await.http(PORT, limits)).await
 }
 
+/// An instance for each request, as for handlers of 0.2.
+fn alone() -> HttpLimits {
+    HttpLimits { requests_per_instance: Some(1), ..HttpLimits::default() }
+}
+
 #[tokio::test]
 async fn a_handler_of_0_3_answers_with_streams() {
     assert_eq!(prepare("handler3", false).await.kind(), ModuleKind::HandlerP3);
-    let site = site(HttpLimits::default()).await;
+    let site = site(alone()).await;
     let mut client = site.client().await;
     let response = client.send_request(get("/")).await.unwrap();
     assert_eq!(whole(response).await, (StatusCode::OK, "hello from 0.3\n".to_owned()));
@@ -39,7 +44,7 @@ async fn a_handler_of_0_3_answers_with_streams() {
     assert_eq!(site.get("/count").await.1, "1\n");
     assert_eq!(site.get("/count").await.1, "1\n");
     site.end().await;
-    let limits = HttpLimits { requests_per_instance: 2, ..HttpLimits::default() };
+    let limits = HttpLimits { requests_at_once: 1, requests_per_instance: Some(2), ..alone() };
     let site = self::site(limits).await;
     for expected in ["1\n", "2\n", "1\n"] {
         assert_eq!(site.get("/count").await.1, expected);
@@ -90,7 +95,8 @@ async fn what_goes_wrong_in_a_handler_of_0_3_stays_with_its_request() {
 #[tokio::test]
 async fn a_client_that_takes_nothing_stops_a_handler_of_0_3() {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-    let site = site(HttpLimits::default()).await;
+    // Whose memory is whose is known where nothing is shared.
+    let site = site(alone()).await;
     let mut deaf = site.connect().await;
     deaf.write_all(b"GET /stream?n=100000&size=100000 HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
     eventually("the pipe is full", || site.net.buffered_bytes() >= 64 * 1024).await;

@@ -6,6 +6,7 @@ mod deadline;
 mod exits;
 mod http;
 mod http3;
+mod http3_shared;
 mod http_limits;
 mod https;
 mod lab;

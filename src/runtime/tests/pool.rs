@@ -70,7 +70,7 @@ async fn a_request_that_finds_no_slot_is_answered_all_the_same() {
 async fn only_brief_instances_of_0_2_come_from_the_pool() {
     let handler3 = super::lab::prepare("handler3", false).await;
     assert!(handler3.0.work.pooled.is_none());
-    let limits = HttpLimits { requests_per_instance: 2, ..HttpLimits::default() };
+    let limits = HttpLimits { requests_per_instance: Some(2), ..HttpLimits::default() };
     let site = super::http::Site::new(limits).await;
     for count in ["1\n", "2\n", "1\n"] {
         assert_eq!(site.get("/count").await.1, count);

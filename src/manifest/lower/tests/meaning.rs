@@ -52,7 +52,7 @@ fn a_pod_becomes_what_it_says() {
         "name: web.front, namespace: shop, labels: {a: b}, generation: 3, \
          annotations: {stop-signal.podling.dev/main: stdin, on-memory-limit.podling.dev/side: fail, \
          http-concurrency.podling.dev/main: '7', http-timeout.podling.dev/main: '5', http-body-limit.podling.dev/main: 1Mi, \
-         http-reuse.podling.dev/side: '100', log-rate.podling.dev/main: 16Ki}",
+         http-reuse.podling.dev/side: '100', http-instance-concurrency.podling.dev/side: '3', log-rate.podling.dev/main: 16Ki}",
         "restartPolicy: OnFailure, terminationGracePeriodSeconds: 5, subdomain: sub, serviceAccountName: robot, priority: 7, \
          hostAliases: [{ip: 10.0.0.1, hostnames: [db]}], readinessGates: [{conditionType: example.com/warm}], \
          resources: {limits: {memory: 64Mi}}, \
@@ -86,7 +86,8 @@ fn a_pod_becomes_what_it_says() {
         ..HttpLimits::default()
     };
     assert_eq!(pod.containers[0].http, http);
-    assert_eq!(pod.init_containers[1].http.requests_per_instance, 100);
+    let side = &pod.init_containers[1].http;
+    assert_eq!((side.requests_per_instance, side.requests_at_once), (Some(100), 3));
     assert_eq!(pod.init_containers[0].http, HttpLimits::default());
     assert_eq!(pod.containers[0].log_bytes_per_second, 16 << 10);
     assert_eq!(pod.init_containers[0].log_bytes_per_second, crate::limits::LOG_BYTES_PER_SECOND);
