@@ -62,6 +62,8 @@ struct Inner {
     control: Handle,
     clock: Clock,
     descriptors: Arc<Semaphore>,
+    /// What each pod may have.
+    limits: PodLimits,
     /// Ports of the host's loopback that pods from afar may be granted.
     loopback: OnceLock<Vec<HostPort>>,
 }
@@ -93,9 +95,10 @@ impl Gateway {
         clock: Clock,
         descriptors: usize,
     ) -> Self {
+        let limits = PodLimits::default().of(descriptors);
         let descriptors = Arc::new(Semaphore::new(descriptors.min(Semaphore::MAX_PERMITS)));
         let loopback = OnceLock::new();
-        Self(Arc::new(Inner { dialer, names, control, clock, descriptors, loopback }))
+        Self(Arc::new(Inner { dialer, names, control, clock, descriptors, limits, loopback }))
     }
 
     /// Pods whose manifest is no file of this machine may be granted these ports of the host's
@@ -116,7 +119,7 @@ impl Gateway {
         let refused = grants.iter().find(|port| !ours && !known.contains(port));
         match refused {
             Some(port) => Err(NotGranted(*port)),
-            None => Ok(PodOutside::new(pod.key.clone(), grants.clone(), PodLimits::default())),
+            None => Ok(PodOutside::new(pod.key.clone(), grants.clone(), self.0.limits)),
         }
     }
 

@@ -56,6 +56,21 @@ impl Default for PodLimits {
     }
 }
 
+/// The part of the node's descriptors that one pod's connections may have, and, of half as many, its flows.
+const PART: usize = 4;
+
+impl PodLimits {
+    /// The same, where all pods together have so many descriptors: no pod takes what the others need.
+    #[must_use]
+    pub fn of(self, descriptors: usize) -> Self {
+        Self {
+            connections: self.connections.min((descriptors / PART).max(1)),
+            flows: self.flows.min((descriptors / PART / 2).max(1)),
+            ..self
+        }
+    }
+}
+
 /// See the header.
 #[derive(Debug)]
 pub struct PodOutside {
@@ -201,5 +216,20 @@ pub(super) struct OpenPlace(Place);
 impl Drop for OpenPlace {
     fn drop(&mut self) {
         self.0.pod.traffic.connections_open.fall();
+    }
+}
+
+#[cfg(test)]
+mod test {
+    use super::*;
+
+    #[test]
+    fn no_pod_may_have_more_than_a_part_of_the_nodes_descriptors() {
+        let default = PodLimits::default();
+        let table = [(512, (128, 64)), (65_536, (512, 256)), (3, (1, 1))];
+        for (descriptors, expected) in table {
+            let limits = default.of(descriptors);
+            assert_eq!((limits.connections, limits.flows), expected, "{descriptors}");
+        }
     }
 }

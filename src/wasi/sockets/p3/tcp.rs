@@ -33,8 +33,9 @@ use crate::net::{
 };
 use crate::wasi::sockets::{CONNECT_TIMEOUT, HasNet, NetCtxView, ours, theirs};
 
-/// Most bytes a step moves when the reader is not the guest itself but the host.
-const CHUNK_MAX: usize = 64 * 1024;
+/// Most bytes a step moves when the reader is not the guest itself but the host: a guest that hands what it receives on to another stream as it is. wasmtime
+/// keeps a buffer of this size for as long as the two are joined, on nobody's account, so it is small.
+const CHUNK_MAX: usize = 4 * 1024;
 
 /// What a direction of a connection costs its module beside the socket: wasmtime's records of the
 /// stream, of the future that tells its end, and of the task that serves both (measured: 1.7 KiB).
