@@ -138,14 +138,14 @@ mod test {
     fn started(call: Call<()>) -> Arc<()> {
         match call {
             Call::Start(who) => who,
-            other => panic!("{other:?}"),
+            other @ (Call::Nobody | Call::Wake(_)) => panic!("{other:?}"),
         }
     }
 
     fn woken(call: Call<()>) -> Arc<()> {
         match call {
             Call::Wake(who) => who,
-            other => panic!("{other:?}"),
+            other @ (Call::Nobody | Call::Start(_)) => panic!("{other:?}"),
         }
     }
 
