@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use hickory_resolver::proto::op::{Message, MessageType, ResponseCode};
-use hickory_resolver::proto::rr::rdata::{A, AAAA};
-use hickory_resolver::proto::rr::{RData, Record, RecordType};
+use hickory_resolver::proto::rr::rdata::{A, AAAA, CNAME};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use tokio::net::UdpSocket;
 use tokio::sync::Semaphore;
 
@@ -130,8 +130,8 @@ async fn lookups_under_way_are_bounded_and_end_with_whoever_asked() {
     assert_eq!(second.await, Ok(found(&["192.0.2.1"])));
 }
 
-/// A name server on loopback: `both.test` has an address of each family, `gone.test` does not
-/// exist, and of `mute.test` it says nothing. Returns its address and how often it was asked.
+/// A name server on loopback: `both.test` has an address of each family, `alias.test` is another name
+/// of it for a shorter time, `gone.test` does not exist, and of `mute.test` it says nothing. Returns its address and how often it was asked.
 async fn server() -> (SocketAddr, Arc<AtomicUsize>) {
     let socket = UdpSocket::bind("127.0.0.1:0").await.unwrap();
     let address = socket.local_addr().unwrap();
@@ -168,7 +168,13 @@ fn answer(question: &Message) -> Option<Message> {
     } else {
         RData::AAAA(AAAA::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 7))
     };
-    answer.add_answer(Record::from_rdata(query.name().clone(), 45, data));
+    let mut owner = query.name().clone();
+    if name == "alias.test." {
+        let target = Name::from_ascii("both.test.").unwrap();
+        let alias = RData::CNAME(CNAME(target.clone()));
+        answer.add_answer(Record::from_rdata(std::mem::replace(&mut owner, target), 30, alias));
+    }
+    answer.add_answer(Record::from_rdata(owner, 45, data));
     Some(answer)
 }
 
@@ -186,6 +192,9 @@ async fn names_are_asked_of_the_server_and_answers_kept_for_their_time() {
     assert_eq!(asked.load(Ordering::SeqCst), 2, "one question for each family");
     names.find("BOTH.test".to_owned()).await.unwrap();
     assert_eq!(asked.load(Ordering::SeqCst), 2, "the answer is kept");
+    let alias = names.find("alias.test".to_owned()).await.unwrap();
+    assert_eq!(alias.addresses, expected, "by way of another name");
+    assert!(alias.ttl <= Duration::from_secs(30), "as long as both hold: {alias:?}");
     let gone = names.find("gone.test".to_owned()).await.unwrap_err();
     assert_eq!(gone, ResolveError::NotFound);
 }
