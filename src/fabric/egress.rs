@@ -24,7 +24,7 @@ use crate::clock::Timestamp;
 use crate::net::{
     self, Ask, Egress, Lookup, OutboundCall, ResolveError, Route, SendError, UdpReply,
 };
-use crate::spec::{DnsConfig, POD_RANGE, Pod, PodKey, PodUid, Protocol, SERVICE_RANGE};
+use crate::spec::{DnsConfig, HostPort, POD_RANGE, Pod, PodKey, PodUid, Protocol, SERVICE_RANGE};
 
 /// Verdicts remembered for one pod: the peers that a module has at a time, several times over. When there are more, all are forgotten
 /// and made anew.
@@ -165,9 +165,8 @@ impl PodEgress {
         if !may_be_outside(to.ip()) {
             return Route::Unreachable;
         }
-        // Granted or refused there, port by port.
         if to.ip() == IpAddr::V4(HOST_IP) {
-            return Route::Outside;
+            return self.to_host(to.port(), protocol);
         }
         let stamp = self.stamp();
         let decide = || {
@@ -179,6 +178,15 @@ impl PodEgress {
             }
         };
         if self.verdict(stamp, protocol, to, decide) { Route::Outside } else { Route::Denied }
+    }
+
+    /// To a port of the host's loopback. It is granted there, for the life of the pod's network; what was taken back since is refused here.
+    fn to_host(&self, port: u16, protocol: Protocol) -> Route {
+        let state = self.fabric.read();
+        let wanted = HostPort { protocol, port };
+        let granted =
+            state.pod(&self.uid).is_some_and(|me| me.network.host_loopback.contains(&wanted));
+        if granted { Route::Outside } else { Route::Denied }
     }
 
     fn outward(&self, me: &PodEntry, ip: IpAddr, port: Port) -> Verdict {

@@ -19,6 +19,8 @@ const FIXED: &str = "pod updates may not change fields other than \
                      `spec.tolerations` (only additions to existing tolerations),\
                      `spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
+const HOST_LOOPBACK: &str = "podling.dev/host-loopback";
+
 /// Fields that a refusal names. Whoever changes more than that has another pod in mind.
 const NAMED_MAX: usize = 8;
 
@@ -62,14 +64,21 @@ pub fn pod(
 }
 
 /// What to tell whoever changes a container's settings (`KEY.podling.dev/CONTAINER`) in a pod that is at work: it keeps those that it began with.
-/// What annotations say of the pod as a whole (`podling.dev/KEY`) is in force at once.
+/// What annotations say of the pod as a whole (`podling.dev/KEY`) is in force at once, but for ports of the host's loopback that it
+/// did not have: its way there was made when it began. Those that are taken back are gone at once.
 #[must_use]
 pub fn settings_for_later(old: &corev1::Pod, new: &corev1::Pod) -> Vec<String> {
     let of = |pod: &corev1::Pod| pod.metadata.annotations.clone().unwrap_or_default();
     let (old, new) = (of(old), of(new));
     let keys: BTreeSet<_> = old.keys().chain(new.keys()).collect();
-    let changed =
-        keys.into_iter().filter(|key| is_containers(key) && old.get(*key) != new.get(*key));
+    let is_later = |key: &&String| {
+        let (old, new) = (old.get(*key), new.get(*key));
+        match key.as_str() {
+            HOST_LOOPBACK => items(new).any(|port| !items(old).any(|had| had == port)),
+            key => is_containers(key) && old != new,
+        }
+    };
+    let changed = keys.into_iter().filter(is_later);
     let metadata = Path::root("metadata");
     let list = metadata.field("annotations");
     let told = |key: &String| {
@@ -79,6 +88,11 @@ pub fn settings_for_later(old: &corev1::Pod, new: &corev1::Pod) -> Vec<String> {
         )
     };
     changed.map(told).collect()
+}
+
+fn items(list: Option<&String>) -> impl Iterator<Item = &str> {
+    let items = list.map(String::as_str).unwrap_or_default().split(',').map(str::trim);
+    items.filter(|item| !item.is_empty())
 }
 
 fn is_containers(key: &str) -> bool {
@@ -241,6 +255,15 @@ mod test {
         for (told, key) in told.iter().zip(["http-timeout.podling.dev/c", "log-rate.podling.dev/c"])
         {
             assert!(told.starts_with(&begins(key)), "{told}");
+        }
+        let granted = |ports: &str| with(&[(HOST_LOOPBACK, ports)]);
+        for (old, new, told) in [
+            (with(&[]), granted("tcp/5432"), 1),
+            (granted("tcp/5432"), granted("udp/53, tcp/5432"), 1),
+            (granted("tcp/5432,udp/53"), granted("udp/53"), 0),
+            (granted("tcp/5432"), with(&[]), 0),
+        ] {
+            assert_eq!(settings_for_later(&old, &new).len(), told);
         }
     }
 

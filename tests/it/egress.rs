@@ -296,6 +296,19 @@ fn of_the_hosts_loopback_a_pod_reaches_the_ports_it_was_granted_and_no_others() 
     if own.is_some() {
         hear(&node, "app", &[("own", DENIED)]);
     }
+    // What is taken back is gone at once; what is asked for in addition waits for the pod's next form, and that is said.
+    let annotate = |ports: &str| {
+        let pod =
+            asker("app", &format!("annotations: {{podling.dev/host-loopback: '{ports}'}}"), &asks);
+        std::fs::write(node.path("again.yaml"), pod).unwrap();
+        node.cli(&["apply", "-f", node.path("again.yaml").to_str().unwrap()])
+    };
+    let changed = annotate(&format!("udp/{listed}"));
+    assert!(String::from_utf8_lossy(&changed.stderr).contains("keeps what it began with"));
+    hear(&node, "app", &[("granted", DENIED), ("datagrams", DENIED)]);
+    let back = annotate(&format!("tcp/{listed}"));
+    assert!(back.status.success());
+    hear(&node, "app", &[("granted", "database")]);
     node.apply(&asker("none", "labels: {}", &[("c", "tcp", "host.podling.internal", listed)]));
     hear(&node, "none", &[("c", "unknown")]);
     node.apply(&asker(

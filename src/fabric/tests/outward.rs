@@ -8,7 +8,9 @@ use crate::fabric::Peer;
 use crate::net::{
     Ask, ConnectError, Egress as _, Family, Protocol as Of, ResolveError, Route, SendError,
 };
-use crate::spec::{NamePattern, NamePorts, NameRule, NamespacedName, Pod, PolicyRule, Protocol};
+use crate::spec::{
+    HostPort, NamePattern, NamePorts, NameRule, NamespacedName, Pod, PolicyRule, Protocol,
+};
 
 fn rule(name: &str, port: u16) -> NameRule {
     let name = match name.strip_prefix("*.") {
@@ -106,12 +108,24 @@ fn no_rule_leads_back_to_the_host_or_to_everybody() {
 }
 
 #[test]
-fn the_granted_ports_of_the_host_are_the_outsides_to_grant() {
+fn the_granted_ports_of_the_host_are_the_outsides_to_grant_and_taken_back_here() {
     let node = Node::with_names(&[("host.podling.internal", "169.254.1.1", 60)]);
-    let guest = node.guest("meter", "app=meter", 1);
+    let grants = ["tcp/5432", "tcp/5433"].map(|port| HostPort::parse(port).unwrap());
+    let guest = node.guest_of("meter", "app=meter", 1, |pod| {
+        pod.network.host_loopback = grants.to_vec();
+    });
     assert_eq!(guest.lookup("host.podling.internal"), Ok(vec!["169.254.1.1".to_owned()]));
     assert_eq!(tried(&guest, &node, "169.254.1.1:5432"), None);
+    assert_eq!(tried(&guest, &node, "169.254.1.1:5434"), denied("169.254.1.1:5434"));
     assert_eq!(tried(&guest, &node, "169.254.1.2:5432"), denied("169.254.1.2:5432"));
+    let socket = guest.module.udp_socket(Family::V4).unwrap();
+    let to = at("169.254.1.1:5432");
+    assert_eq!(socket.send(Bytes::new(), Some(to)), Err(SendError::Denied(to)), "for TCP only");
+    let mut less = guest.pod.clone();
+    less.network.host_loopback.truncate(1);
+    node.fabric.describe(&less);
+    assert_eq!(tried(&guest, &node, "169.254.1.1:5432"), None);
+    assert_eq!(tried(&guest, &node, "169.254.1.1:5433"), denied("169.254.1.1:5433"));
 }
 
 const NAMES: [(&str, &str, u64); 3] = [
