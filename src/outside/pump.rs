@@ -9,8 +9,9 @@
 //! Is not: a buffer. Nothing is read from the kernel for which the guest's pipe has no room, so its
 //! bound holds; outwards, what the kernel takes no more of is the rest of one batch
 //! ([`CHUNK_BYTES`]). Copies in the daemon: inwards one of what a receive brought, none where it
-//! nearly fills the buffer; outwards none. The processor time of both is on the pod's bill.
-//! Every wait is a waker. Who may call: `outside`, published ports, port-forward.
+//! nearly fills the buffer; outwards none. Nor a bill: whoever awaits it has the pod pay.
+//! Every wait is a waker, and each poll ends after some bytes ([`CALLS_PER_TURN`]), so that a thread
+//! shared with others is theirs again soon. Who may call: `outside`, published ports, port-forward.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -40,9 +41,15 @@ const SMALL_BYTES: usize = 4096;
 /// to be as many packets.
 const PARTS_MAX: usize = 16;
 
+/// Sends of one poll at most, and receives; after these the task goes behind those that wait for the
+/// thread. A fast download would keep it for as long as the module has more to say. So a turn is half a
+/// megabyte at most, a tenth of a millisecond or two.
+pub const CALLS_PER_TURN: usize = 4;
+
 thread_local! {
-    /// Where receives land before it is known how much they bring. One for each thread of the
-    /// control plane: an idle connection has no buffer.
+    /// Where receives land before it is known how much they bring. One for each thread that carries,
+    /// of the control plane or of the guests, and there are as many of these as cores and some in
+    /// reserve: an idle connection has no buffer.
     static SCRATCH: RefCell<BytesMut> = RefCell::new(BytesMut::new());
 }
 
@@ -103,6 +110,7 @@ impl<'a, K: AsyncRead + AsyncWrite + Unpin> Pump<'a, K> {
 
     /// From the kernel to the pod, until it has to wait.
     fn poll_inwards(&mut self, pod: &mut Stream, cx: &mut Context<'_>) -> Poll<Result<(), Broken>> {
+        let mut calls = 0;
         loop {
             match &mut self.inwards {
                 Inwards::Open => {
@@ -113,6 +121,10 @@ impl<'a, K: AsyncRead + AsyncWrite + Unpin> Pump<'a, K> {
                             continue;
                         }
                     };
+                    if calls == CALLS_PER_TURN {
+                        return step_back(cx);
+                    }
+                    calls += 1;
                     let data =
                         ready!(receive(&mut *self.kernel, cx, room)).map_err(Broken::Kernel)?;
                     self.traffic.bytes_in.add(data.len());
@@ -139,6 +151,7 @@ impl<'a, K: AsyncRead + AsyncWrite + Unpin> Pump<'a, K> {
         pod: &mut Stream,
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), Broken>> {
+        let mut calls = 0;
         loop {
             match &mut self.outwards {
                 Outwards::Open => {
@@ -150,7 +163,9 @@ impl<'a, K: AsyncRead + AsyncWrite + Unpin> Pump<'a, K> {
                         Err(ReadError::Reset) => return Poll::Ready(Err(Broken::Pod)),
                     };
                 }
+                Outwards::Rest(_) if calls == CALLS_PER_TURN => return step_back(cx),
                 Outwards::Rest(chunks) => {
+                    calls += 1;
                     let n = ready!(send(&mut *self.kernel, cx, chunks)).map_err(Broken::Kernel)?;
                     self.traffic.bytes_out.add(n);
                     if chunks.is_empty() {
@@ -185,7 +200,6 @@ impl<K: AsyncRead + AsyncWrite + Unpin> Future for Pump<'_, K> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Ended> {
         let this = &mut *self;
         let Some(mut pod) = this.pod.take() else { return Poll::Ready(Ended::Orderly) };
-        let _work = this.traffic.bill.open();
         match this.advance(&mut pod, cx) {
             Poll::Pending => {
                 this.pod = Some(pod);
@@ -204,6 +218,12 @@ impl<K: AsyncRead + AsyncWrite + Unpin> Future for Pump<'_, K> {
             }
         }
     }
+}
+
+/// The turn is over, and the task wants another one.
+fn step_back<T>(cx: &Context<'_>) -> Poll<T> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
 }
 
 /// One send of as much of `chunks` as the kernel takes; what it took is taken off them.

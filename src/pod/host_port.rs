@@ -34,6 +34,7 @@ use crate::clock::Clock;
 use crate::fabric::{self, Fabric};
 use crate::net::Member;
 use crate::outside::stats::Traffic;
+use crate::runtime::Carriers;
 use crate::spec::{Pod, PodUid, Port, Protocol};
 
 /// Sockets in the pod that all its published ports may have together: connections and UDP clients of a handful of ports.
@@ -146,11 +147,12 @@ impl PublishedPorts {
         kept.collect()
     }
 
-    /// Starts serving for the pod behind `door`, until `stop`; new TCP clients until `closed`. When the returned tasks have ended,
-    /// the ports are free again.
+    /// Starts serving for the pod behind `door`, until `stop`; new TCP clients until `closed`. TCP is carried by `carriers`. When
+    /// the returned tasks have ended, the ports are free again.
     pub fn serve(
         self,
         door: &PodDoor,
+        carriers: &Carriers,
         clock: Clock,
         stop: &CancellationToken,
         closed: &CancellationToken,
@@ -159,7 +161,8 @@ impl PublishedPorts {
         for (socket, port) in self.bound {
             let leads = Arc::new(Published { door: door.clone(), port: Arc::clone(&port) });
             let (stop, closed) = (stop.clone(), closed.clone());
-            serve_one(socket, Entrance { leads, port, clock, stop, closed, tasks: tasks.clone() });
+            let (carriers, tasks) = (Some(carriers.clone()), tasks.clone());
+            serve_one(socket, Entrance { leads, port, clock, stop, closed, carriers, tasks });
         }
         tasks.close();
         tasks
@@ -178,8 +181,9 @@ pub async fn open_port(
 ) -> io::Result<TaskTracker> {
     let socket = open(port.protocol, port.address).await?;
     let tasks = TaskTracker::new();
-    let closed = stop.clone();
-    serve_one(socket, Entrance { leads, port, clock, stop, closed, tasks: tasks.clone() });
+    let (closed, theirs) = (stop.clone(), tasks.clone());
+    let entrance = Entrance { leads, port, clock, stop, closed, carriers: None, tasks: theirs };
+    serve_one(socket, entrance);
     tasks.close();
     Ok(tasks)
 }
@@ -269,6 +273,8 @@ struct Entrance {
     stop: CancellationToken,
     /// Nobody new is let in. Ends with `stop` at the latest.
     closed: CancellationToken,
+    /// Who carries TCP connections; `None`: the tasks themselves.
+    carriers: Option<Carriers>,
     tasks: TaskTracker,
 }
 

@@ -24,7 +24,7 @@ use crate::pod::net_io::NetStream;
 use crate::pod::networks::{Listed, PodNetwork};
 use crate::pod::objects::VolumeData;
 use crate::pod::space::{self, PodMemory};
-use crate::runtime::{self, Network, PodAccount, PodLimits, Runtime};
+use crate::runtime::{self, Carriers, Network, PodAccount, PodLimits, Runtime};
 use crate::spec::Pod;
 use crate::volume::space::{Excess, Room as RunRoom, Space};
 use crate::volume::{MountedVolumes, PreparedMount, VolumeError};
@@ -85,6 +85,8 @@ pub struct Sandbox {
     /// How much may be written to them.
     space: Arc<Space>,
     account: PodAccount,
+    /// Carries connections of the published ports.
+    carriers: Carriers,
     /// Ends the tasks of the published ports.
     stop: CancellationToken,
     /// Lets nobody new in through them.
@@ -151,7 +153,8 @@ impl Sandbox {
         // Before anybody is served: after that nothing may fail.
         let space = measure(&node, &pod, &volumes, &account, ip).await?;
         let closed = stop.child_token();
-        let ports = ports.serve(&door, node.clock, &stop, &closed);
+        let carriers = node.runtime.carriers(&account);
+        let ports = ports.serve(&door, &carriers, node.clock, &stop, &closed);
         let files = Semaphore::new(1);
         // Last: who is reachable is there.
         let place = node.fabric.attach(&pod.uid, &net, &listed.network().host);
@@ -167,6 +170,7 @@ impl Sandbox {
             volumes,
             space,
             account,
+            carriers,
             stop,
             closed,
             ports,
@@ -182,7 +186,7 @@ impl Sandbox {
         if comes_back {
             self.node.shelf.put(&self.pod.uid, kept);
         }
-        self.stop.cancel();
+        self.end_connections();
         drop(self.place.lock().unwrap_or_else(PoisonError::into_inner).take());
         self.daemon.reset();
         self.listed.network().outside.close();
@@ -207,7 +211,12 @@ impl Sandbox {
     /// Closes the published ports; the rest stays. May be repeated.
     pub fn release_ports(&self) {
         drop(self.take_kept());
+        self.end_connections();
+    }
+
+    fn end_connections(&self) {
         self.stop.cancel();
+        self.carriers.hasten();
     }
 
     #[must_use]
@@ -284,7 +293,7 @@ impl Payer for PodAccount {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        self.stop.cancel();
+        self.end_connections();
     }
 }
 

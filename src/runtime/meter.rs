@@ -17,7 +17,8 @@
 //! rate is exact over time, and only its grain is coarse.
 //!
 //! What counts: everything on a guest's own thread, host functions, file work and the end of its store included. Work that the host does elsewhere is on the
-//! module's account where it is known whose it is ([`CpuAccount::work`], and its own threads for file work), else on the pod's ([`PodCpu::charge`]), whose modules then wait for it;
+//! module's account where it is known whose it is ([`CpuAccount::work`], and its own threads for file work), else on the pod's ([`PodCpu::charge`], and
+//! [`PodCpu::charge_carrying`] for what carries its bytes on the guests' threads), whose modules then wait for it;
 //! and whoever brings such work from outside is made to wait too ([`PodCpu::owes`]). Compiling never counts.
 
 use std::cell::Cell;
@@ -100,17 +101,26 @@ impl Bucket {
 pub(crate) struct PodCpu {
     bucket: Option<Bucket>,
     share: Arc<PodShare>,
+    /// The share of all that carries bytes for it on the guests' threads (`carry.rs`).
+    carriers: Arc<Share>,
     used_ns: AtomicU64,
 }
 
 impl PodCpu {
     /// A pod with so many thousandths of a core at most, and so many requested.
     pub(crate) fn new(limit_millis: Option<u64>, request_millis: Option<u64>) -> Self {
+        let share = Arc::new(PodShare::new(request_millis));
         Self {
             bucket: limit_millis.map(|millis| Bucket::new(millis, monotonic_ns())),
-            share: Arc::new(PodShare::new(request_millis)),
+            // As much as all its modules together: what one of them says does not wait behind what the others compute.
+            carriers: Arc::new(Share::new(request_millis, Arc::clone(&share))),
+            share,
             used_ns: AtomicU64::new(0),
         }
+    }
+
+    pub(crate) fn carriers(&self) -> &Arc<Share> {
+        &self.carriers
     }
 
     pub(crate) fn used(&self) -> Duration {
@@ -128,6 +138,12 @@ impl PodCpu {
         if let Some(bucket) = &self.bucket {
             bucket.charge(ns);
         }
+    }
+
+    /// Counts CPU time used by its carriers on the guests' threads.
+    pub(crate) fn charge_carrying(&self, ns: u64) {
+        self.carriers.charge(ns);
+        self.charge(ns);
     }
 }
 
@@ -225,7 +241,7 @@ thread_local! {
 }
 
 /// Begins the first lap of a turn.
-fn start(now: u64) {
+pub(super) fn start(now: u64) {
     let mut watch = WATCH.get();
     if now.saturating_sub(watch.wall) > SAMPLE_AGE_NS {
         watch = Watch { cpu: thread_ns(), wall: now, counted: 0, from: now };
@@ -234,7 +250,7 @@ fn start(now: u64) {
 }
 
 /// Ends a lap and begins the next: CPU time of this thread since the last, nanoseconds.
-fn lap(now: u64) -> u64 {
+pub(super) fn lap(now: u64) -> u64 {
     let watch = WATCH.get();
     let wall = now.saturating_sub(watch.from);
     if wall < SHORT_TURN_NS {
@@ -424,6 +440,17 @@ mod test {
         let wait = module.wait_ns(now);
         assert!((1_900 * MS..2_000 * MS).contains(&wait), "{wait}");
         assert_eq!((module.used(), pod.used()), (Duration::ZERO, Duration::from_secs(1)));
+    }
+
+    #[test]
+    fn what_carries_for_a_pod_is_charged_to_it_and_counts_for_its_next_turn() {
+        let pod = Arc::new(PodCpu::new(Some(500), Some(1000)));
+        let module = CpuAccount::new(None, Some(1000), Arc::clone(&pod));
+        pod.charge_carrying(1_000 * MS);
+        module.share.charge(1_000 * MS);
+        assert_eq!(pod.used(), Duration::from_secs(1));
+        assert!(module.wait_ns(monotonic_ns()) > 1_900 * MS, "its modules wait for it");
+        assert_eq!(pod.carriers().used(), module.share.used(), "it weighs as much as they do");
     }
 
     proptest! {

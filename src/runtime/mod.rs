@@ -9,12 +9,14 @@
 //!      └─► compile child ─► cache                  guests' threads: Metered( instance( store ) ), or a server of HTTP
 //! ```
 //! The control plane calls [`Runtime`] and nothing else in here; the interface is narrow, so that it can one day lie between
-//! processes. Guest code never runs on the caller's thread, and no call here waits for guest code.
+//! processes. Guest code never runs on the caller's thread, and no call here waits for guest code. The other way round, [`Carriers`] run
+//! work of the caller's on the guests' threads: what carries a pod's bytes, and must not wait for another thread each time.
 //!
 //! Limits: each file names its own; the manifest's are in [`RunLimits`] and [`PodLimits`].
 
 mod artifact;
 mod cache;
+mod carry;
 mod compile;
 mod compile_child;
 mod cputime;
@@ -57,6 +59,7 @@ use crate::spec::{HttpLimits, OnMemoryLimit, StopSignal};
 
 pub use crate::wasi::files::{Grant, Room};
 pub use artifact::{Artifact, ModuleKind};
+pub use carry::Carriers;
 pub use compile::{CompileMode, MODULE_BYTES_MAX};
 pub use compile_child::compile_child;
 pub use engine::{Backend, EngineSettings, WASMTIME_VERSION};
@@ -304,6 +307,12 @@ impl Runtime {
     #[must_use]
     pub fn pod_account(&self, limits: PodLimits) -> PodAccount {
         PodAccount::on(Arc::clone(&self.0.memory), limits)
+    }
+
+    /// Starts what carries bytes for a pod on the guests' threads, at the pod's expense.
+    #[must_use]
+    pub fn carriers(&self, pod: &PodAccount) -> Carriers {
+        self.0.carriers(pod)
     }
 
     /// Until the next call, modules for which no memory limit holds may take `room_bytes` more than all have now, and never bring the sum of

@@ -81,6 +81,10 @@ impl PodAccount {
         Self::new(PodLimits::default())
     }
 
+    pub(super) fn cpu(&self) -> Arc<PodCpu> {
+        Arc::clone(&self.cpu)
+    }
+
     /// Counts CPU time that the host has used for this pod on threads of its own: it counts towards the pod's limit, and its modules
     /// wait for it. For work that can be large, such as carrying bytes to and from the host's network.
     pub fn charge_cpu(&self, time: Duration) {

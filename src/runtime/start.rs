@@ -21,6 +21,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::artifact::Command;
 use super::cache::Cache;
+use super::carry::Carriers;
 use super::compile::Compiler;
 use super::cputime::monotonic_ns;
 use super::file_threads::{FileThreads, ask_others, within};
@@ -32,7 +33,7 @@ use super::meter::{Metered, Outcome};
 use super::network_memory::NetworkMemory;
 use super::prepare::Library;
 use super::profiles::Profiles;
-use super::run::{Account, End, RunControl, RunExit, RunHandle, Shared};
+use super::run::{Account, End, PodAccount, RunControl, RunExit, RunHandle, Shared};
 use super::sched::{Epochs, Scheduler, Spawner};
 use super::serve;
 use super::strand::Payer;
@@ -143,6 +144,10 @@ impl Inner {
 
     pub(crate) fn report(&self) -> &EngineReport {
         &self.report
+    }
+
+    pub(crate) fn carriers(&self, pod: &PodAccount) -> Carriers {
+        Carriers::new(self.guests.clone(), pod.cpu())
     }
 
     pub(crate) fn live_runs(&self) -> usize {

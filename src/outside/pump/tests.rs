@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+use std::future::Future as _;
 use std::io::{self, IoSlice};
 use std::net::Ipv4Addr;
 use std::pin::Pin;
@@ -14,7 +15,7 @@ use tokio::io::{
     AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, DuplexStream, ReadBuf,
 };
 
-use super::{CHUNK_BYTES, Ended, Pump};
+use super::{CALLS_PER_TURN, CHUNK_BYTES, Ended, Pump};
 use crate::net::{Ledger, Member, MemberLimits, NetConfig, NoLedger, PodNet, Stream};
 use crate::outside::stats::Traffic;
 
@@ -237,6 +238,76 @@ impl AsyncWrite for Counting {
     }
 }
 
+/// A kernel that always has a little to give and room for a little.
+#[derive(Default)]
+struct Trickling {
+    reads: usize,
+    writes: usize,
+}
+
+impl AsyncRead for Trickling {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.reads += 1;
+        buffer.put_slice(b"a little");
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Trickling {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        data: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.writes += 1;
+        Poll::Ready(Ok(data.len().min(8)))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Counts how often it is used.
+#[derive(Default)]
+struct Alarm(AtomicUsize);
+
+impl std::task::Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn a_turn_ends_after_so_many_calls_in_each_direction_and_the_next_one_goes_on() {
+    let (mut module, ours, _members) = connection(Arc::new(NoLedger));
+    let said = module.write.try_write_slice(&[7; 10_000]);
+    assert_eq!(said, Poll::Ready(Ok(10_000)));
+    let mut kernel = Trickling::default();
+    let traffic = Traffic::default();
+    let alarm = Arc::new(Alarm::default());
+    let waker = std::task::Waker::from(Arc::clone(&alarm));
+    let mut pump = Pump::new(&mut kernel, ours, &traffic);
+    for turn in 1..=3 {
+        let before = alarm.0.load(Ordering::SeqCst);
+        let polled = Pin::new(&mut pump).poll(&mut Context::from_waker(&waker));
+        assert!(polled.is_pending());
+        assert!(alarm.0.load(Ordering::SeqCst) > before, "it wants to go on");
+        let due = (turn * CALLS_PER_TURN * 8) as u64;
+        assert_eq!((traffic.bytes_in.get(), traffic.bytes_out.get()), (due, due));
+    }
+    drop(pump);
+    assert_eq!((kernel.reads, kernel.writes), (3 * CALLS_PER_TURN, 3 * CALLS_PER_TURN));
+}
+
 #[tokio::test]
 async fn what_waits_in_parts_goes_out_with_one_call() {
     for (most, calls) in [(usize::MAX, 1), (5_000, 4)] {
@@ -272,7 +343,7 @@ async fn carrying_is_paid_for() {
     let (module, ours, _members) = connection(Arc::new(NoLedger));
     let (mut kernel, client) = tokio::io::duplex(CHUNK_BYTES);
     let sent = vec![vec![7; CHUNK_BYTES]; 256];
-    let pump = Pump::new(&mut kernel, ours, &traffic);
+    let pump = traffic.bill.pays_for(Pump::new(&mut kernel, ours, &traffic));
     let client = async move {
         let (mut read, mut write) = tokio::io::split(client);
         write.shutdown().await.unwrap();

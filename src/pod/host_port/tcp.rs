@@ -10,6 +10,10 @@
 //! Nothing is read from a client before the module has accepted it. So what it has sent waits in the kernel, for whichever run of
 //! the module takes it, in the order in which the clients came; and one that no run has accepted does not notice that there were several.
 //!
+//! Until then a client is a task of the control plane. What comes after is carried on the guests' own threads, on the pod's account
+//! (`runtime::carry`): what a module says goes out in the next turn of the thread it said it on. Where no one pod is the other end (a Service's
+//! port on the node), the control plane carries.
+//!
 //! Beyond the places, connections stay in the kernel's queue: the client sees a slow server, not a dead one.
 
 use std::future::{Future as _, poll_fn};
@@ -22,7 +26,7 @@ use std::time::Duration;
 use rustix::net::sockopt;
 use tokio::io::Interest;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::debug;
 
@@ -31,6 +35,7 @@ use crate::net::{ConnectError, Connecting, Stream};
 use crate::outside;
 use crate::outside::pump::{Ended, Pump};
 use crate::outside::stats::Traffic;
+use crate::runtime::Carriers;
 
 /// Connections through one published port at a time. Each is a descriptor and a task; busy, it holds up to 64 KiB beside its
 /// pipe. The next ones wait in the kernel's queue.
@@ -72,12 +77,18 @@ pub(super) async fn serve(listener: TcpListener, entrance: Entrance) {
                 };
                 // Here and not in its task, so that clients are served in the order in which they came.
                 let begun = way.host.connect_patiently(seen(from, way.to), way.to);
-                let waiting = Arc::clone(&waiting);
-                let carrying = entrance.port.traffic.bill.pays_for(async move {
-                    let _place = place;
-                    carry(client, from, begun, &way, &waiting).await;
+                let (waiting, lanes) = (Arc::clone(&waiting), entrance.carriers.clone());
+                let letting_in = entrance.port.traffic.bill.pays_for(async move {
+                    let Some(module) = let_in(&client, from, begun, &way, &waiting).await else {
+                        return;
+                    };
+                    let open = Open::new(client, from, way, place.ok());
+                    match lanes {
+                        Some(lanes) => open.carry_on(lanes, module),
+                        None => open.carry(module).await,
+                    }
                 });
-                entrance.tasks.spawn(carrying);
+                entrance.tasks.spawn(letting_in);
             }
             Err(error) => {
                 // Out of descriptors, or a client that gave up: neither may end the listener, nor make it spin.
@@ -91,49 +102,103 @@ pub(super) async fn serve(listener: TcpListener, entrance: Entrance) {
     }
 }
 
-/// Carries one connection both ways until both sides are done.
-async fn carry(
-    mut client: TcpStream,
+/// The connection to the module, once that has accepted it; `None`: there is none, and the client has been told.
+async fn let_in(
+    client: &TcpStream,
     from: SocketAddr,
     begun: Result<Connecting, ConnectError>,
     way: &Way,
     waiting: &Semaphore,
-) {
-    tune(&client);
+) -> Option<Stream> {
+    tune(client);
     let traffic = &way.port.traffic;
     let connected = async {
         tokio::select! {
             biased;
             connected = connect(begun, way, waiting) => Some(connected),
-            () = broken(&client) => None,
+            () = broken(client) => None,
         }
     };
-    let module = match way.stop.run_until_cancelled(connected).await {
-        Some(Some(Ok(module))) => module,
+    match way.stop.run_until_cancelled(connected).await {
+        Some(Some(Ok(module))) => return Some(module),
         Some(Some(Err(error))) => {
             debug!(%from, to = %way.to, %error, "connection to a published port refused");
-            return outside::reset(&client);
+            outside::reset(client);
         }
         Some(None) => {
             traffic.connections_failed.add(1);
             debug!(%from, to = %way.to, "a client has gone before a module took it");
-            return;
         }
         // The pod goes: whoever still waits is told so at once.
-        None => return outside::reset(&client),
-    };
-    traffic.connections.add(1);
-    traffic.connections_open.rise(&traffic.connections_peak);
-    let pump = Pump::new(&mut client, module, traffic);
-    match way.stop.run_until_cancelled(pump).await {
-        Some(Ended::Orderly) => {}
-        Some(Ended::Outside(error)) => {
-            debug!(%from, to = %way.to, %error, "published connection broke");
-        }
-        // A reset on one side must be a reset, not an orderly end, on the other.
-        Some(Ended::Pod) | None => outside::reset(&client),
+        None => outside::reset(client),
     }
-    traffic.connections_open.fall();
+    None
+}
+
+/// A client that a module has accepted, and its place. Dropped before both sides are done, it resets the client: the pod goes, or the
+/// guests' threads have ended.
+struct Open {
+    client: TcpStream,
+    from: SocketAddr,
+    way: Way,
+    over: bool,
+    _place: Option<OwnedSemaphorePermit>,
+}
+
+impl Open {
+    fn new(
+        client: TcpStream,
+        from: SocketAddr,
+        way: Way,
+        place: Option<OwnedSemaphorePermit>,
+    ) -> Self {
+        let traffic = &way.port.traffic;
+        traffic.connections.add(1);
+        traffic.connections_open.rise(&traffic.connections_peak);
+        Self { client, from, way, over: false, _place: place }
+    }
+
+    /// Carries it both ways, here.
+    async fn carry(mut self, module: Stream) {
+        let stop = self.way.stop.clone();
+        let pump = Pump::new(&mut self.client, module, &self.way.port.traffic);
+        let ended = stop.run_until_cancelled(pump).await;
+        self.ended(ended);
+    }
+
+    /// Carries it both ways on the guests' threads, where a module's word reaches the kernel without waking another one.
+    fn carry_on(mut self, lanes: Carriers, module: Stream) {
+        let (theirs, tasks) = (lanes.clone(), self.way.tasks.clone());
+        theirs.spawn(tasks.track_future(async move {
+            let stop = self.way.stop.clone();
+            let pump = Pump::new(&mut self.client, module, &self.way.port.traffic);
+            // A pod that has used up its time ends all the same.
+            let ended = stop.run_until_cancelled(lanes.metered(pump)).await;
+            self.ended(ended);
+        }));
+    }
+
+    fn ended(mut self, ended: Option<Ended>) {
+        match ended {
+            Some(Ended::Orderly) => self.over = true,
+            Some(Ended::Outside(error)) => {
+                let (from, to) = (self.from, self.way.to);
+                debug!(%from, %to, %error, "published connection broke");
+                self.over = true;
+            }
+            // A reset on one side must be a reset, not an orderly end, on the other.
+            Some(Ended::Pod) | None => {}
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.over {
+            outside::reset(&self.client);
+        }
+        self.way.port.traffic.connections_open.fall();
+    }
 }
 
 /// Ends when the client has reset the connection, or is lost (keep-alive). One that has only closed its side may want an answer.

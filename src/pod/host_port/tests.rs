@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio_util::sync::CancellationToken;
@@ -17,7 +18,9 @@ use super::{Leads, PodDoor, PublishedPort, PublishedPorts, SOCKETS_MAX, Shelf};
 use crate::clock::Clock;
 use crate::fabric::Fabric;
 use crate::net::{Family, Listener, Member, MemberLimits, NetConfig, NoLedger, PodNet};
+use crate::outside::stats::Payer;
 use crate::pod::net_io::NetStream;
+use crate::runtime::{PodAccount, PodLimits, Runtime, RuntimeConfig};
 use crate::spec::{PodUid, Port, Protocol};
 use crate::testkit::{pods, ports};
 
@@ -27,9 +30,27 @@ struct World {
     address: SocketAddr,
     stop: CancellationToken,
     tasks: TaskTracker,
+    /// Who carries, and on whose account.
+    runtime: Option<Runtime>,
+    account: PodAccount,
+    /// What the control plane had the pod pay.
+    purse: Arc<Purse>,
+    _cache: TempDir,
+}
+
+#[derive(Debug, Default)]
+struct Purse(AtomicU64);
+
+impl Payer for Purse {
+    fn pay(&self, time: Duration) {
+        self.0.fetch_add(u64::try_from(time.as_nanos()).unwrap(), Ordering::SeqCst);
+    }
 }
 
 const POD_IP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 5);
+
+/// Processor time of the pod: as much as a machine of tests may have.
+const LIMIT_MILLIS: u64 = 64_000;
 
 /// A pod that publishes its port 80.
 async fn publish(protocol: Protocol, ip: &str) -> World {
@@ -44,12 +65,21 @@ async fn publish(protocol: Protocol, ip: &str) -> World {
     let limits = MemberLimits { max_sockets: SOCKETS_MAX, ..MemberLimits::default() };
     let host = Arc::new(net.join("host", limits, Arc::new(NoLedger)));
     let port = Arc::clone(&ports.ports()[0]);
+    let purse = Arc::new(Purse::default());
+    port.traffic.bill.paid_by(Arc::<Purse>::clone(&purse));
+    let cache = tempfile::tempdir().unwrap();
+    let mut config = RuntimeConfig::new(cache.path().join("cache"));
+    config.guest_threads = Some(2);
+    let runtime = Runtime::new(config).unwrap();
+    let account =
+        runtime.pod_account(PodLimits { cpu_millis: Some(LIMIT_MILLIS), ..PodLimits::default() });
     let stop = CancellationToken::new();
     let clock = Clock::start();
     let door =
         PodDoor { host, ip: POD_IP.into(), uid: PodUid::new("u"), fabric: Fabric::new(clock) };
-    let tasks = ports.serve(&door, clock, &stop, &stop);
-    World { module, port, address, stop, tasks }
+    let tasks = ports.serve(&door, &runtime.carriers(&account), clock, &stop, &stop);
+    let runtime = Some(runtime);
+    World { module, port, address, stop, tasks, runtime, account, purse, _cache: cache }
 }
 
 impl World {
@@ -69,6 +99,13 @@ async fn until(what: &str, mut condition: impl FnMut() -> bool) {
         }
     };
     tokio::time::timeout(Duration::from_secs(60), wait).await.expect(what);
+}
+
+/// The client reads nothing but a reset.
+async fn is_reset(client: &mut TcpStream) {
+    let read = tokio::time::timeout(Duration::from_secs(60), client.read_u8());
+    let error = read.await.expect("a reset").unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
 #[tokio::test]
@@ -252,6 +289,59 @@ async fn a_pod_that_goes_resets_who_is_connected_and_frees_the_port() {
     let error = client.read_u8().await.unwrap_err();
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     assert!(std::net::TcpListener::bind(world.address).is_ok());
+}
+
+#[tokio::test]
+async fn what_is_carried_is_paid_by_the_pod_and_only_once() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut listener = world.listen();
+    let mut client = world.client().await;
+    let mut module = NetStream::accept(&mut listener).await.unwrap();
+    until("the connection", || world.port.traffic.connections_open.get() == 1).await;
+    let billed = world.purse.0.load(Ordering::SeqCst);
+    assert!(billed > 0, "letting it in");
+    let before = world.account.cpu_time();
+    let said = vec![7; 32 << 20];
+    let mut heard = vec![0; said.len()];
+    let (written, read) = tokio::join!(module.write_all(&said), client.read_exact(&mut heard));
+    written.unwrap();
+    read.unwrap();
+    assert!(world.account.cpu_time() > before, "carrying it");
+    assert_eq!(world.purse.0.load(Ordering::SeqCst), billed, "nothing of it twice");
+    assert_eq!(heard, said);
+}
+
+#[tokio::test]
+async fn a_pod_that_has_used_up_its_time_carries_nothing_and_ends_all_the_same() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut listener = world.listen();
+    let mut client = world.client().await;
+    let mut module = NetStream::accept(&mut listener).await.unwrap();
+    until("the connection", || world.port.traffic.connections_open.get() == 1).await;
+    let hour = Duration::from_secs(3600);
+    world.account.charge_cpu(hour * u32::try_from(LIMIT_MILLIS / 1000).unwrap());
+    module.write_all(b"too late").await.unwrap();
+    world.stop.cancel();
+    tokio::time::timeout(hour / 60, world.tasks.wait()).await.unwrap();
+    is_reset(&mut client).await;
+    assert_eq!(world.port.traffic.bytes_out.get(), 0);
+}
+
+#[tokio::test]
+async fn clients_are_reset_when_the_guests_threads_end() {
+    let mut world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut listener = world.listen();
+    let (mut open, mut late) = (world.client().await, world.client().await);
+    let _module = NetStream::accept(&mut listener).await.unwrap();
+    until("the connection", || world.port.traffic.connections_open.get() == 1).await;
+    drop(world.runtime.take());
+    is_reset(&mut open).await;
+    // Accepted when there is nobody any more to carry it.
+    let _module = NetStream::accept(&mut listener).await.unwrap();
+    is_reset(&mut late).await;
+    world.stop.cancel();
+    world.tasks.wait().await;
+    assert_eq!(world.port.traffic.connections_open.get(), 0);
 }
 
 async fn udp_client(world: &World) -> UdpSocket {

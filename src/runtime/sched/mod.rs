@@ -130,6 +130,8 @@ struct Core {
 struct Tasks {
     next: u64,
     alive: HashMap<u64, Arc<Task>>,
+    /// There are no threads any more for new ones.
+    closed: bool,
 }
 
 /// Starts tasks; clones are the same scheduler.
@@ -192,7 +194,11 @@ impl Scheduler {
         let waited =
             inner.lane_ended.wait_timeout_while(core, patience, |core| core.lanes_alive > 0);
         drop(waited);
-        let left: Vec<_> = inner.tasks().alive.drain().map(|(_, task)| task).collect();
+        let left: Vec<_> = {
+            let mut tasks = inner.tasks();
+            tasks.closed = true;
+            tasks.alive.drain().map(|(_, task)| task).collect()
+        };
         for task in left {
             task.cancel();
         }
@@ -204,7 +210,8 @@ impl Scheduler {
 }
 
 impl Spawner {
-    /// Runs `work` as a task with `share`; it goes first from when `urgency` is set ([`Spawner::hasten`]).
+    /// Runs `work` as a task with `share`; it goes first from when `urgency` is set ([`Spawner::hasten`]). After the end it is
+    /// dropped here.
     pub(crate) fn spawn(
         &self,
         share: Arc<Share>,
@@ -213,6 +220,10 @@ impl Spawner {
     ) {
         let task = {
             let mut tasks = self.0.tasks();
+            if tasks.closed {
+                drop(tasks);
+                return drop(work);
+            }
             tasks.next += 1;
             let id = tasks.next;
             let task = Task::new(id, share, urgency, Box::pin(work), Arc::downgrade(&self.0));

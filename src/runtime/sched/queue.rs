@@ -1,7 +1,7 @@
 //! Whoever waits for a thread, in the order of virtual time.
 //!
 //! Owns: the order. Is not: who holds what lock, nor virtual time itself (`share.rs`). Bound: each task is in it once at most, and there are
-//! at most `RUNS_MAX` runs with their strands.
+//! at most `RUNS_MAX` runs with their strands, and one carrier for each connection that the pods' published ports let in.
 //!
 //! ```text
 //!  urgent:  ended runs, first come first out ──────────────────────────────► out

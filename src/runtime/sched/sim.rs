@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use super::queue::{FairQueue, Waits};
 use super::share::{PodShare, Share};
 use super::{CLOCK_GRAIN, CLOCK_START, SHORT_TURN_NS};
-use crate::runtime::meter::Bucket;
+use crate::runtime::meter::{Bucket, CpuAccount, PodCpu};
 
 const US: u64 = 1_000;
 const MS: u64 = 1_000_000;
@@ -98,6 +98,22 @@ impl Machine {
         let share = Arc::new(Share::new(Some(request), Arc::clone(pod)));
         self.modules.push(Module { share, limits, got: 0, waited: 0 });
         self.modules.len() - 1
+    }
+
+    /// A module and what carries its pod's bytes: with so many always ready.
+    fn carried(&mut self, request: Option<u64>, carriers: usize) -> [usize; 2] {
+        let pod = Arc::new(PodCpu::new(None, request));
+        let module = CpuAccount::new(None, request, Arc::clone(&pod));
+        for share in [&module.share, pod.carriers()] {
+            let share = Arc::clone(share);
+            self.modules.push(Module { share, limits: vec![], got: 0, waited: 0 });
+        }
+        let [module, carrying] = [self.modules.len() - 2, self.modules.len() - 1];
+        self.task(module, vec![SPIN]);
+        for _ in 0..carriers {
+            self.task(carrying, vec![Habit { run: 2 * GRAIN, sleep: 0 }]);
+        }
+        [module, carrying]
     }
 
     fn module(&mut self, request: u64) -> usize {
@@ -350,6 +366,35 @@ fn a_pod_of_four_gets_its_limit_on_two_cores_and_each_module_the_same() {
     about(got.iter().sum(), LONG * 3 / 2, 1);
     for got in got {
         about(got, LONG * 3 / 8, 5);
+    }
+}
+
+#[test]
+fn carrying_for_a_pod_takes_from_strangers_only_what_its_modules_may() {
+    for cores in [1, 2] {
+        let all = LONG * cores as u64;
+        let mut machine = Machine::new(cores);
+        let [module, carrying] = machine.carried(Some(100), 50);
+        let strangers: Vec<_> = (0..2).map(|_| machine.spinner(100)).collect();
+        let got = machine.run(LONG);
+        for stranger in strangers {
+            about(got[stranger], all / 3, 3);
+        }
+        // Half each: what the module says is not held up by what it computes.
+        about(got[module], all / 6, 3);
+        about(got[carrying], all / 6, 3);
+    }
+}
+
+/// Its modules stand for themselves, and what carries for them is one more.
+#[test]
+fn carrying_for_a_pod_that_requests_nothing_weighs_as_much_as_one_module_of_it() {
+    let mut machine = Machine::new(1);
+    let [module, carrying] = machine.carried(None, 50);
+    let stranger = machine.spinner(10);
+    let got = machine.run(LONG);
+    for share in [module, carrying, stranger] {
+        about(got[share], LONG / 3, 3);
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Task {
     urgency: Urgency,
     state: AtomicU8,
     work: Mutex<Option<Work>>,
+    /// Nobody will give it a turn any more.
+    cancelled: AtomicBool,
     scheduler: Weak<Inner>,
 }
 
@@ -71,7 +73,8 @@ impl Task {
         scheduler: Weak<Inner>,
     ) -> Arc<Self> {
         let (state, work) = (AtomicU8::new(0), Mutex::new(Some(work)));
-        Arc::new(Self { id, share, urgency, state, work, scheduler })
+        let cancelled = AtomicBool::new(false);
+        Arc::new(Self { id, share, urgency, state, work, cancelled, scheduler })
     }
 
     /// Its place among those who want to run: what its share has used; that of a run that is to end is before all others.
@@ -83,6 +86,11 @@ impl Task {
     pub(super) fn turn(self: &Arc<Self>) -> Turn {
         self.state.swap(RUNNING, Ordering::AcqRel);
         if self.poll() {
+            self.state.store(OVER, Ordering::Release);
+            return Turn::Over;
+        }
+        if self.cancelled.load(Ordering::SeqCst) {
+            self.cancel();
             self.state.store(OVER, Ordering::Release);
             return Turn::Over;
         }
@@ -110,8 +118,9 @@ impl Task {
         true
     }
 
-    /// Drops the future, unless a thread is inside it.
+    /// Drops the future; where a thread is inside it, that does so when it comes out.
     pub(super) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::SeqCst);
         let work = match self.work.try_lock() {
             Ok(mut work) => work.take(),
             Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().take(),

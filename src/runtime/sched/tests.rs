@@ -406,6 +406,38 @@ fn the_end_drops_what_waits_and_does_not_wait_for_what_hangs() {
 }
 
 #[test]
+fn whoever_is_in_the_midst_of_a_turn_at_the_end_is_dropped_when_it_comes_out() {
+    struct Dropped(Arc<AtomicBool>);
+    impl Drop for Dropped {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::SeqCst);
+        }
+    }
+    let mut lab = Lab::new(1);
+    let drops = Arc::new(AtomicBool::new(false));
+    let dropped = Dropped(Arc::clone(&drops));
+    let (release, wait) = mpsc::sync_channel::<()>(1);
+    let (holds, is_holding) = mpsc::sync_channel(1);
+    // Keeps its own waker, as a socket does.
+    let mut waker: Option<Waker> = None;
+    lab.spawn(&share(1), async move {
+        let _dropped = dropped;
+        holds.send(()).unwrap();
+        let _ = wait.recv_timeout(PATIENCE);
+        poll_fn(|cx| {
+            waker.get_or_insert_with(|| cx.waker().clone());
+            Poll::<()>::Pending
+        })
+        .await;
+    });
+    is_holding.recv_timeout(PATIENCE).unwrap();
+    lab.stop(Duration::ZERO);
+    assert!(!drops.load(Ordering::SeqCst));
+    release.send(()).unwrap();
+    eventually("dropped", || drops.load(Ordering::SeqCst));
+}
+
+#[test]
 fn the_epoch_turns_while_somebody_runs_and_stands_still_otherwise() {
     let lab = Lab::new(2);
     let inner = Arc::clone(lab.inner());
