@@ -111,6 +111,16 @@ impl<T: Waits> FairQueue<T> {
         self.heap.peek().map_or(u64::MAX, |Reverse(place)| place.used)
     }
 
+    /// The share of the first; `None`: none waits, or it is urgent.
+    pub(crate) fn leads(&mut self) -> Option<&Share> {
+        if !self.urgent.is_empty() {
+            return None;
+        }
+        self.settle();
+        let Reverse(place) = self.heap.peek()?;
+        Some(&self.lines.get(&place.line)?.share)
+    }
+
     /// Some tasks of `share` may have become urgent: those that wait go first. Returns whether there were any.
     pub(crate) fn hasten(&mut self, share: &Arc<Share>) -> bool {
         let Some(line) = self.lines.get_mut(&address(share)) else { return false };

@@ -87,6 +87,12 @@ impl Share {
         self.at_least(clock, LAG_NS);
     }
 
+    /// Whether it may have a turn before `other` although it has used more: for both of one pod, up to what makes no difference.
+    pub(crate) fn may_go_before(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.pod, &other.pod)
+            && self.used().saturating_sub(other.used()) <= other.virtual_time(2 * CREDIT_NS)
+    }
+
     fn at_least(&self, clock: u64, behind_ns: u64) {
         let least = clock.saturating_sub(self.virtual_time(behind_ns));
         if self.used() < least {
@@ -190,6 +196,18 @@ mod test {
         one.charge(64 * MS);
         modules[0].charge(MS);
         assert_eq!(modules[0].used(), one.used());
+    }
+
+    #[test]
+    fn who_has_used_a_little_more_may_go_before_others_of_its_pod_and_before_nobody_else() {
+        let pod = Arc::new(PodShare::new(None));
+        let [first, second] = [100, 100].map(|request| Share::new(Some(request), Arc::clone(&pod)));
+        let stranger = alone(100);
+        second.charge(2 * CREDIT_NS);
+        assert!(second.may_go_before(&first));
+        assert!(!second.may_go_before(&stranger));
+        second.charge(1);
+        assert!(!second.may_go_before(&first), "it is not to wait for ever");
     }
 
     #[test]

@@ -41,6 +41,9 @@ impl Inner {
                 if task.due() <= self.first.load(Ordering::Relaxed) {
                     return Some(task);
                 }
+                if self.may_go_before(&task) {
+                    return Some(task);
+                }
                 self.push(task, false);
             }
             let mut core = self.core();
@@ -62,6 +65,14 @@ impl Inner {
             drop(core);
             lane.park();
         }
+    }
+
+    /// Whether `task`, which was woken on a lane, may go before the first in the common queue: that is of the same pod, and does not wait for long
+    /// by this. What a carrier has brought is answered, and the answer sent, before the next carrier brings more; the other way round, all that
+    /// comes at once would be begun before anything is done.
+    fn may_go_before(&self, task: &Task) -> bool {
+        let mut core = self.core();
+        core.queue.leads().is_some_and(|first| task.share.may_go_before(first))
     }
 
     /// `task` wants to go on after its turn.
