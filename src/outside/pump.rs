@@ -17,11 +17,11 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::future::Future;
 use std::io::{self, IoSlice};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use bytes::{Buf, BufMut as _, Bytes, BytesMut};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use bytes::{Buf, Bytes, BytesMut};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::stats::Traffic;
 use crate::net::{ReadError, Stream, WriteError};
@@ -104,8 +104,7 @@ impl<'a, K: AsyncRead + AsyncWrite + Unpin> Pump<'a, K> {
     /// Connects the two. Counts bytes in `traffic`.
     #[must_use]
     pub fn new(kernel: &'a mut K, pod: Stream, traffic: &'a Traffic) -> Self {
-        let (inwards, outwards) = (Inwards::Open, Outwards::Open);
-        Self { kernel, pod: Some(pod), traffic, inwards, outwards }
+        Self { kernel, pod: Some(pod), traffic, inwards: Inwards::Open, outwards: Outwards::Open }
     }
 
     /// From the kernel to the pod, until it has to wait.
@@ -262,15 +261,17 @@ fn receive<K: AsyncRead + Unpin>(
     room: usize,
 ) -> Poll<io::Result<Bytes>> {
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.clear();
-        scratch.reserve(CHUNK_BYTES);
-        let n = {
-            let mut limited = (&mut *scratch).limit(room.min(CHUNK_BYTES));
-            let read = pin!(kernel.read_buf(&mut limited));
-            ready!(read.poll(cx))?
+        if scratch.is_empty() {
+            *scratch = BytesMut::zeroed(CHUNK_BYTES);
+        }
+        let mut into = ReadBuf::new(&mut scratch[..room.min(CHUNK_BYTES)]);
+        ready!(Pin::new(kernel).poll_read(cx, &mut into))?;
+        let n = into.filled().len();
+        let data = if n >= HAND_OVER_BYTES {
+            std::mem::take(scratch).split_to(n).freeze()
+        } else {
+            Bytes::copy_from_slice(&scratch[..n])
         };
-        let whole = n >= HAND_OVER_BYTES;
-        let data = if whole { scratch.split().freeze() } else { Bytes::copy_from_slice(scratch) };
         Poll::Ready(Ok(data))
     })
 }

@@ -10,6 +10,7 @@
 
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -155,11 +156,7 @@ fn is_shortage(error: &io::Error) -> bool {
 }
 
 /// Makes closing the kernel's socket send a reset, as the pod's side saw one.
-#[allow(
-    deprecated,
-    reason = "zero linger returns at once; the deprecation is about lingers that block"
-)]
-pub fn reset(kernel: &TcpStream) {
+pub fn reset(kernel: impl AsFd) {
     // A socket that refuses the option is closed in the ordinary way instead.
-    let _ = kernel.set_linger(Some(Duration::ZERO));
+    let _ = rustix::net::sockopt::set_socket_linger(kernel, Some(Duration::ZERO));
 }

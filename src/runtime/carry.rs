@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!  a guest writes ──wakes, on its own lane──► the carrier's turn there: writev        no thread is woken
-//!  the kernel has bytes ──reactor of the control plane──► a lane: recv ──wakes, on that lane──► guest
+//!  the kernel has bytes ──► the lane that watches (`sched::reactor`): recv ──wakes, on that lane──► guest
 //! ```
 //! **Paid for once.** Each poll is measured with the stop watch of the guests' own turns and charged to the pod. Where the pod has used up its
 //! CPU limit, its carriers wait as its modules do.
@@ -26,7 +26,7 @@ use tokio::time::{Sleep, sleep};
 
 use super::cputime::monotonic_ns;
 use super::meter::{self, PodCpu};
-use super::sched::{Spawner, Urgency, turn_began};
+use super::sched::{LaneSocket, Spawner, Urgency, turn_began};
 
 /// Starts tasks on the guests' threads that work for one pod; clones are for the same.
 #[derive(Clone, Debug)]
@@ -45,6 +45,14 @@ impl Carriers {
     /// is dropped.
     pub fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.guests.spawn(Arc::clone(self.cpu.carriers()), self.urgency.clone(), work);
+    }
+
+    /// Takes over a client's connection, for tasks that are started here.
+    ///
+    /// # Errors
+    /// The operating system's, if it has no room to watch one more socket for the guests' threads.
+    pub fn adopt(&self, client: tokio::net::TcpStream) -> std::io::Result<LaneSocket> {
+        self.guests.adopt(client.into_std()?)
     }
 
     /// `work`, paid for by the pod each time it is polled, and held while the pod has used up its CPU limit. To be awaited in a task that

@@ -69,6 +69,7 @@ pub use machine::Machine;
 pub use pool::PoolPlan;
 pub use prepare::Prepared;
 pub use run::{PodAccount, PodLimits, RunControl, RunExit, RunHandle, Usage};
+pub use sched::LaneSocket;
 pub use serve::HttpUsage;
 pub use stdio::{LogSink, Stdin, StdinClosed, StdinPipe, Stream};
 

@@ -18,13 +18,14 @@
 
 use std::future::{Future as _, poll_fn};
 use std::net::{Ipv4Addr, SocketAddr};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use rustix::net::sockopt;
-use tokio::io::Interest;
+use tokio::io::{AsyncRead, AsyncWrite, Interest};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
@@ -82,10 +83,18 @@ pub(super) async fn serve(listener: TcpListener, entrance: Entrance) {
                     let Some(module) = let_in(&client, from, begun, &way, &waiting).await else {
                         return;
                     };
-                    let open = Open::new(client, from, way, place.ok());
-                    match lanes {
-                        Some(lanes) => open.carry_on(lanes, module),
-                        None => open.carry(module).await,
+                    let Some(lanes) = lanes else {
+                        return Open::new(client, from, way, place.ok()).carry(module).await;
+                    };
+                    match lanes.adopt(client) {
+                        Ok(client) => {
+                            Open::new(client, from, way, place.ok()).carry_on(lanes, module);
+                        }
+                        Err(error) => {
+                            way.port.traffic.connections_failed.add(1);
+                            debug!(%from, to = %way.to, %error, "a client's connection cannot be watched");
+                            module.abort();
+                        }
                     }
                 });
                 entrance.tasks.spawn(letting_in);
@@ -137,21 +146,16 @@ async fn let_in(
 
 /// A client that a module has accepted, and its place. Dropped before both sides are done, it resets the client: the pod goes, or the
 /// guests' threads have ended.
-struct Open {
-    client: TcpStream,
+struct Open<K: AsFd> {
+    client: K,
     from: SocketAddr,
     way: Way,
     over: bool,
     _place: Option<OwnedSemaphorePermit>,
 }
 
-impl Open {
-    fn new(
-        client: TcpStream,
-        from: SocketAddr,
-        way: Way,
-        place: Option<OwnedSemaphorePermit>,
-    ) -> Self {
+impl<K: AsyncRead + AsyncWrite + AsFd + Send + Unpin + 'static> Open<K> {
+    fn new(client: K, from: SocketAddr, way: Way, place: Option<OwnedSemaphorePermit>) -> Self {
         let traffic = &way.port.traffic;
         traffic.connections.add(1);
         traffic.connections_open.rise(&traffic.connections_peak);
@@ -192,7 +196,7 @@ impl Open {
     }
 }
 
-impl Drop for Open {
+impl<K: AsFd> Drop for Open<K> {
     fn drop(&mut self) {
         if !self.over {
             outside::reset(&self.client);

@@ -7,11 +7,13 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::task::Waker;
 use std::thread::Thread;
 
-use super::Inner;
+use super::reactor::GLANCE_NS;
 use super::task::Task;
-use crate::runtime::cputime::ThreadClock;
+use super::{ALONE_NS, Inner};
+use crate::runtime::cputime::{ThreadClock, monotonic_ns};
 
 #[derive(Debug, Default)]
 #[repr(align(64))]
@@ -28,6 +30,10 @@ pub(super) struct Lane {
     pub(super) used: AtomicU64,
     /// Somebody waits who should run before whoever has the turn.
     pub(super) step_back: AtomicBool,
+    /// Whom it wakes now, any lane may take.
+    generous: AtomicBool,
+    /// When it last asked for the kernel's sockets, monotonic nanoseconds.
+    glanced: AtomicU64,
     /// Set by whoever wants the thread to go on.
     awake: AtomicBool,
     /// Times that whoever had the turn looked up.
@@ -51,11 +57,36 @@ impl Lane {
         self.count();
     }
 
-    /// Whoever has the turn wakes another one; returns how long it has not done so, nanoseconds.
-    pub(super) fn speak(&self, now: u64) -> u64 {
+    /// Whoever has the turn wakes another one; returns whether that may be any lane's.
+    pub(super) fn speaks_to_all(&self, now: u64) -> bool {
         let before = self.spoke.load(Ordering::Relaxed);
         self.spoke.store(now, Ordering::Relaxed);
-        now.saturating_sub(before)
+        now.saturating_sub(before) > ALONE_NS || self.generous.load(Ordering::Relaxed)
+    }
+
+    /// Wakes those whose sockets are ready, between turns: the first for this lane, others for whoever has nothing to do.
+    pub(super) fn hand_out(&self, ready: &mut Vec<Waker>) {
+        if ready.is_empty() {
+            return;
+        }
+        let now = monotonic_ns();
+        self.began.store(now, Ordering::Relaxed);
+        self.spoke.store(now, Ordering::Relaxed);
+        for waker in ready.drain(..) {
+            waker.wake();
+            self.generous.store(true, Ordering::Relaxed);
+        }
+        self.generous.store(false, Ordering::Relaxed);
+    }
+
+    /// Whether it is time to ask for the kernel's sockets; the turn before this is what counts as now.
+    pub(super) fn is_to_glance(&self) -> bool {
+        let now = self.began.load(Ordering::Relaxed);
+        let due = now.saturating_sub(self.glanced.load(Ordering::Relaxed)) > GLANCE_NS;
+        if due {
+            self.glanced.store(now, Ordering::Relaxed);
+        }
+        due
     }
 
     pub(super) fn end(&self) {
@@ -101,13 +132,19 @@ impl Lane {
 
     /// Waits until somebody wants this thread. Called by its own thread only.
     pub(super) fn park(&self) {
-        while !self.awake.swap(false, Ordering::Acquire) {
+        while !self.is_wanted() {
             std::thread::park();
         }
     }
 
+    /// Whether somebody wants this thread; asked by itself, once for each time.
+    pub(super) fn is_wanted(&self) -> bool {
+        self.awake.swap(false, Ordering::SeqCst)
+    }
+
+    /// Ends [`Lane::park`].
     pub(super) fn unpark(&self) {
-        self.awake.store(true, Ordering::Release);
+        self.awake.store(true, Ordering::SeqCst);
         if let Some(thread) = self.thread.get() {
             thread.unpark();
         }

@@ -26,14 +26,20 @@
 //! **What holds its thread** (a disk that hesitates, one instruction that fills a large memory) holds nobody else: while somebody waits, the ticker puts a
 //! spare lane on duty for each that is held, and takes it off again (`watch.rs`).
 //!
+//! **Bytes from the kernel** for tasks of ours are heard of by the lanes themselves (`reactor.rs`): one that has nothing to do waits for them, and works on what comes.
+//!
 //! **Nothing is lost.** The common queue and the list of idle lanes are under one lock; what is in a local queue is run by its own lane
 //! at the end of its turn at the latest.
 
 mod lane;
 mod queue;
+mod reactor;
 mod share;
 #[cfg(test)]
 mod sim;
+mod socket;
+#[cfg(test)]
+mod socket_tests;
 mod task;
 #[cfg(test)]
 mod tests;
@@ -50,10 +56,12 @@ use std::time::Duration;
 use super::cputime::monotonic_ns;
 use lane::{Lane, being, here};
 use queue::FairQueue;
+use reactor::Reactor;
 use task::Task;
 use ticker::{Bell, Ticker};
 
 pub(crate) use share::{PodShare, Share};
+pub use socket::LaneSocket;
 pub(crate) use task::Urgency;
 pub(crate) use ticker::Epochs;
 pub(crate) use turns::{others_wait, should_step_back, turn_began};
@@ -66,6 +74,9 @@ const SHORT_TURN_NS: u64 = 200_000;
 /// lane. The age of the turn would not do: a kernel that runs the woken thread at once lets the waker find its answer without ever
 /// waiting, and the two would stay apart for good.
 const ALONE_NS: u64 = 100_000;
+
+/// Tasks that wait on one lane while another has nothing to do. Modules that answer each other are fewer at a time: a carrier, a connection, a handler.
+const LOCAL_MAX: usize = 3;
 
 /// Virtual time when the first module comes: late enough that it, too, can have the credit of one who slept, whatever it weighs.
 const CLOCK_START: u64 = 1 << 40;
@@ -111,6 +122,8 @@ pub(crate) struct Inner {
     tasks: Mutex<Tasks>,
     epochs: Epochs,
     bell: Arc<Bell>,
+    /// The kernel's sockets that lanes read and write themselves.
+    reactor: Arc<Reactor>,
 }
 
 #[derive(Debug)]
@@ -170,6 +183,7 @@ impl Scheduler {
             tasks: Mutex::default(),
             epochs,
             bell: Arc::default(),
+            reactor: Arc::new(Reactor::new()?),
         });
         let scheduler = Self { ticker: Ticker::start(&inner)?, inner };
         for _ in 0..threads {
@@ -244,6 +258,14 @@ impl Spawner {
         self.0.tell(core, 0);
     }
 
+    /// Takes over a connection of the kernel's for tasks that are spawned here: their lanes hear themselves that it is ready.
+    ///
+    /// # Errors
+    /// The operating system's, if it has no room to watch one more.
+    pub(crate) fn adopt(&self, socket: std::net::TcpStream) -> std::io::Result<LaneSocket> {
+        LaneSocket::new(socket, Arc::clone(&self.0.reactor))
+    }
+
     /// Makes every guest that runs look up: there is something to see.
     pub(crate) fn look_up(&self) {
         self.0.epochs.turn();
@@ -283,7 +305,8 @@ impl Inner {
     /// `task` was woken by whoever has the turn on `lane`, which is this thread.
     fn woken_on(&self, lane: &Lane, task: Arc<Task>) {
         let now = monotonic_ns();
-        if lane.speak(now) > ALONE_NS && self.idle.load(Ordering::Relaxed) > 0 {
+        let to_all = lane.speaks_to_all(now) || lane.local().len() >= LOCAL_MAX;
+        if to_all && self.idle.load(Ordering::Relaxed) > 0 {
             return self.push(task, true);
         }
         let due = task.due();
@@ -319,16 +342,30 @@ impl Inner {
         }
     }
 
-    /// Takes a lane off the list of those that have nothing to do; the caller wakes it.
-    fn take_idle(&self, core: &mut Core) -> Option<&Lane> {
+    /// Takes a lane off the list of those that have nothing to do; the caller wakes it. The one that watches the kernel's sockets is the last.
+    fn take_idle(&self, core: &mut Core) -> Option<usize> {
+        if let [.., _, last] = core.idle[..]
+            && self.reactor.watcher() == Some(last)
+        {
+            let end = core.idle.len() - 1;
+            core.idle.swap(end - 1, end);
+        }
         let index = core.idle.pop()?;
-        self.idle.store(core.idle.len(), Ordering::SeqCst);
-        self.wakeups.fetch_add(1, Ordering::SeqCst);
-        Some(&self.lanes[index])
+        self.left_idle(core);
+        Some(index)
     }
 
-    fn wake(&self, lane: &Lane) {
-        lane.unpark();
+    /// A lane was taken off the list.
+    fn left_idle(&self, core: &Core) {
+        self.idle.store(core.idle.len(), Ordering::SeqCst);
+        self.wakeups.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn wake(&self, index: usize) {
+        self.lanes[index].unpark();
+        if self.reactor.watcher() == Some(index) {
+            self.reactor.alarm();
+        }
         self.bell.ring();
     }
 
@@ -380,7 +417,7 @@ impl Inner {
         }
         for index in std::mem::take(&mut core.resting) {
             self.on_duty.fetch_add(1, Ordering::Relaxed);
-            self.wake(&self.lanes[index]);
+            self.wake(index);
         }
     }
 

@@ -14,25 +14,33 @@ use super::*;
 use crate::clock::Clock;
 
 /// What every wait here gives up after.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
 
-struct Lab {
+pub(super) struct Lab {
     io: tokio::runtime::Runtime,
     scheduler: Option<Scheduler>,
 }
 
 impl Lab {
-    fn new(lanes: usize) -> Self {
+    pub(super) fn new(lanes: usize) -> Self {
         let io = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let scheduler = Scheduler::start(lanes, io.handle(), Epochs::default()).unwrap();
         Self { io, scheduler: Some(scheduler) }
     }
 
-    fn inner(&self) -> &Arc<Inner> {
+    pub(super) fn inner(&self) -> &Arc<Inner> {
         &self.scheduler.as_ref().unwrap().inner
     }
 
-    fn spawn(&self, share: &Arc<Share>, work: impl Future<Output = ()> + Send + 'static) {
+    pub(super) fn spawner(&self) -> Spawner {
+        self.scheduler.as_ref().unwrap().spawner()
+    }
+
+    pub(super) fn spawn(
+        &self,
+        share: &Arc<Share>,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
         self.spawn_ending(share, &Urgency::default(), work);
     }
 
@@ -42,11 +50,10 @@ impl Lab {
         urgency: &Urgency,
         work: impl Future<Output = ()> + Send + 'static,
     ) {
-        let spawner = self.scheduler.as_ref().unwrap().spawner();
-        spawner.spawn(Arc::clone(share), urgency.clone(), work);
+        self.spawner().spawn(Arc::clone(share), urgency.clone(), work);
     }
 
-    fn stop(&mut self, patience: Duration) {
+    pub(super) fn stop(&mut self, patience: Duration) {
         let _io = self.io.enter();
         self.scheduler.take().unwrap().stop(patience);
     }
@@ -60,11 +67,11 @@ impl Drop for Lab {
     }
 }
 
-fn share(request: u64) -> Arc<Share> {
+pub(super) fn share(request: u64) -> Arc<Share> {
     Arc::new(Share::new(Some(request), Arc::default()))
 }
 
-fn eventually(what: &str, holds: impl Fn() -> bool) {
+pub(super) fn eventually(what: &str, holds: impl Fn() -> bool) {
     let clock = Clock::start();
     while !holds() {
         assert!(clock.now().mono() < PATIENCE, "not in time: {what}");
@@ -73,7 +80,7 @@ fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Ends the turn, and wants another one.
-async fn step_back() {
+pub(super) async fn step_back() {
     let mut behind = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut behind, true) {
@@ -491,4 +498,22 @@ fn what_is_to_end_has_its_turn_at_once() {
     lab.scheduler.as_ref().unwrap().spawner().hasten(&light, &urgency);
     eventually("it is over", || lab.inner().tasks().alive.len() == 4);
     over.store(true, Ordering::Relaxed);
+}
+
+#[test]
+fn a_lane_without_work_takes_half_of_what_waits_on_another_and_leaves_one_alone() {
+    let lab = Lab::new(1);
+    let inner = lab.inner();
+    // Lanes in reserve have no threads.
+    let [busy, free] = [&inner.lanes[3], &inner.lanes[4]];
+    let task = |id| {
+        let work = Box::pin(std::future::pending());
+        Task::new(id, share(100), Urgency::default(), work, Arc::downgrade(inner))
+    };
+    let ids = |lane: &Lane| lane.local().iter().map(|task| task.id).collect::<Vec<_>>();
+    busy.local().push_back(task(1));
+    assert!(inner.relieve_another(4, free).is_none());
+    busy.local().extend((2..=5).map(task));
+    let first = inner.relieve_another(4, free).unwrap();
+    assert_eq!((first.id, ids(free), ids(busy)), (4, vec![5], vec![1, 2, 3]));
 }

@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 
 use super::lane::{Lane, here};
 use super::share::Share;
@@ -14,7 +15,8 @@ use crate::runtime::cputime::monotonic_ns;
 impl Inner {
     pub(super) fn run_lane(&self, index: usize) {
         let lane = &self.lanes[index];
-        while let Some(task) = self.next(index, lane) {
+        let mut ready = Vec::new();
+        while let Some(task) = self.next(index, lane, &mut ready) {
             lane.begin(task.due(), monotonic_ns());
             let turn = task.turn();
             lane.end();
@@ -31,8 +33,12 @@ impl Inner {
     }
 
     /// Waits for something to do; `None`: the lane is to end.
-    fn next(&self, index: usize, lane: &Lane) -> Option<Arc<Task>> {
+    fn next(&self, index: usize, lane: &Lane, ready: &mut Vec<Waker>) -> Option<Arc<Task>> {
         loop {
+            if self.reactor.is_in_use() && lane.is_to_glance() {
+                self.reactor.glance(ready);
+                lane.hand_out(ready);
+            }
             if self.on_duty.load(Ordering::Relaxed) > self.allowed.load(Ordering::Relaxed) {
                 self.rest(index, lane);
             }
@@ -45,6 +51,11 @@ impl Inner {
                     return Some(task);
                 }
                 self.push(task, false);
+            }
+            if self.first.load(Ordering::Relaxed) == u64::MAX
+                && let Some(task) = self.relieve_another(index, lane)
+            {
+                return Some(task);
             }
             let mut core = self.core();
             if let Some(task) = core.queue.pop() {
@@ -63,8 +74,55 @@ impl Inner {
             core.idle.push(index);
             self.idle.store(core.idle.len(), Ordering::SeqCst);
             drop(core);
+            self.wait(index, lane, ready);
+        }
+    }
+
+    /// Takes over half of what waits on another lane, where that is more than one: two that answer each other are not to be parted, and there one waits
+    /// at a time.
+    pub(super) fn relieve_another(&self, index: usize, lane: &Lane) -> Option<Arc<Task>> {
+        let others = self.lanes.iter().enumerate().filter(|(other, _)| *other != index);
+        others.map(|(_, other)| other).find_map(|other| {
+            let mut taken = {
+                let mut theirs = other.local();
+                let stay = theirs.len().div_ceil(2);
+                if theirs.len() > 1 { theirs.split_off(stay) } else { return None }
+            };
+            let first = taken.pop_front();
+            lane.local().append(&mut taken);
+            first
+        })
+    }
+
+    /// Waits until this lane is off the list of those that have nothing to do: somebody wants it, or one of the kernel's sockets is ready.
+    fn wait(&self, index: usize, lane: &Lane, ready: &mut Vec<Waker>) {
+        let in_use = self.reactor.is_in_use();
+        let Some(mut watch) = in_use.then(|| self.reactor.watch(index)).flatten() else {
+            return lane.park();
+        };
+        while ready.is_empty() {
+            if lane.is_wanted() {
+                return;
+            }
+            watch.wait(ready);
+        }
+        drop(watch);
+        if !self.comes_back(index) {
+            // Whoever took it off the list wakes it as well.
             lane.park();
         }
+        lane.hand_out(ready);
+    }
+
+    /// Takes a lane off the list of those that have nothing to do, for itself; returns whether it was there.
+    fn comes_back(&self, index: usize) -> bool {
+        let mut core = self.core();
+        let Some(at) = core.idle.iter().position(|&idle| idle == index) else { return false };
+        core.idle.swap_remove(at);
+        self.left_idle(&core);
+        drop(core);
+        self.bell.ring();
+        true
     }
 
     /// Whether `task`, which was woken on a lane, may go before the first in the common queue: that is of the same pod, and does not wait for long

@@ -14,6 +14,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::Waker;
 
 use super::lane::Lane;
 use super::{Inner, SPARE_LANES};
@@ -127,6 +128,7 @@ impl Inner {
                 *seen = Seen { turns, looks, since: now, waited: waits, ..Seen::default() };
             }
         }
+        crowded |= self.look_for_sockets();
         if crowded || self.allowed.load(Ordering::Relaxed) > self.threads {
             self.set_allowed(seen, now);
         }
@@ -134,6 +136,23 @@ impl Inner {
             self.reinforce();
         }
         crowded
+    }
+
+    /// Sees to the kernel's sockets where no lane does: an idle one is to watch them; where there is none, this thread asks for them once. Returns
+    /// whether it had to.
+    fn look_for_sockets(&self) -> bool {
+        if !self.reactor.is_in_use() || self.reactor.watcher().is_some() {
+            return false;
+        }
+        let idle = self.take_idle(&mut self.core());
+        if let Some(idle) = idle {
+            self.wake(idle);
+            return false;
+        }
+        let mut ready = Vec::new();
+        self.reactor.glance(&mut ready);
+        ready.into_iter().for_each(Waker::wake);
+        true
     }
 
     /// Gives to all what has waited on a lane for a whole tick. Returns whether there was any.
@@ -177,7 +196,7 @@ impl Inner {
         if let Some(index) = core.resting.pop() {
             self.on_duty.fetch_add(1, Ordering::Relaxed);
             drop(core);
-            self.wake(&self.lanes[index]);
+            self.wake(index);
             return;
         }
         let may_start = core.started < self.lanes.len();
