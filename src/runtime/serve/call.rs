@@ -30,9 +30,11 @@ use wasmtime_wasi_http::p3::bindings::Service;
 use wasmtime_wasi_http::{Error, WasiBody, WasiHttpView as _, p2, p3};
 
 use super::Server;
+use super::cork::Corked;
 use super::crew::Asker;
+use super::delivery::{Delivery, Who};
 use super::instances::Ready;
-use super::reply::{Delivery, Link, Reply, RequestBody, refusal};
+use super::reply::{Link, Reply, RequestBody, refusal};
 use super::request::{acceptable, head_bytes, shown, whole};
 use super::together::Job;
 use super::works::{Ended, Work, Works};
@@ -57,6 +59,7 @@ pub(super) type Said = Result<Response<WasiBody>, String>;
 pub(super) async fn answer(
     server: Arc<Server>,
     works: Arc<Works>,
+    cork: Arc<Corked>,
     request: Request<Incoming>,
     local: HeaderValue,
 ) -> Result<Response<Reply>, Infallible> {
@@ -71,20 +74,21 @@ pub(super) async fn answer(
     let Some(charge) = Charge::take(&server.memory, REQUEST_BYTES + head_bytes(&request)) else {
         return Ok(server.refuse(StatusCode::SERVICE_UNAVAILABLE, "no memory for the request\n"));
     };
-    let name = shown(&request);
+    let name: Arc<str> = shown(&request).into();
     let (head, said) = oneshot::channel();
     let link = Link::new();
     let held = Held { server: Arc::clone(&server), _place: place, _charge: charge };
     server.run.http.under_way.add(1);
     let work = if server.instances.is_shared() {
-        let (name, link) = (name.clone(), Arc::clone(&link));
+        let (name, link) = (Arc::clone(&name), Arc::clone(&link));
         server.hand_in(Job { request, name, head, link, held });
         None
     } else {
-        let work: Work = Box::pin(handle(held, request, name.clone(), head, Arc::clone(&link)));
+        let work: Work =
+            Box::pin(handle(held, request, Arc::clone(&name), head, Arc::clone(&link)));
         Some(work)
     };
-    let mut call = Call { work, works, link, asker: Asker::Gone };
+    let mut call = Call { work, works, cork, link, asker: Asker::Gone };
     let response = call.response(&server, &name, said).await;
     // Not reached by one whose client has gone.
     if call.asker == Asker::Gone {
@@ -92,7 +96,7 @@ pub(super) async fn answer(
     }
     if !response.body().is_of_handler() {
         // Nobody will take what the handler says, and it has the time that it has after a response.
-        call.link.delivery.send_replace(Delivery::BrokenOff);
+        call.link.way.set(Delivery::BrokenOff);
     }
     Ok(response)
 }
@@ -114,6 +118,7 @@ struct Call {
     /// The handler; `None`: it is over, or it was handed in.
     work: Option<Work>,
     works: Arc<Works>,
+    cork: Arc<Corked>,
     link: Arc<Link>,
     /// What it means if this is dropped now.
     asker: Asker,
@@ -158,7 +163,8 @@ impl Call {
             }
             Ok(Ok(Ok(response))) => {
                 self.leave_to_strand();
-                response.map(|body| Reply::of_handler(body, Arc::clone(&self.link)))
+                let (link, cork) = (Arc::clone(&self.link), Arc::clone(&self.cork));
+                response.map(|body| Reply::of_handler(body, link, cork))
             }
             Ok(Ok(Err(code))) => {
                 self.leave_to_strand();
@@ -230,7 +236,7 @@ impl Drop for Held {
 async fn handle(
     held: Held,
     request: Request<RequestBody>,
-    name: String,
+    name: Arc<str>,
     head: oneshot::Sender<Said>,
     link: Arc<Link>,
 ) -> Ended {
@@ -269,9 +275,7 @@ async fn handle(
 }
 
 async fn too_long_afterwards(link: &Link, limit: Duration) {
-    let mut delivery = link.delivery.subscribe();
-    // The sender is the link itself.
-    let _ = delivery.wait_for(|delivery| *delivery != Delivery::UnderWay).await;
+    link.way.end(Who::Clock).await;
     sleep(limit).await;
 }
 
@@ -280,7 +284,7 @@ impl Ready {
         &mut self,
         request: Request<RequestBody>,
         head: oneshot::Sender<Said>,
-        link: &Link,
+        link: &Arc<Link>,
     ) -> wasmtime::Result<()> {
         let store = &mut self.bounded.store;
         match &self.proxy {
@@ -314,19 +318,18 @@ pub(super) async fn respond(
     service: &Service,
     request: Request<RequestBody>,
     say: impl FnOnce(Said) -> bool,
-    link: &Link,
+    link: &Arc<Link>,
 ) -> wasmtime::Result<()> {
     let request = accessor
         .with(|mut store| p3::Request::from_http(store.data_mut().http().hooks, whole(request)).0);
-    let mut delivery = link.delivery.subscribe();
-    let (tell, told) = oneshot::channel();
     match service.handle(accessor, request).await? {
         Ok(response) => {
-            let response = accessor.with(|store| response.into_http(store, delivered(told)))?;
-            if say(Ok(response)) {
-                let end = delivery.wait_for(|delivery| *delivery != Delivery::UnderWay).await;
-                let _ = tell.send(end.is_ok_and(|end| *end == Delivery::Complete));
+            let told = delivered(Arc::clone(link));
+            let response = accessor.with(|store| response.into_http(store, told))?;
+            if !say(Ok(response)) {
+                link.way.set(Delivery::BrokenOff);
             }
+            link.way.end(Who::Host).await;
         }
         Err(code) => {
             say(Err(code.to_string()));
@@ -336,10 +339,10 @@ pub(super) async fn respond(
 }
 
 /// What the handler is told about its response.
-async fn delivered(complete: oneshot::Receiver<bool>) -> Result<(), Error> {
-    match complete.await {
-        Ok(true) => Ok(()),
-        Ok(false) | Err(_) => Err(Error::ConnectionTerminated),
+async fn delivered(link: Arc<Link>) -> Result<(), Error> {
+    match link.way.end(Who::Handler).await {
+        Delivery::Complete => Ok(()),
+        Delivery::BrokenOff | Delivery::UnderWay => Err(Error::ConnectionTerminated),
     }
 }
 

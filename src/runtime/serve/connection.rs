@@ -19,9 +19,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 
 use super::Server;
 use super::call::answer;
+use super::cork::Corked;
 use super::works::Works;
 use crate::net::Stream;
-use crate::wasi::http::io::NetIo;
+use crate::wasi::http::io::{Cork, NetIo};
 
 /// Bytes of a request's head; a longer one gets 431. As much as nginx takes.
 const HEAD_BYTES_MAX: usize = 32 * 1024;
@@ -31,11 +32,14 @@ const HEADERS_MAX: usize = 100;
 
 /// Serves the connection to its end.
 pub(super) async fn serve(server: Arc<Server>, stream: Stream) {
-    let io = NetIo::new(stream, server.limits.client_patience);
+    let cork = Arc::<Corked>::default();
+    let io = NetIo::new(stream, server.limits.client_patience)
+        .corked_by(Arc::clone(&cork) as Arc<dyn Cork>);
     let local = host_header(io.local_address());
     let works = Arc::new(Works::default());
     let service = service_fn(|request| {
-        answer(Arc::clone(&server), Arc::clone(&works), request, local.clone())
+        let (works, cork) = (Arc::clone(&works), Arc::clone(&cork));
+        answer(Arc::clone(&server), works, cork, request, local.clone())
     });
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())

@@ -5,6 +5,7 @@
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Wake, Waker};
 
 use futures_util::task::AtomicWaker;
 use hyper::Request;
@@ -40,18 +41,30 @@ pub(super) struct Crew {
     closing: AtomicBool,
     /// In the turn in progress it could look, and had room.
     has_room: AtomicBool,
+    /// Nothing is under way in it, and it waits for more.
+    at_rest: AtomicBool,
+    turn: Arc<Turn>,
+}
+
+/// Whether an instance has a turn, or wants one.
+#[derive(Debug, Default)]
+struct Turn {
+    /// It has one.
+    in_turn: AtomicBool,
+    /// It was woken since that began.
+    woken: AtomicBool,
 }
 
 #[derive(Default)]
 struct Flights {
     list: Vec<Flight>,
     /// The last request that was begun, for the log.
-    last: String,
+    last: Option<Arc<str>>,
 }
 
 struct Flight {
     link: Arc<Link>,
-    name: String,
+    name: Arc<str>,
     asker: Asker,
     /// How the answer is told; `None`: it was. Here, so that nobody hears of a broken instance before its memory is given back.
     head: Option<oneshot::Sender<Said>>,
@@ -92,7 +105,7 @@ impl Crew {
         let link = Arc::clone(&flight.link);
         // On the list first: whoever leaves from here on finds it there.
         let mut flights = self.flights();
-        flight.name.clone_into(&mut flights.last);
+        flights.last = Some(Arc::clone(&flight.name));
         flights.list.push(flight);
         drop(flights);
         let waits = link.taken_by(self) == Asker::Waits;
@@ -165,6 +178,8 @@ impl Crew {
 
     pub(super) fn turn_begins(&self) {
         self.has_room.store(false, Ordering::Relaxed);
+        self.turn.in_turn.store(true, Ordering::SeqCst);
+        self.turn.woken.store(false, Ordering::SeqCst);
     }
 
     /// Told by the instance when it looks for more work.
@@ -174,6 +189,35 @@ impl Crew {
 
     pub(super) fn has_room(&self) -> bool {
         self.has_room.load(Ordering::Relaxed)
+    }
+
+    /// Whether it has a turn, or is about to: then it tells of the turn's end.
+    pub(super) fn is_busy(&self) -> bool {
+        self.turn.in_turn.load(Ordering::SeqCst) || self.turn.woken.load(Ordering::SeqCst)
+    }
+
+    /// Whether it was woken since this was last asked, or its turn began.
+    pub(super) fn was_woken(&self) -> bool {
+        self.turn.woken.swap(false, Ordering::SeqCst)
+    }
+
+    /// Its turn is over: those whose responses are under way are told so. Returns whether it wants another one.
+    pub(super) fn turn_ends(&self) -> bool {
+        self.turn.in_turn.store(false, Ordering::SeqCst);
+        let goes_on = self.turn.woken.load(Ordering::SeqCst);
+        for flight in &self.flights().list {
+            flight.link.turn_ended(goes_on);
+        }
+        goes_on
+    }
+
+    /// Told by the instance at the end of its turn.
+    pub(super) fn set_at_rest(&self, at_rest: bool) {
+        self.at_rest.store(at_rest, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.at_rest.load(Ordering::Relaxed)
     }
 
     /// The instance is broken, and whatever it has begun with it. Returns how many requests those are.
@@ -189,14 +233,52 @@ impl Crew {
     pub(super) fn names(&self) -> String {
         let flights = self.flights();
         match &*flights.list {
-            [] => flights.last.clone(),
-            [one] => one.name.clone(),
+            [] => flights.last.as_deref().unwrap_or_default().to_owned(),
+            [one] => one.name.to_string(),
             several => {
                 let names: Vec<_> =
                     several.iter().take(NAMES_MAX).map(|flight| &*flight.name).collect();
                 let more = if several.len() > NAMES_MAX { ", …" } else { "" };
                 format!("one of {} requests ({}{more})", several.len(), names.join(", "))
             }
+        }
+    }
+}
+
+/// Wakes the task that the instance is in, and remembers that it did.
+#[derive(Debug)]
+struct Alert {
+    /// Not the whole of it: that keeps one of these.
+    turn: Arc<Turn>,
+    task: Waker,
+}
+
+/// The same for as long as the task is.
+#[derive(Debug, Default)]
+pub(super) struct Alerts(Option<(Waker, Waker)>);
+
+impl Alerts {
+    /// What wakes `task` for `crew`.
+    pub(super) fn of(&mut self, crew: &Crew, task: &Waker) -> &Waker {
+        let known = self.0.take().filter(|(known, _)| known.will_wake(task));
+        let (_, alert) = self.0.insert(known.unwrap_or_else(|| {
+            let alert = Alert { turn: Arc::clone(&crew.turn), task: task.clone() };
+            (task.clone(), Waker::from(Arc::new(alert)))
+        }));
+        alert
+    }
+}
+
+impl Wake for Alert {
+    fn wake(self: Arc<Self>) {
+        Self::wake_by_ref(&self);
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.turn.woken.store(true, Ordering::SeqCst);
+        // In a turn it looks for that itself, before the turn ends and after: one of the two sees the other.
+        if !self.turn.in_turn.load(Ordering::SeqCst) {
+            self.task.wake_by_ref();
         }
     }
 }
@@ -212,7 +294,7 @@ mod test {
     use super::*;
 
     fn begin(crew: &Arc<Crew>, link: &Arc<Link>, name: &str) -> bool {
-        let (link, name) = (Arc::clone(link), name.to_owned());
+        let (link, name) = (Arc::clone(link), name.into());
         crew.enter(Flight { link, name, asker: Asker::Waits, head: None, _held: None })
     }
 

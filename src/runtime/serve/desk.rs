@@ -99,6 +99,11 @@ impl<J, C: Default> Desk<J, C> {
         state.call()
     }
 
+    /// Those that wait and have room: for whoever has something else to tell them than of a request.
+    pub(super) fn free(&self) -> Vec<Arc<C>> {
+        self.state().free.clone()
+    }
+
     /// Nobody will come any more: what waits is let go.
     pub(super) fn close(&self) {
         let mut state = self.state();

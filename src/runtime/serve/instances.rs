@@ -6,13 +6,14 @@
 //! another left behind, and memory that a handler leaks is freed. A module that is built for it may ask to
 //! keep its instances for some requests, one after the other. Handlers of WASI 0.3 are built for it: theirs are kept, and have several requests at a time
 //! (`together.rs`), unless the manifest says otherwise. One that trapped is never used again, and one that nobody has used for a while is let go: a module at
-//! rest has none at all.
+//! rest has none, but for the first, which waits for the first request.
 //!
 //! Where the machine has a pool (`runtime::pool`), instances for one request come from it; where there is no slot, from the kernel.
 //!
 //! One made ahead of need was tried, and taken out again: with a client that asks again at once its making is on the same thread's way as
 //! before, and with several the thread is what there is too little of.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -57,6 +58,8 @@ pub(super) struct Instances {
     /// Opening the module's directories asks nobody over a network.
     opens_at_once: bool,
     idle: Mutex<Vec<Idle>>,
+    /// How many wait for more requests with a task of their own.
+    resting: AtomicUsize,
     /// One that was used was put aside.
     kept: Notify,
 }
@@ -81,6 +84,7 @@ impl Instances {
             idle_time: limits.idle_time,
             opens_at_once: served.plan.opens_at_once(),
             idle: Mutex::default(),
+            resting: AtomicUsize::new(0),
             kept: Notify::new(),
         }
     }
@@ -179,6 +183,17 @@ impl Instances {
         }
     }
 
+    /// Lets an instance that has nothing to do wait where it is, for as long as the returned value lives; `None`: enough of them do.
+    pub(super) fn rest(&self) -> Option<Resting<'_>> {
+        let resting = Resting(&self.resting);
+        (self.resting.fetch_add(1, Ordering::Relaxed) < IDLE_MAX).then_some(resting)
+    }
+
+    /// How long one waits for a request.
+    pub(super) fn idle_time(&self) -> Duration {
+        self.idle_time
+    }
+
     /// Lets go of those that nobody has used for a while, for as long as it is polled.
     pub(super) async fn tidy(&self) {
         loop {
@@ -206,6 +221,15 @@ impl Instances {
     pub(super) fn clear(&self) {
         let idle = std::mem::take(&mut *self.idle());
         drop(idle);
+    }
+}
+
+/// One that waits. See [`Instances::rest`].
+pub(super) struct Resting<'a>(&'a AtomicUsize);
+
+impl Drop for Resting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 

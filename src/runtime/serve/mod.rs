@@ -21,7 +21,9 @@
 
 mod call;
 mod connection;
+mod cork;
 mod crew;
+mod delivery;
 mod desk;
 mod instances;
 mod log;
@@ -164,6 +166,7 @@ async fn drain(server: &Arc<Server>, mut listener: Listener) {
     }
     drop(listener);
     server.draining.cancel();
+    server.send_home();
     server.run.strands.gone().await;
 }
 

@@ -13,12 +13,13 @@ use bytes::Bytes;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::header::{CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use hyper::{Response, StatusCode};
-use tokio::sync::watch;
 use tokio::time::{Sleep, sleep};
 use wasmtime_wasi_http::{Error, WasiBody};
 
 use super::HttpLimits;
+use super::cork::Corked;
 use super::crew::{Asker, Crew};
+use super::delivery::{Delivery, Way};
 use super::works::Ended;
 
 /// What a handler reads.
@@ -77,20 +78,14 @@ impl Body for RequestBody {
     }
 }
 
-/// How far a response's body has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Delivery {
-    UnderWay,
-    Complete,
-    BrokenOff,
-}
-
 /// What a handler, the body of its response, and whoever asked tell each other.
 #[derive(Debug)]
 pub(super) struct Link {
     /// The handler failed: what it has not sent will never come.
     pub(super) failed: AtomicBool,
-    pub(super) delivery: watch::Sender<Delivery>,
+    pub(super) way: Way,
+    /// Parts of the response may be held back.
+    is_corked: AtomicBool,
     asked: Mutex<Asked>,
 }
 
@@ -99,6 +94,8 @@ struct Asked {
     asker: Asker,
     /// Who answers, where that is an instance that has others to answer. Not for ever: it knows of this link.
     crew: Weak<Crew>,
+    /// Where parts of the response are held.
+    cork: Option<Weak<Corked>>,
     /// How the handler ended, if that is not said otherwise.
     ended: Option<Ended>,
 }
@@ -107,7 +104,8 @@ impl Link {
     pub(super) fn new() -> Arc<Self> {
         Arc::new(Self {
             failed: AtomicBool::new(false),
-            delivery: watch::Sender::new(Delivery::UnderWay),
+            way: Way::default(),
+            is_corked: AtomicBool::new(false),
             asked: Mutex::default(),
         })
     }
@@ -123,6 +121,27 @@ impl Link {
         asked.asker
     }
 
+    /// Parts of the response are held in `cork` from now on, which is told of its handler's turns.
+    fn corks(&self, cork: &Arc<Corked>) {
+        let mut asked = self.asked();
+        let crew = asked.crew.upgrade();
+        asked.cork = crew.is_some().then(|| Arc::downgrade(cork));
+        drop(asked);
+        self.is_corked.store(true, Ordering::SeqCst);
+        cork.begins(crew);
+    }
+
+    /// Its handler has had a turn; `goes_on`: and has more to do.
+    pub(super) fn turn_ended(&self, goes_on: bool) {
+        if !self.is_corked.load(Ordering::SeqCst) {
+            return;
+        }
+        let cork = self.asked().cork.as_ref().and_then(Weak::upgrade);
+        if let Some(cork) = cork {
+            cork.turn_ended(goes_on);
+        }
+    }
+
     /// Whoever asked leaves without the answer.
     pub(super) fn leave(&self, asker: Asker) {
         let mut asked = self.asked();
@@ -133,7 +152,7 @@ impl Link {
             crew.left(self, asker);
         }
         // The time begins that a handler has after its response.
-        self.delivery.send_replace(Delivery::BrokenOff);
+        self.way.set(Delivery::BrokenOff);
     }
 
     /// The handler ends, and has not told its answer, or not the whole of it.
@@ -150,15 +169,19 @@ impl Link {
 /// What a client reads.
 pub(super) enum Reply {
     /// From the handler.
-    Handler { body: WasiBody, link: Arc<Link>, complete: bool },
+    Handler { body: WasiBody, link: Arc<Link>, cork: Arc<Corked>, complete: bool },
     /// From us.
     Text(Option<&'static str>),
 }
 
 impl Reply {
-    pub(super) fn of_handler(body: WasiBody, link: Arc<Link>) -> Self {
+    /// From a handler. What is written of it waits a little for its end.
+    pub(super) fn of_handler(body: WasiBody, link: Arc<Link>, cork: Arc<Corked>) -> Self {
         let complete = body.is_end_stream();
-        Self::Handler { body, link, complete }
+        if !complete {
+            link.corks(&cork);
+        }
+        Self::Handler { body, link, cork, complete }
     }
 
     pub(super) fn is_of_handler(&self) -> bool {
@@ -178,7 +201,7 @@ impl Body for Reply {
             Self::Text(text) => Poll::Ready(
                 text.take().map(|text| Ok(Frame::data(Bytes::from_static(text.as_bytes())))),
             ),
-            Self::Handler { body, link, complete } => {
+            Self::Handler { body, link, complete, .. } => {
                 let frame = ready!(Pin::new(body).poll_frame(cx));
                 if frame.is_none() && !*complete && link.failed.load(Ordering::Acquire) {
                     // Its end is the store's, not the handler's.
@@ -207,10 +230,12 @@ impl Body for Reply {
 
 impl Drop for Reply {
     fn drop(&mut self) {
-        if let Self::Handler { body, link, complete } = self {
+        if let Self::Handler { body, link, cork, complete } = self {
+            link.is_corked.store(false, Ordering::SeqCst);
+            cork.ends();
             let complete = *complete || body.is_end_stream();
             let end = if complete { Delivery::Complete } else { Delivery::BrokenOff };
-            link.delivery.send_replace(end);
+            link.way.set(end);
         }
     }
 }

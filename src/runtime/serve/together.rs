@@ -3,7 +3,7 @@
 //! ```text
 //!  desk ─► take ─► handler ─► response's head ─► body ─┐      one strand for each instance at work
 //!           ▲  └── while others wait in it ──┐         │
-//!           └──────────── room? ◄────────────┴─────────┘      nothing under way ─► the instance is put aside, the strand ends
+//!           └──────────── room? ◄────────────┴─────────┘      nothing under way ─► it rests ─► it is called, or its time is over
 //! ```
 //! Owns: one instance while it has requests, and what its failures mean for all of them. Is not: who is called (`desk.rs`), nor what a client is told
 //! (`call.rs`), nor where instances come from (`instances.rs`).
@@ -18,34 +18,51 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use futures_util::stream::{FuturesUnordered, Stream as _};
 use hyper::Request;
 use tokio::sync::oneshot;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use wasmtime::component::Accessor;
 use wasmtime_wasi_http::handler::Proxy;
 use wasmtime_wasi_http::p3::bindings::Service;
 
 use super::Server;
 use super::call::{Held, Said, respond};
-use super::crew::{Crew, UnderWay};
+use super::crew::{Alerts, Crew, UnderWay};
 use super::desk::Call;
 use super::instances::Ready;
 use super::reply::{Link, RequestBody};
+use crate::runtime::cputime::monotonic_ns;
 use crate::runtime::guest::Guest;
+use crate::runtime::sched::turn_began;
 use crate::runtime::{stacks, strand};
 
 /// A request that waits for an instance.
 pub(super) struct Job {
     pub(super) request: Request<RequestBody>,
-    pub(super) name: String,
+    pub(super) name: Arc<str>,
     pub(super) head: oneshot::Sender<Said>,
     pub(super) link: Arc<Link>,
     pub(super) held: Held,
 }
 
+/// Times in one turn that an instance goes on when it has woken itself, as it does for each step of each request: most of these are a few microseconds, less
+/// than a turn costs. One whose instructions are paced pays after each.
+const ROUNDS: u32 = 4;
+
+/// Age of a turn from which it ends where it would have ended, nanoseconds. Who computes is made to step back later than this, and for others.
+const ROUNDS_NS: u64 = 50_000;
+
 impl Server {
+    /// Ends those that rest: nothing more comes.
+    pub(super) fn send_home(&self) {
+        for crew in self.desk.free() {
+            crew.waker.wake();
+        }
+    }
+
     /// Gives a request to whoever has room for it, or comes to have.
     pub(super) fn hand_in(self: &Arc<Self>, job: Job) {
         self.call(self.desk.put(job));
@@ -100,9 +117,7 @@ async fn work(server: Arc<Server>, crew: Arc<Crew>) {
     let stacks = Arc::clone(&ready.bounded.stacks);
     let end = stacks::on(stacks, answer(server, crew, &mut ready, first)).await;
     match end {
-        End::Idle if crew.is_closing() => {}
-        End::Idle => server.instances.put_back(ready),
-        End::GivenUp => {}
+        End::Idle | End::GivenUp => {}
         End::TooLong => server.say(&format!(
             "podling: {}: the handler went on for {} s after its response; given up",
             crew.names(),
@@ -128,7 +143,7 @@ fn no_instance(server: &Arc<Server>, job: Job, error: &wasmtime::Error) {
 }
 
 enum End {
-    /// Nothing is under way in it.
+    /// Nothing is under way in it, and it takes no more, or nobody came for a while.
     Idle,
     /// Nobody waits for what is under way.
     GivenUp,
@@ -149,32 +164,75 @@ async fn answer(server: &Arc<Server>, crew: &Arc<Crew>, ready: &mut Ready, first
         take_and_answer(accessor, service, server, crew, answered, first).await
     };
     let mut work = pin!(bounded.store.run_concurrent(shift));
-    let mut patience = Patience::default();
-    poll_fn(|cx| {
+    let (mut patience, mut rest) = (Patience::default(), Rest::default());
+    let mut alerts = Alerts::default();
+    let rounds = if server.run.paced.is_some() { 1 } else { ROUNDS };
+    poll_fn(|task| {
+        let cx = &mut Context::from_waker(alerts.of(crew, task.waker()));
         crew.waker.register(cx.waker());
         server.desk.turn_begins(crew);
         crew.turn_begins();
-        let outcome = match work.as_mut().poll(cx) {
-            Poll::Ready(outcome) => Some(outcome.and_then(|outcome| outcome)),
-            Poll::Pending => None,
-        };
-        match outcome {
-            Some(Ok(())) => return Poll::Ready(End::Idle),
-            Some(Err(error)) => {
+        let mut outcome = work.as_mut().poll(cx);
+        for _ in 1..rounds {
+            if outcome.is_ready() || monotonic_ns() > turn_began() + ROUNDS_NS || !crew.was_woken()
+            {
+                break;
+            }
+            outcome = work.as_mut().poll(cx);
+        }
+        match outcome.map(|outcome| outcome.and_then(|outcome| outcome)) {
+            Poll::Ready(Ok(())) => return Poll::Ready(End::Idle),
+            Poll::Ready(Err(error)) => {
                 // Before their bodies end with the store.
                 let others = crew.breaks().saturating_sub(1) as u64;
                 return Poll::Ready(End::Broken { error, others });
             }
-            None => {}
+            Poll::Pending => {}
         }
         if let Some(end) = patience.is_over(cx, crew, server) {
             crew.breaks();
             return Poll::Ready(end);
         }
-        server.call(server.desk.turn_ends(crew, crew.has_room()));
+        if crew.turn_ends() {
+            task.waker().wake_by_ref();
+        }
+        let is_over = rest.is_over(cx, crew, server.instances.idle_time());
+        server.call(server.desk.turn_ends(crew, crew.has_room() && !is_over));
+        // Asked when it is on the list of those that are sent home.
+        if is_over || (crew.is_at_rest() && server.draining.is_cancelled()) {
+            return Poll::Ready(End::Idle);
+        }
         Poll::Pending
     })
     .await
+}
+
+/// How long an instance has had nothing to do.
+#[derive(Default)]
+struct Rest {
+    since: Option<Instant>,
+    /// Armed once and not for each rest: most are over at once.
+    timer: Option<Pin<Box<Sleep>>>,
+}
+
+impl Rest {
+    fn is_over(&mut self, cx: &mut Context<'_>, crew: &Crew, limit: Duration) -> bool {
+        if !crew.is_at_rest() {
+            self.since = None;
+            return false;
+        }
+        let end = *self.since.get_or_insert_with(Instant::now) + limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        loop {
+            if timer.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            if timer.deadline() >= end {
+                return true;
+            }
+            timer.as_mut().reset(end);
+        }
+    }
 }
 
 /// How long is waited for what nobody waits for.
@@ -185,6 +243,10 @@ struct Patience {
 
 impl Patience {
     fn is_over(&mut self, cx: &mut Context<'_>, crew: &Crew, server: &Server) -> Option<End> {
+        if crew.is_at_rest() {
+            self.with = None;
+            return None;
+        }
         let under_way = crew.under_way();
         match under_way {
             UnderWay::AllGivenUp => return Some(End::GivenUp),
@@ -210,7 +272,8 @@ impl Patience {
     }
 }
 
-/// Begins requests, one at a time, and answers them beside each other; ends when none is under way and no handler works on.
+/// Begins requests, one at a time, and answers them beside each other. When none is under way and no handler works on, it waits for the next one; it ends
+/// where it may take no more, or others wait already.
 ///
 /// The next one begins when the guest has gone as far as it can with the others: polled anew after each piece of the guest's work, this takes one at a time.
 async fn take_and_answer(
@@ -224,8 +287,10 @@ async fn take_and_answer(
     let handler = *service.wasi_http_handler().func_handle().func();
     let mut next = Some(first);
     let mut under_way = pin!(FuturesUnordered::new());
+    let mut resting = None;
     poll_fn(|cx| {
         let mut has_begun = false;
+        crew.set_at_rest(false);
         loop {
             if let Some(job) = next.take() {
                 *answered += 1;
@@ -250,10 +315,18 @@ async fn take_and_answer(
                 }
             }
             if !under_way.is_empty() {
+                resting = None;
                 return Poll::Pending;
             }
             ready!(accessor.poll_no_interesting_tasks(cx));
-            return Poll::Ready(Ok(()));
+            if resting.is_none() && has_room {
+                resting = server.instances.rest();
+            }
+            if resting.is_none() || !has_room {
+                return Poll::Ready(Ok(()));
+            }
+            crew.set_at_rest(true);
+            return Poll::Pending;
         }
     })
     .await

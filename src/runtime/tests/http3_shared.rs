@@ -195,6 +195,36 @@ async fn instances_that_nobody_uses_are_let_go() {
 }
 
 #[tokio::test]
+async fn a_stop_does_not_wait_for_instances_at_rest() {
+    let limits = HttpLimits { idle_time: Duration::from_secs(3600), ..HttpLimits::default() };
+    let site = site(limits).await;
+    for n in 1..=3 {
+        assert_eq!(site.get("/count").await.1, format!("{n}\n"), "the same one, each time");
+    }
+    site.handle.control.ask_to_stop();
+    assert_eq!(over(site.handle).await, Exit::Terminated);
+}
+
+#[tokio::test]
+async fn no_more_instances_rest_than_a_few() {
+    let limits = HttpLimits { requests_at_once: 2, ..HttpLimits::default() };
+    let site = site(limits).await;
+    let mut held = Vec::new();
+    for n in 1..=20 {
+        held.push(Held::begin(&site, "/echo").await);
+        eventually("it is under way", || site.handle.control.http().under_way == n).await;
+    }
+    assert_eq!(site.handle.control.http().instances, 10);
+    let all = site.handle.control.usage().memory_bytes;
+    for held in held {
+        assert!(held.end().await.ends_with("\r\n\r\nhello"));
+    }
+    let control = site.handle.control.clone();
+    eventually("most of them are gone", || control.usage().memory_bytes < all / 2).await;
+    site.end().await;
+}
+
+#[tokio::test]
 async fn a_stop_answers_what_shares_an_instance_and_a_kill_leaves_nothing() {
     let site = site(HttpLimits::default()).await;
     let held = [Held::begin(&site, "/echo").await, Held::begin(&site, "/echo").await];
