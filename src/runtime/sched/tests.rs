@@ -80,7 +80,7 @@ pub(super) fn eventually(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Ends the turn, and wants another one.
-pub(super) async fn step_back() {
+async fn step_back() {
     let mut behind = false;
     poll_fn(|cx| {
         if std::mem::replace(&mut behind, true) {

@@ -69,6 +69,7 @@ impl Way {
 mod test {
     #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
     use std::sync::Arc;
+    use std::time::Duration;
 
     use super::*;
 
@@ -83,7 +84,8 @@ mod test {
             tokio::task::yield_now().await;
             way.set(end);
             for task in waiting {
-                assert_eq!(task.await.unwrap(), end);
+                let heard = tokio::time::timeout(Duration::from_secs(60), task).await;
+                assert_eq!(heard.unwrap().unwrap(), end);
             }
             assert_eq!(way.end(Who::Host).await, end);
         }
