@@ -5,8 +5,9 @@
 //!                                                      │
 //!                      admission (503 when full) ──────┘
 //! ```
-//! Owns: the listener, admission, and the order of stopping. Is not: HTTP's bytes (hyper), one connection (`connection.rs`), one request
-//! (`call.rs`), several in one instance (`desk.rs`, `crew.rs`, `together.rs`), or where instances come from (`instances.rs`).
+//! Owns: the listener, admission, and the order of stopping. Is not: HTTP's bytes (hyper), one connection (`connection.rs`) and what of a response waits for the
+//! rest (`cork.rs`), one request (`call.rs`) and how far its response has come (`delivery.rs`), several in one instance (`desk.rs`, `crew.rs`, `together.rs`), or
+//! where instances come from (`instances.rs`).
 //!
 //! **A container like any other.** All of it (hyper, host functions, the handler) runs on the guests' threads, is measured and throttled by
 //! the module's meter, and its memory is on the module's ledger. Two things differ from a module that serves itself:
