@@ -6,7 +6,8 @@
 //!                       out ◄── the handler has nothing more to do for now, or has had [`TURNS`] turns ◄──┘
 //! ```
 //! Owns: that decision, for one connection. A handler of WASI 0.3 answers in some turns of its own: head, content and end would go out one by one, each
-//! with a send and whatever wakes its reader. Nothing waits for a clock, and nothing for a handler that waits for something else.
+//! with a send and whatever wakes its reader. Nothing waits for a clock, nor for a handler that waits for something else: but for [`OWN_TURNS`] of the connection, one
+//! right after the other, where the handler is its own.
 
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,9 +16,12 @@ use std::task::{Context, Waker};
 use super::crew::Crew;
 use crate::wasi::http::io::Cork;
 
-/// Turns of a handler for which a part of its response waits: one that answers sixteen at a time comes to the end of each in ten or so. They are some
+/// Turns of a handler for which a part of its response waits: one that answers sixteen at a time comes to the end of each in eight or so. They are some
 /// microseconds each.
 const TURNS: u32 = 32;
+
+/// The same where the handler is polled by the connection itself, which has to come back for each. Nobody knows there whether it is at work or waits.
+const OWN_TURNS: u32 = 4;
 
 /// One connection's.
 #[derive(Default)]
@@ -38,7 +42,7 @@ impl Corked {
     }
 
     /// A response begins, whose rest is yet to come from `crew`.
-    pub(super) fn begins(self: &Arc<Self>, crew: Option<Arc<Crew>>) {
+    pub(super) fn begins(&self, crew: Option<Arc<Crew>>) {
         *self.state() = State { of: Some(crew), ..State::default() };
     }
 
@@ -68,7 +72,8 @@ impl Cork for Corked {
     fn waits(&self, cx: &Context<'_>) -> bool {
         let mut state = self.state();
         let (is_new, by_itself) = match &state.of {
-            Some(crew) => (state.turns < TURNS, crew.is_none()),
+            Some(Some(_)) => (state.turns < TURNS, false),
+            Some(None) => (state.turns < OWN_TURNS, true),
             None => (false, true),
         };
         // Before the question: whoever ends a turn after it finds this.
@@ -155,7 +160,7 @@ mod test {
     fn a_part_waits_for_a_few_turns_of_its_own_connection() {
         let (corked, woken, _) = connection();
         corked.begins(None);
-        for turn in 1..=TURNS as usize {
+        for turn in 1..=OWN_TURNS as usize {
             assert!(waits(&corked, &woken));
             assert_eq!(woken.0.load(Ordering::Relaxed), turn, "nobody else wakes it");
         }
