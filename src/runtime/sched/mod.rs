@@ -16,6 +16,9 @@
 //! another lane is idle does the task go there; and the ticker takes away from a lane what has waited for a whole tick, or a part of
 //! what it finds waiting there at two ticks in a row while another lane is idle.
 //!
+//! A lane that runs out of work takes half of what waits on another, where that is more than one; and where [`LOCAL_MAX`] wait on a lane, the next is given to
+//! an idle one.
+//!
 //! **Fair.** Local or common, whoever has used less virtual time goes first (`share.rs`). A turn is cut by the epoch: at a tick the guest
 //! steps back if somebody who waits has used less than it has by then. Whoever wakes up and has used less than all who run
 //! makes the epoch turn at once, so that a timer or a datagram does not wait for the tick.
@@ -29,7 +32,7 @@
 //! **Bytes from the kernel** for tasks of ours are heard of by the lanes themselves (`reactor.rs`): one that has nothing to do waits for them, and works on what comes.
 //!
 //! **Nothing is lost.** The common queue and the list of idle lanes are under one lock; what is in a local queue is run by its own lane
-//! at the end of its turn at the latest.
+//! at the end of its turn at the latest, or by the one that has taken it over.
 
 mod lane;
 mod queue;

@@ -9,9 +9,11 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use mio::Token;
 use mio::net::TcpStream;
+use rustix::net::sockopt::set_socket_linger;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::reactor::{Reactor, Readiness, Way};
@@ -26,11 +28,17 @@ pub struct LaneSocket {
 }
 
 impl LaneSocket {
-    /// Takes over a socket that does not block.
+    /// Takes over a socket that does not block; one that cannot be watched is reset, as one that nobody serves.
     pub(super) fn new(socket: std::net::TcpStream, reactor: Arc<Reactor>) -> io::Result<Self> {
         let mut socket = TcpStream::from_std(socket);
-        let (token, readiness) = reactor.add(&mut socket)?;
-        Ok(Self { socket, token, readiness, reactor })
+        match reactor.add(&mut socket) {
+            Ok((token, readiness)) => Ok(Self { socket, token, readiness, reactor }),
+            Err(error) => {
+                // A socket that refuses this is closed in the ordinary way.
+                let _ = set_socket_linger(&socket, Some(Duration::ZERO));
+                Err(error)
+            }
+        }
     }
 
     /// Does `call` when it is worth while, until it has done something.
