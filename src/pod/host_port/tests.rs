@@ -90,6 +90,14 @@ impl World {
     async fn client(&self) -> TcpStream {
         TcpStream::connect(self.address).await.unwrap()
     }
+
+    /// A client that the module has accepted, and the module's end.
+    async fn connected(&self, listener: &mut Listener) -> (TcpStream, NetStream) {
+        let client = self.client().await;
+        let module = NetStream::accept(listener).await.unwrap();
+        until("the connection", || self.port.traffic.connections_open.get() == 1).await;
+        (client, module)
+    }
 }
 
 async fn until(what: &str, mut condition: impl FnMut() -> bool) {
@@ -280,10 +288,7 @@ async fn a_connection_that_waited_in_vain_is_reset() {
 #[tokio::test]
 async fn a_pod_that_goes_resets_who_is_connected_and_frees_the_port() {
     let world = publish(Protocol::Tcp, "127.0.0.1").await;
-    let mut listener = world.listen();
-    let mut client = world.client().await;
-    let _module = NetStream::accept(&mut listener).await.unwrap();
-    until("the connection", || world.port.traffic.connections_open.get() == 1).await;
+    let (mut client, _module) = world.connected(&mut world.listen()).await;
     world.stop.cancel();
     world.tasks.wait().await;
     let error = client.read_u8().await.unwrap_err();
@@ -294,10 +299,7 @@ async fn a_pod_that_goes_resets_who_is_connected_and_frees_the_port() {
 #[tokio::test]
 async fn what_is_carried_is_paid_by_the_pod_and_only_once() {
     let world = publish(Protocol::Tcp, "127.0.0.1").await;
-    let mut listener = world.listen();
-    let mut client = world.client().await;
-    let mut module = NetStream::accept(&mut listener).await.unwrap();
-    until("the connection", || world.port.traffic.connections_open.get() == 1).await;
+    let (mut client, mut module) = world.connected(&mut world.listen()).await;
     let billed = world.purse.0.load(Ordering::SeqCst);
     assert!(billed > 0, "letting it in");
     let before = world.account.cpu_time();
@@ -314,10 +316,7 @@ async fn what_is_carried_is_paid_by_the_pod_and_only_once() {
 #[tokio::test]
 async fn a_pod_that_has_used_up_its_time_carries_nothing_and_ends_all_the_same() {
     let world = publish(Protocol::Tcp, "127.0.0.1").await;
-    let mut listener = world.listen();
-    let mut client = world.client().await;
-    let mut module = NetStream::accept(&mut listener).await.unwrap();
-    until("the connection", || world.port.traffic.connections_open.get() == 1).await;
+    let (mut client, mut module) = world.connected(&mut world.listen()).await;
     let hour = Duration::from_secs(3600);
     world.account.charge_cpu(hour * u32::try_from(LIMIT_MILLIS / 1000).unwrap());
     module.write_all(b"too late").await.unwrap();

@@ -5,14 +5,17 @@
 use std::collections::HashSet;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 
 use super::LaneSocket;
 use super::tests::{Lab, PATIENCE, eventually, share};
+use crate::clock::Clock;
 
 /// A client, and the lanes' end.
 fn connection(lab: &Lab) -> (TcpStream, LaneSocket) {
@@ -77,7 +80,7 @@ fn what_comes_is_answered_on_the_lane_that_heard_of_it() {
 }
 
 #[test]
-fn what_comes_while_all_lanes_compute_is_heard_of_at_a_tick() {
+fn what_comes_while_all_lanes_compute_is_answered_by_a_spare_one() {
     let lab = Lab::new(2);
     let over = Arc::new(AtomicBool::new(false));
     // In one turn each, so that none of them looks at its end.
@@ -95,6 +98,48 @@ fn what_comes_while_all_lanes_compute_is_heard_of_at_a_tick() {
         ask(&mut client, &[n; 100]);
     }
     over.store(true, Ordering::Relaxed);
+}
+
+/// Counts how often it is used.
+#[derive(Default)]
+struct Alarm(AtomicUsize);
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::SeqCst);
+    }
+}
+
+#[test]
+fn what_comes_while_the_only_lane_computes_and_nobody_waits_for_it_is_heard_of_at_a_tick() {
+    let lab = Lab::new(1);
+    let (mut client, mut socket) = connection(&lab);
+    let (over, begun) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
+    let (held, began) = (Arc::clone(&over), Arc::clone(&begun));
+    lab.spawn(&share(100), async move {
+        began.store(true, Ordering::SeqCst);
+        while !held.load(Ordering::Relaxed) {
+            std::hint::spin_loop();
+        }
+    });
+    eventually("the lane computes", || begun.load(Ordering::SeqCst));
+    let alarm = Arc::<Alarm>::default();
+    let waker = Waker::from(Arc::clone(&alarm));
+    let mut buffer = [0; 10];
+    let mut read = || {
+        let mut into = ReadBuf::new(&mut buffer);
+        Pin::new(&mut socket).poll_read(&mut Context::from_waker(&waker), &mut into).is_ready()
+    };
+    assert!(!read());
+    client.write_all(b"there").unwrap();
+    let clock = Clock::start();
+    let is_late = || clock.now().mono() > PATIENCE;
+    while alarm.0.load(Ordering::SeqCst) == 0 && !is_late() {
+        std::thread::yield_now();
+    }
+    // Whatever came of it, the lane is to end.
+    over.store(true, Ordering::Relaxed);
+    assert!(!is_late() && read(), "nobody has asked the kernel");
 }
 
 #[test]
