@@ -308,7 +308,8 @@ fn half_a_gigabyte_of_addresses_is_enough_for_the_classic_pod() {
         .replace("file:../wasm-examples", modules);
     std::fs::write(dir.path().join("pod.yaml"), text).unwrap();
     let mut command = std::process::Command::new("sh");
-    // glibc reserves 64 MiB of addresses for each thread that allocates; the static builds for gateways do not.
+    // Few of our allocations are glibc's own, but it reserves 64 MiB of addresses for each thread that makes one (its library
+    // functions do); the static builds for gateways do not.
     command.env("MALLOC_ARENA_MAX", "1");
     command.args(["-c", "ulimit -v 524288; exec \"$0\" \"$@\""]);
     command.arg(podling().get_program()).arg("play");
@@ -321,4 +322,24 @@ fn half_a_gigabyte_of_addresses_is_enough_for_the_classic_pod() {
     });
     play.signal(rustix::process::Signal::INT);
     assert_eq!(play.exit_code(), 0, "{}", play.output());
+}
+
+#[test]
+fn an_idle_daemon_reserves_few_addresses_and_has_access_to_what_it_uses_only() {
+    let mut node = Node::start();
+    let process = node.daemon().child.id();
+    let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
+    let (mut reserved, mut accessible) = (0, 0);
+    for line in maps.lines() {
+        // Addresses, rights, offset, device and inode; a file or a stack has a sixth word.
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let [addresses, rights, _, _, _] = words[..] else { continue };
+        let (from, to) = addresses.split_once('-').unwrap();
+        let size = u64::from_str_radix(to, 16).unwrap() - u64::from_str_radix(from, 16).unwrap();
+        reserved = reserved.max(size);
+        accessible = accessible.max(if rights.starts_with("rw") { size } else { 0 });
+    }
+    // A child that compiles has a gigabyte in all, and a kernel that gives huge pages to everybody gives them to what is accessible.
+    assert!(reserved <= 128 << 20, "{reserved} bytes at once:\n{maps}");
+    assert!(accessible <= 16 << 20, "{accessible} bytes at once:\n{maps}");
 }
