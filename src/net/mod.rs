@@ -62,6 +62,7 @@ pub use tcp::options::{DEFAULT_BUFFER, MAX_BUFFER, MIN_BUFFER, ZeroOption};
 pub use tcp::pipe::{ReadError, WriteError};
 pub use tcp::socket::{BindError, ListenError, Shutdown, TcpSocket, WrongState};
 pub use tcp::socket_options::SetBacklogError;
+pub use tcp::wire::{Wire, Wired};
 pub use udp::{
     Datagram, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, ReceiveError, Receiving, SendError, UdpSocket,
 };

@@ -50,7 +50,7 @@ impl OutboundCall {
                 sizes: TcpOptions::default().sizes,
             };
             let seen = Seen::Outside { via: local };
-            let (near, ours) = conn::pair(seed, server, seen, Payer::Client);
+            let (near, ours) = conn::pair(seed, server, seen, Payer::Client, false);
             far = Some(ours);
             near
         });

@@ -23,6 +23,7 @@ use crate::pod::net_io::NetStream;
 use crate::runtime::{PodAccount, PodLimits, Runtime, RuntimeConfig};
 use crate::spec::{PodUid, Port, Protocol};
 use crate::testkit::{pods, ports};
+use crate::wasi::http::io::NetIo;
 
 struct World {
     module: Member,
@@ -341,6 +342,92 @@ async fn clients_are_reset_when_the_guests_threads_end() {
     world.stop.cancel();
     world.tasks.wait().await;
     assert_eq!(world.port.traffic.connections_open.get(), 0);
+}
+
+/// A listener of a server that is the host's own, as one that speaks HTTP for a module is.
+fn listen_for_sockets(world: &World) -> Listener {
+    let mut listener = world.listen();
+    listener.take_wires();
+    listener
+}
+
+async fn accept_socket(listener: &mut Listener, patience: Duration) -> NetIo {
+    NetIo::new(poll_fn(|cx| listener.poll_accept(cx)).await.unwrap(), patience)
+}
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test]
+async fn a_server_of_the_hosts_has_the_clients_own_socket() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut listener = listen_for_sockets(&world);
+    let mut client = world.client().await;
+    client.write_all(b"question").await.unwrap();
+    client.shutdown().await.unwrap();
+    let mut server = accept_socket(&mut listener, PATIENCE).await;
+    let mut question = Vec::new();
+    server.read_to_end(&mut question).await.unwrap();
+    assert_eq!(world.module.net().buffered_bytes(), 0);
+    let answer = vec![7; 8 << 20];
+    let mut heard = Vec::new();
+    let say = async {
+        server.write_all(&answer).await.unwrap();
+        server.shutdown().await.unwrap();
+    };
+    let (_, read) = tokio::join!(say, client.read_to_end(&mut heard));
+    read.unwrap();
+    assert!(question == b"question" && heard == answer);
+    assert_eq!(world.port.traffic.connections_open.get(), 1);
+    drop(server);
+    let traffic = world.port.traffic.snapshot();
+    assert_eq!((traffic.bytes_in, traffic.bytes_out), (8, 8 << 20));
+    assert_eq!((traffic.connections, traffic.connections_open, traffic.resets), (1, 0, 0));
+    let counters = world.module.counters();
+    assert_eq!((counters.tcp_bytes_received, counters.tcp_bytes_sent), (8, 8 << 20));
+    world.stop.cancel();
+    world.tasks.wait().await;
+}
+
+#[tokio::test]
+async fn a_server_with_its_clients_sockets_leaves_them_in_order() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut listener = listen_for_sockets(&world);
+    let mut heard = world.client().await;
+    let mut server = accept_socket(&mut listener, PATIENCE).await;
+    heard.write_u8(7).await.unwrap();
+    assert_eq!(server.read_u8().await.unwrap(), 7);
+    let mut unheard = world.client().await;
+    let at_once = accept_socket(&mut listener, PATIENCE).await;
+    drop((server, at_once));
+    for client in [&mut heard, &mut unheard] {
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
+    }
+    until("both to be over", || world.port.traffic.connections_open.get() == 0).await;
+    world.stop.cancel();
+    world.tasks.wait().await;
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_off_or_takes_nothing_is_an_error_to_a_server_with_its_socket() {
+    let world = publish(Protocol::Tcp, "127.0.0.1").await;
+    let mut listener = listen_for_sockets(&world);
+    let client = world.client().await;
+    let mut server = accept_socket(&mut listener, PATIENCE).await;
+    let reading = async {
+        let error = server.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    };
+    let breaking = async {
+        until("the connection", || world.port.traffic.connections_open.get() == 1).await;
+        rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
+        drop(client);
+    };
+    tokio::join!(reading, breaking);
+    assert_eq!(world.port.traffic.resets.get(), 1);
+    let _deaf = world.client().await;
+    let mut server = accept_socket(&mut listener, Duration::from_millis(50)).await;
+    let error = server.write_all(&vec![7; 64 << 20]).await.unwrap_err();
+    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
 }
 
 async fn udp_client(world: &World) -> UdpSocket {

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  [::]:port ─► accept ─► strand for each connection: hyper ⇄ call ─► instance ─► the module's handler
+//!                          (⇄ the pod's network, or the socket of a client that came through a published port)
 //!                                                      │
 //!                      admission (503 when full) ──────┘
 //! ```
@@ -127,7 +128,10 @@ async fn serve(server: Arc<Server>, first: Guest, port: u16) -> Exit {
         return exit;
     }
     let mut listener = match listen(&server, port) {
-        Ok(listener) => listener,
+        Ok(mut listener) => {
+            listener.take_wires();
+            listener
+        }
         Err(why) => {
             server.say(&format!("podling: cannot listen on port {port}: {why}"));
             return Exit::Code(1);

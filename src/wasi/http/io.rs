@@ -1,6 +1,6 @@
 //! A connection of the pod's network, as tokio's I/O traits see it.
 //!
-//! Owns: the translation, giving up on a peer that takes nothing for too long, and letting a little wait for what is about to follow it. Is not: a
+//! Owns: the translation, the way by the client's own socket where that is handed over (`net`'s `Wired`), giving up on a peer that takes nothing for too long, and letting a little wait for what is about to follow it. Is not: a
 //! buffer; nothing is kept here.
 
 use std::fmt;
@@ -8,13 +8,13 @@ use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
-use crate::net::{Stream, WriteError};
+use crate::net::{Stream, Wired};
 
 /// Bytes that are worth going out by themselves.
 const CORKED_BYTES: usize = 4096;
@@ -30,6 +30,7 @@ pub(crate) trait Cork: fmt::Debug + Send + Sync {
 #[derive(Debug)]
 pub struct NetIo {
     stream: Stream,
+    way: Way,
     /// How long a write may find no room at all.
     patience: Duration,
     /// Since a write found no room.
@@ -37,11 +38,22 @@ pub struct NetIo {
     cork: Option<Arc<dyn Cork>>,
 }
 
+/// Where the bytes go.
+#[derive(Debug)]
+enum Way {
+    /// The client has a socket of its own, and is about to hand it over.
+    Awaited,
+    /// The client's own socket.
+    Wired(Wired),
+    Pipes,
+}
+
 impl NetIo {
     /// Wraps a connection; a write that finds no room for `patience` fails as timed out.
     #[must_use]
     pub fn new(stream: Stream, patience: Duration) -> Self {
-        Self { stream, patience, stalled: None, cork: None }
+        let way = if stream.comes_by_wire() { Way::Awaited } else { Way::Pipes };
+        Self { stream, way, patience, stalled: None, cork: None }
     }
 
     /// Lets a little of what is written wait for more, as `cork` says.
@@ -61,14 +73,29 @@ impl NetIo {
         self.stream.local_address()
     }
 
-    fn wrote(
+    /// Waits for the client's socket, if there is to be one.
+    fn poll_way(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if matches!(self.way, Way::Awaited) {
+            self.way = ready!(self.stream.poll_wire(cx)).map_or(Way::Pipes, Way::Wired);
+        }
+        Poll::Ready(())
+    }
+
+    fn poll_write_parts(
         &mut self,
         cx: &mut Context<'_>,
-        outcome: Poll<Result<usize, WriteError>>,
+        parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(outcome) = outcome {
+        ready!(self.poll_way(cx));
+        let outcome = match &mut self.way {
+            Way::Wired(wired) => wired.poll_write(cx, parts),
+            Way::Awaited | Way::Pipes => {
+                self.stream.write.poll_write_parts(cx, parts).map_err(io::Error::from)
+            }
+        };
+        if outcome.is_ready() {
             self.stalled = None;
-            return Poll::Ready(outcome.map_err(io::Error::from));
+            return outcome;
         }
         let patience = self.patience;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
@@ -84,8 +111,13 @@ impl AsyncRead for NetIo {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        ready!(self.poll_way(cx));
         // By way of the chunk and not of the room: that is not initialized, and filled in small part by most reads.
-        self.stream.read.poll_read(cx, buf.remaining()).map(|outcome| {
+        let room = buf.remaining();
+        if let Way::Wired(wired) = &mut self.way {
+            return wired.poll_read(cx, room, &mut |data| buf.put_slice(data)).map_ok(|_| ());
+        }
+        self.stream.read.poll_read(cx, room).map(|outcome| {
             buf.put_slice(&outcome?);
             Ok(())
         })
@@ -94,15 +126,11 @@ impl AsyncRead for NetIo {
 
 impl AsyncWrite for NetIo {
     fn poll_write(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         data: &[u8],
     ) -> Poll<io::Result<usize>> {
-        if self.waits_for_more(data.len(), cx) {
-            return Poll::Pending;
-        }
-        let outcome = self.stream.write.poll_write_slice(cx, data);
-        self.wrote(cx, outcome)
+        self.poll_write_vectored(cx, &[IoSlice::new(data)])
     }
 
     fn poll_write_vectored(
@@ -113,8 +141,7 @@ impl AsyncWrite for NetIo {
         if self.waits_for_more(parts.iter().map(|part| part.len()).sum(), cx) {
             return Poll::Pending;
         }
-        let outcome = self.stream.write.poll_write_parts(cx, parts);
-        self.wrote(cx, outcome)
+        self.poll_write_parts(cx, parts)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -126,7 +153,11 @@ impl AsyncWrite for NetIo {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_way(cx));
+        if let Way::Wired(wired) = &mut self.way {
+            ready!(wired.poll_shutdown(cx))?;
+        }
         self.stream.shutdown_write();
         Poll::Ready(Ok(()))
     }
@@ -139,7 +170,8 @@ mod test {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     use super::*;
-    use crate::net::{Member, MemberLimits, NetConfig, NoLedger, PodNet};
+    use crate::net::{Member, MemberLimits, NetConfig, NoLedger, PodNet, Wire};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
     /// More follows, or not.
     #[derive(Debug, Default)]
@@ -148,6 +180,67 @@ mod test {
     impl Cork for Held {
         fn waits(&self, _: &Context<'_>) -> bool {
             self.0.load(Ordering::Relaxed)
+        }
+    }
+
+    /// A socket of the host's that says one thing, and nothing more.
+    #[derive(Debug)]
+    struct Says(&'static [u8]);
+
+    impl Wire for Says {
+        fn poll_read(
+            &mut self,
+            _: &mut Context<'_>,
+            _: usize,
+            into: &mut dyn FnMut(&[u8]),
+        ) -> Poll<io::Result<usize>> {
+            let said = std::mem::take(&mut self.0);
+            into(said);
+            Poll::Ready(Ok(said.len()))
+        }
+
+        fn poll_write(
+            &mut self,
+            _: &mut Context<'_>,
+            _: &[IoSlice<'_>],
+        ) -> Poll<io::Result<usize>> {
+            Poll::Pending
+        }
+
+        fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_clients_own_socket_is_used_whether_it_comes_before_the_server_looks_or_after() {
+        for is_early in [true, false] {
+            let net = PodNet::new(NetConfig::new(Ipv4Addr::new(10, 88, 0, 5)));
+            let join = |name| net.join(name, MemberLimits::default(), Arc::new(NoLedger));
+            let (server, host) = (join("server"), join("host"));
+            let mut listener = server.listen("0.0.0.0:80".parse().unwrap()).unwrap();
+            listener.take_wires();
+            let mut connecting =
+                host.connect_with_wire(None, "10.88.0.5:80".parse().unwrap()).unwrap();
+            let Poll::Ready(Ok(serving)) = listener.try_accept() else { panic!("no connection") };
+            let Poll::Ready(Ok(client)) = connecting.try_finish() else { panic!("no connection") };
+            let hand_over = || client.hand_over(Says(b"question"), |says| Box::new(says)).unwrap();
+            let mut io = if is_early {
+                hand_over();
+                NetIo::new(serving, Duration::from_secs(60))
+            } else {
+                let mut io = NetIo::new(serving, Duration::from_secs(60));
+                assert!(write(&mut io, &[b"nobody hears"]).is_pending());
+                hand_over();
+                io
+            };
+            let mut heard = String::new();
+            io.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "question");
+            let error = io.write_all(b"answer").await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "it takes nothing");
+            io.shutdown().await.unwrap();
+            assert_eq!(net.buffered_bytes(), 0);
         }
     }
 
