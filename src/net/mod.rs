@@ -20,7 +20,7 @@
 //! Limits: [`NetLimits`] for the pod, [`MemberLimits`] for each member, and the bounds each file
 //! names. None is process-wide, so no pod can starve another.
 //! Lock order (outer first): a listener's state, a handshake's slot, a pipe or a datagram socket's
-//! state; the port tables, the members' registries and the list of those parked are leaves. No waker
+//! state; the port tables, the members' registries, the list of those parked and a wire's slot are leaves. No waker
 //! is woken with a lock held.
 
 mod addr;

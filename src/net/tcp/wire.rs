@@ -9,7 +9,8 @@
 //! the socket: then the pipes stay empty, and both ends only stand for the connection, with its
 //! addresses, its place in the socket table, and the counters.
 //! Owns: the place where the socket is left for the server, and counting what goes through it on both
-//! ends. Is not: the socket ([`Wire`]).
+//! ends; and that a server whose module died is a reset to the client, a client that broke one to the
+//! module. Is not: the socket ([`Wire`]).
 //!
 //! ```text
 //! Awaited ──hand_over──► Here ──poll_wire──► Over
@@ -31,7 +32,7 @@ use super::halves::Stream;
 use super::pipe::remember;
 use crate::net::lock;
 
-/// A socket of the host's. Dropping it ends the connection there.
+/// A socket of the host's. Dropping it ends the connection there, in order unless told otherwise.
 pub trait Wire: fmt::Debug + Send {
     /// Gives `into` what has come, at most `max` bytes of it, and says how many: none is the end.
     ///
@@ -59,6 +60,12 @@ pub trait Wire: fmt::Debug + Send {
     /// # Errors
     /// The operating system's; the connection is broken.
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
+
+    /// Ready once the other side has broken the connection, also while nobody reads or writes.
+    fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()>;
+
+    /// Dropping it is to be a reset.
+    fn reset(&mut self);
 }
 
 /// Where a client leaves its wire.
@@ -159,7 +166,8 @@ impl Wired {
         max: usize,
         into: &mut dyn FnMut(&[u8]),
     ) -> Poll<io::Result<usize>> {
-        let n = ready!(self.socket.poll_read(cx, max, into))?;
+        let read = self.socket.poll_read(cx, max, into);
+        let n = ready!(self.noted(read))?;
         match n {
             0 => self.client.shutdown_write(),
             n => self.client.read.end().count_wired(n, 0),
@@ -176,7 +184,8 @@ impl Wired {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let n = ready!(self.socket.poll_write(cx, parts))?;
+        let written = self.socket.poll_write(cx, parts);
+        let n = ready!(self.noted(written))?;
         self.client.read.end().count_wired(0, n);
         Poll::Ready(Ok(n))
     }
@@ -186,7 +195,36 @@ impl Wired {
     /// # Errors
     /// As there.
     pub fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.socket.poll_shutdown(cx)
+        let shut = self.socket.poll_shutdown(cx);
+        self.noted(shut)
+    }
+
+    /// As [`Wire::poll_gone`].
+    pub fn poll_gone(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        ready!(self.socket.poll_gone(cx));
+        self.abort();
+        Poll::Ready(())
+    }
+
+    /// The connection is broken: dropping this resets the client, and the module has seen a reset.
+    pub fn abort(&mut self) {
+        self.client.read.end().abort();
+    }
+
+    fn noted<T>(&mut self, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if let Poll::Ready(Err(_)) = &outcome {
+            self.abort();
+        }
+        outcome
+    }
+}
+
+impl Drop for Wired {
+    fn drop(&mut self) {
+        // The pipes are empty, so nothing but an abort of one of both ends does this.
+        if lock(self.client.read.end().incoming()).is_reset() {
+            self.socket.reset();
+        }
     }
 }
 

@@ -14,6 +14,8 @@ struct Far {
     says: Vec<u8>,
     heard: Vec<u8>,
     is_shut: bool,
+    is_broken: bool,
+    is_reset: bool,
 }
 
 #[derive(Debug)]
@@ -26,7 +28,11 @@ impl Wire for Near {
         max: usize,
         into: &mut dyn FnMut(&[u8]),
     ) -> Poll<io::Result<usize>> {
-        let said = &mut self.0.lock().unwrap().says;
+        let far = &mut *self.0.lock().unwrap();
+        if far.is_broken {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into()));
+        }
+        let said = &mut far.says;
         let n = said.len().min(max);
         into(&said.drain(..n).collect::<Vec<_>>());
         Poll::Ready(Ok(n))
@@ -44,6 +50,14 @@ impl Wire for Near {
     fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.lock().unwrap().is_shut = true;
         Poll::Ready(Ok(()))
+    }
+
+    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+        if self.0.lock().unwrap().is_broken { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn reset(&mut self) {
+        self.0.lock().unwrap().is_reset = true;
     }
 }
 
@@ -128,8 +142,8 @@ fn a_socket_that_is_handed_over_is_the_servers_and_counted_at_both_ends() {
     assert_eq!(read_all(&mut server), (vec![], Ending::End));
     ready(Bell::new().with(|cx| wired.poll_shutdown(cx))).unwrap();
     assert!(far.lock().unwrap().is_shut);
-    drop((wired, server));
-    assert!(is_dropped(&far));
+    drop((server, wired));
+    assert!(is_dropped(&far) && !far.lock().unwrap().is_reset);
     drop(world.listener);
     assert_eq!((world.net.open_sockets(), world.net.buffered_bytes()), (0, 0));
 }
@@ -197,4 +211,35 @@ fn bytes_go_through_the_pipes_unless_both_want_the_socket_and_no_faults_lie_betw
         drop(near.hand_over(wire, |wire| wire).unwrap_err());
         assert!(is_dropped(&far));
     }
+}
+
+#[test]
+fn the_client_of_a_module_that_dies_is_reset_wherever_its_socket_is() {
+    for is_taken in [true, false] {
+        let mut world = world(pod(), true);
+        let (near, mut server) = world.connected(true);
+        let (wire, far) = socket();
+        near.hand_over(wire, |wire| wire).unwrap();
+        let wired = is_taken.then(|| take(&mut server).unwrap());
+        world.server.reset();
+        drop((server, wired));
+        assert!(is_dropped(&far) && far.lock().unwrap().is_reset, "{is_taken}");
+        assert_eq!(world.net.open_sockets(), 0);
+    }
+}
+
+#[test]
+fn a_client_that_breaks_is_one_reset_to_the_module() {
+    let mut world = world(pod(), true);
+    let (near, mut server) = world.connected(true);
+    let (wire, far) = socket();
+    near.hand_over(wire, |wire| wire).unwrap();
+    let mut wired = take(&mut server).unwrap();
+    assert!(Bell::new().with(|cx| wired.poll_gone(cx)).is_pending());
+    far.lock().unwrap().is_broken = true;
+    let read = Bell::new().with(|cx| wired.poll_read(cx, 5, &mut |_| ()));
+    assert!(ready(read).is_err());
+    ready(Bell::new().with(|cx| wired.poll_gone(cx)));
+    assert_eq!(world.server.counters().resets, 1);
+    assert!(world.states().iter().all(|state| *state == SocketState::Closed));
 }

@@ -45,6 +45,8 @@ enum Way {
     Awaited,
     /// The client's own socket.
     Wired(Wired),
+    /// It has broken, and nobody has its place any more.
+    Gone,
     Pipes,
 }
 
@@ -89,6 +91,7 @@ impl NetIo {
         ready!(self.poll_way(cx));
         let outcome = match &mut self.way {
             Way::Wired(wired) => wired.poll_write(cx, parts),
+            Way::Gone => Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
             Way::Awaited | Way::Pipes => {
                 self.stream.write.poll_write_parts(cx, parts).map_err(io::Error::from)
             }
@@ -100,6 +103,10 @@ impl NetIo {
         let patience = self.patience;
         let stalled = self.stalled.get_or_insert_with(|| Box::pin(tokio::time::sleep(patience)));
         stalled.as_mut().poll(cx).map(|()| {
+            if let Way::Wired(wired) = &mut self.way {
+                // Else the kernel would keep what it has for a client that takes nothing.
+                wired.abort();
+            }
             Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing any more"))
         })
     }
@@ -114,8 +121,12 @@ impl AsyncRead for NetIo {
         ready!(self.poll_way(cx));
         // By way of the chunk and not of the room: that is not initialized, and filled in small part by most reads.
         let room = buf.remaining();
-        if let Way::Wired(wired) = &mut self.way {
-            return wired.poll_read(cx, room, &mut |data| buf.put_slice(data)).map_ok(|_| ());
+        match &mut self.way {
+            Way::Wired(wired) => {
+                return wired.poll_read(cx, room, &mut |data| buf.put_slice(data)).map_ok(|_| ());
+            }
+            Way::Gone => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+            Way::Awaited | Way::Pipes => {}
         }
         self.stream.read.poll_read(cx, room).map(|outcome| {
             buf.put_slice(&outcome?);
@@ -148,8 +159,14 @@ impl AsyncWrite for NetIo {
         true
     }
 
-    /// Written bytes are with the reader at once.
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Written bytes are with the reader at once. A server of HTTP flushes whenever it has a turn, also when it neither reads nor writes: a client that has
+    /// broken the connection meanwhile has no place any more. The server hears of it when it reads or writes.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if let Way::Wired(wired) = &mut self.way
+            && wired.poll_gone(cx).is_ready()
+        {
+            self.way = Way::Gone;
+        }
         Poll::Ready(Ok(()))
     }
 
@@ -183,9 +200,13 @@ mod test {
         }
     }
 
-    /// A socket of the host's that says one thing, and nothing more.
+    /// A socket of the host's that says one thing, and nothing more, and takes nothing.
     #[derive(Debug)]
-    struct Says(&'static [u8]);
+    struct Says {
+        words: &'static [u8],
+        is_gone: Arc<AtomicBool>,
+        is_reset: Arc<AtomicBool>,
+    }
 
     impl Wire for Says {
         fn poll_read(
@@ -194,7 +215,7 @@ mod test {
             _: usize,
             into: &mut dyn FnMut(&[u8]),
         ) -> Poll<io::Result<usize>> {
-            let said = std::mem::take(&mut self.0);
+            let said = std::mem::take(&mut self.words);
             into(said);
             Poll::Ready(Ok(said.len()))
         }
@@ -210,38 +231,87 @@ mod test {
         fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
         }
+
+        fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
+            if self.is_gone.load(Ordering::Relaxed) { Poll::Ready(()) } else { Poll::Pending }
+        }
+
+        fn reset(&mut self) {
+            self.is_reset.store(true, Ordering::Relaxed);
+        }
+    }
+
+    /// The server's and the client's end of a connection that comes by wire, and those who must live as long.
+    fn wired() -> (Stream, Stream, (PodNet, Member, Member)) {
+        let net = PodNet::new(NetConfig::new(Ipv4Addr::new(10, 88, 0, 5)));
+        let join = |name| net.join(name, MemberLimits::default(), Arc::new(NoLedger));
+        let (server, host) = (join("server"), join("host"));
+        let mut listener = server.listen("0.0.0.0:80".parse().unwrap()).unwrap();
+        listener.take_wires();
+        let mut connecting = host.connect_with_wire(None, "10.88.0.5:80".parse().unwrap()).unwrap();
+        let Poll::Ready(Ok(serving)) = listener.try_accept() else { panic!("no connection") };
+        let Poll::Ready(Ok(client)) = connecting.try_finish() else { panic!("no connection") };
+        (serving, client, (net, server, host))
+    }
+
+    /// Leaves a socket with the server's end: whether it is gone, and whether it was reset.
+    fn leave(client: Stream) -> (Arc<AtomicBool>, Arc<AtomicBool>) {
+        let (is_gone, is_reset) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
+        let (gone, reset) = (Arc::clone(&is_gone), Arc::clone(&is_reset));
+        let says = Says { words: b"question", is_gone, is_reset };
+        assert!(client.hand_over(says, |says| Box::new(says)).is_ok());
+        (gone, reset)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_clients_own_socket_is_used_whether_it_comes_before_the_server_looks_or_after() {
         for is_early in [true, false] {
-            let net = PodNet::new(NetConfig::new(Ipv4Addr::new(10, 88, 0, 5)));
-            let join = |name| net.join(name, MemberLimits::default(), Arc::new(NoLedger));
-            let (server, host) = (join("server"), join("host"));
-            let mut listener = server.listen("0.0.0.0:80".parse().unwrap()).unwrap();
-            listener.take_wires();
-            let mut connecting =
-                host.connect_with_wire(None, "10.88.0.5:80".parse().unwrap()).unwrap();
-            let Poll::Ready(Ok(serving)) = listener.try_accept() else { panic!("no connection") };
-            let Poll::Ready(Ok(client)) = connecting.try_finish() else { panic!("no connection") };
-            let hand_over = || client.hand_over(Says(b"question"), |says| Box::new(says)).unwrap();
-            let mut io = if is_early {
-                hand_over();
-                NetIo::new(serving, Duration::from_secs(60))
+            let (serving, client, (net, ..)) = wired();
+            let (mut io, reset);
+            if is_early {
+                (_, reset) = leave(client);
+                io = NetIo::new(serving, Duration::from_secs(60));
             } else {
-                let mut io = NetIo::new(serving, Duration::from_secs(60));
+                io = NetIo::new(serving, Duration::from_secs(60));
                 assert!(write(&mut io, &[b"nobody hears"]).is_pending());
-                hand_over();
-                io
-            };
+                (_, reset) = leave(client);
+            }
             let mut heard = String::new();
             io.read_to_string(&mut heard).await.unwrap();
             assert_eq!(heard, "question");
-            let error = io.write_all(b"answer").await.unwrap_err();
-            assert_eq!(error.kind(), io::ErrorKind::TimedOut, "it takes nothing");
             io.shutdown().await.unwrap();
             assert_eq!(net.buffered_bytes(), 0);
+            drop(io);
+            assert!(!reset.load(Ordering::Relaxed));
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_takes_nothing_for_too_long_is_reset() {
+        let (serving, client, _members) = wired();
+        let (_, reset) = leave(client);
+        let mut io = NetIo::new(serving, Duration::from_secs(60));
+        let error = io.write_all(b"answer").await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        drop(io);
+        assert!(reset.load(Ordering::Relaxed), "the kernel would keep the rest for it");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_breaks_off_has_no_socket_any_more_before_the_server_looks() {
+        let (serving, client, (_net, server, _host)) = wired();
+        let (gone, _) = leave(client);
+        let mut io = NetIo::new(serving, Duration::from_secs(60));
+        assert_eq!(io.read_u8().await.unwrap(), b'q');
+        io.flush().await.unwrap();
+        assert_eq!(Arc::strong_count(&gone), 2);
+        gone.store(true, Ordering::Relaxed);
+        io.flush().await.unwrap();
+        assert_eq!(Arc::strong_count(&gone), 1, "it was let go");
+        let error = io.read_u8().await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        assert!(io.write_all(b"answer").await.is_err());
+        assert_eq!(server.counters().resets, 1);
     }
 
     /// A server's end under `cork`, its client's, and those who must live as long.
