@@ -224,6 +224,7 @@ fn the_client_of_a_module_that_dies_is_reset_wherever_its_socket_is() {
         world.server.reset();
         drop((server, wired));
         assert!(is_dropped(&far) && far.lock().unwrap().is_reset, "{is_taken}");
+        drop(world.listener);
         assert_eq!(world.net.open_sockets(), 0);
     }
 }

@@ -22,8 +22,8 @@ use std::time::Duration;
 use mio::event::{Event, Source};
 use mio::{Events, Interest, Registry, Token};
 
-/// How long a lane that always has something to do leaves the kernel's sockets alone, nanoseconds. A glance costs less than a hundredth of it.
-pub(super) const GLANCE_NS: u64 = 100_000;
+/// How long a lane that always has something to do leaves the kernel's sockets alone, nanoseconds. A glance costs about a hundredth of it.
+pub(super) const GLANCE_NS: u64 = 50_000;
 
 /// Sockets that are heard of at a time. The others are heard of next.
 const EVENTS_MAX: usize = 64;
