@@ -20,7 +20,7 @@
 //! Limits: [`NetLimits`] for the pod, [`MemberLimits`] for each member, and the bounds each file
 //! names. None is process-wide, so no pod can starve another.
 //! Lock order (outer first): a listener's state, a handshake's slot, a pipe or a datagram socket's
-//! state; the port tables, the members' registries, the list of those parked and a wire's slot are leaves. No waker
+//! state; the port tables, the members' registries and the list of those parked are leaves. No waker
 //! is woken with a lock held.
 
 mod addr;
@@ -62,7 +62,6 @@ pub use tcp::options::{DEFAULT_BUFFER, MAX_BUFFER, MIN_BUFFER, ZeroOption};
 pub use tcp::pipe::{ReadError, WriteError};
 pub use tcp::socket::{BindError, ListenError, Shutdown, TcpSocket, WrongState};
 pub use tcp::socket_options::SetBacklogError;
-pub use tcp::wire::{Wire, Wired};
 pub use udp::{
     Datagram, MAX_PAYLOAD_V4, MAX_PAYLOAD_V6, ReceiveError, Receiving, SendError, UdpSocket,
 };

@@ -261,7 +261,12 @@ fn receive<K: AsyncRead + Unpin>(
     room: usize,
 ) -> Poll<io::Result<Bytes>> {
     SCRATCH.with_borrow_mut(|scratch| {
-        let n = ready!(receive_here(scratch, kernel, cx, room))?;
+        if scratch.is_empty() {
+            *scratch = BytesMut::zeroed(CHUNK_BYTES);
+        }
+        let mut into = ReadBuf::new(&mut scratch[..room.min(CHUNK_BYTES)]);
+        ready!(Pin::new(kernel).poll_read(cx, &mut into))?;
+        let n = into.filled().len();
         let data = if n >= HAND_OVER_BYTES {
             std::mem::take(scratch).split_to(n).freeze()
         } else {
@@ -269,35 +274,6 @@ fn receive<K: AsyncRead + Unpin>(
         };
         Poll::Ready(Ok(data))
     })
-}
-
-/// The same for whoever has a buffer of its own: `into` is given what came.
-pub fn receive_into<K: AsyncRead + Unpin>(
-    kernel: &mut K,
-    cx: &mut Context<'_>,
-    room: usize,
-    into: &mut dyn FnMut(&[u8]),
-) -> Poll<io::Result<usize>> {
-    SCRATCH.with_borrow_mut(|scratch| {
-        let n = ready!(receive_here(scratch, kernel, cx, room))?;
-        into(&scratch[..n]);
-        Poll::Ready(Ok(n))
-    })
-}
-
-/// Receives to the beginning of `scratch`.
-fn receive_here<K: AsyncRead + Unpin>(
-    scratch: &mut BytesMut,
-    kernel: &mut K,
-    cx: &mut Context<'_>,
-    room: usize,
-) -> Poll<io::Result<usize>> {
-    if scratch.is_empty() {
-        *scratch = BytesMut::zeroed(CHUNK_BYTES);
-    }
-    let mut into = ReadBuf::new(&mut scratch[..room.min(CHUNK_BYTES)]);
-    ready!(Pin::new(kernel).poll_read(cx, &mut into))?;
-    Poll::Ready(Ok(into.filled().len()))
 }
 
 /// Puts what it takes of `data` into the pipe. A module that cannot pay for all of it at once may

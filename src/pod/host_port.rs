@@ -13,7 +13,6 @@
 //! Policy is asked for each client (`fabric`). Modules see the client's own address over TCP, if it is of the pod's family; over UDP each client is a socket of the daemon
 //! inside the pod, so that answers find back.
 
-mod direct;
 mod ends;
 mod shelf;
 mod tcp;

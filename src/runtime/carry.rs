@@ -1,8 +1,7 @@
 //! Work of the daemon on the guests' threads, on a pod's account: carrying the bytes of its published connections.
 //!
 //! Owns: the handle by which `pod` starts such tasks, and the meter round each of their polls. Is not: a run (it ends with none, and has
-//! no store), nor the carrying itself (`outside::pump`); nor the way to a module whose HTTP the host speaks: that server has the client's socket itself, adopted
-//! here, on the module's account.
+//! no store), nor the carrying itself (`outside::pump`).
 //!
 //! ```text
 //!  a guest writes ──wakes, on its own lane──► the carrier's turn there: writev        no thread is woken

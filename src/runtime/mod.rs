@@ -70,7 +70,6 @@ pub use pool::PoolPlan;
 pub use prepare::Prepared;
 pub use run::{PodAccount, PodLimits, RunControl, RunExit, RunHandle, Usage};
 pub use sched::LaneSocket;
-pub(crate) use sched::turn_began;
 pub use serve::HttpUsage;
 pub use stdio::{LogSink, Stdin, StdinClosed, StdinPipe, Stream};
 

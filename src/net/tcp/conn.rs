@@ -25,7 +25,6 @@ use std::task::Waker;
 
 use super::options::BufferSizes;
 use super::pipe::Pipe;
-use super::wire::WireSlot;
 use crate::net::addr::Protocol;
 use crate::net::faults::{Link, News};
 use crate::net::lease::Lease;
@@ -63,8 +62,6 @@ pub(crate) struct Conn {
     shut: [AtomicU8; 2],
     /// Where the network has faults to order.
     link: Option<Arc<Link>>,
-    /// Where the server waits for the client's socket.
-    wire: Option<Box<WireSlot>>,
 }
 
 /// What the client sees of the other side.
@@ -94,8 +91,6 @@ pub(crate) struct EndSeed {
     /// The port it holds; an accepted connection shares its listener's.
     pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) ticket: Ticket,
-    /// Whether it stands for a socket of the host's that it can hand over.
-    pub(crate) has_wire: bool,
 }
 
 /// One end of a connection, shared by the halves and the guest's socket object.
@@ -129,9 +124,8 @@ pub(crate) fn pair(
     server: SideSeed,
     seen: Seen,
     payer: Payer,
-    wants_wire: bool,
 ) -> (Arc<End>, Unclaimed) {
-    let EndSeed { side: client, lease, ticket, has_wire } = client;
+    let EndSeed { side: client, lease, ticket } = client;
     let pipe = |from: &SideSeed, to: &SideSeed, payer: &SideSeed, own| {
         Mutex::new(Pipe::new(Arc::clone(&payer.member), own, from.sizes.send, to.sizes.receive))
     };
@@ -144,7 +138,6 @@ pub(crate) fn pair(
     let net = &client.member.net;
     let faults = net.faults.as_ref();
     let link = faults.map(|faults| faults.link(net.pair_with(server.address.ip())));
-    let wire = has_wire && wants_wire && link.is_none();
     let conn = Arc::new(Conn {
         pipes: [
             pipe(&client, &server, clients_payer, clients_own),
@@ -155,7 +148,6 @@ pub(crate) fn pair(
         seen,
         shut: [AtomicU8::new(0), AtomicU8::new(0)],
         link,
-        wire: wire.then(|| Box::new(WireSlot::new())),
     });
     if let Some(link) = &conn.link {
         link.join(&conn);
@@ -184,9 +176,6 @@ impl Drop for Unclaimed {
     fn drop(&mut self) {
         if let Some(conn) = &self.0 {
             conn.abort(Side::Server);
-            if let Some(slot) = &conn.wire {
-                slot.close();
-            }
         }
     }
 }
@@ -348,22 +337,6 @@ impl End {
         }
     }
 
-    /// Counts what a client's socket has brought to the server, and taken from it, without the pipes.
-    pub(super) fn count_wired(&self, brought: usize, taken: usize) {
-        let [client, server] = &self.conn.members;
-        for (from, to, n) in [(client, server, brought), (server, client, taken)] {
-            if n > 0 {
-                from.counters.tcp_bytes_sent.add(n);
-                to.counters.tcp_bytes_received.add(n);
-            }
-        }
-    }
-
-    /// Where the client's socket is handed over, if it is to be.
-    pub(super) fn wire(&self) -> Option<&WireSlot> {
-        self.conn.wire.as_deref()
-    }
-
     /// Bytes that its holder keeps, on its member's account.
     pub(crate) fn hold(&self, bytes: usize) -> Option<Held> {
         self.conn.member(self.side).hold(bytes)
@@ -439,9 +412,6 @@ impl End {
 impl Drop for End {
     fn drop(&mut self) {
         self.conn.leave_to_reader(self.side);
-        if let Some(slot) = self.wire() {
-            slot.close();
-        }
     }
 }
 

@@ -26,10 +26,6 @@ impl ReadHalf {
         Self(end)
     }
 
-    pub(super) fn end(&self) -> &Arc<End> {
-        &self.0
-    }
-
     /// Takes up to `max` bytes without copying them. `Ready(Ok(empty))` is the end of the stream
     /// (or `max` is 0); `Pending` means nothing yet, and registers nobody.
     pub fn try_read(&mut self, max: usize) -> Poll<Result<Bytes, ReadError>> {

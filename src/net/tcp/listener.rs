@@ -68,8 +68,6 @@ struct State {
     backlog: usize,
     /// What accepted sockets start with.
     options: TcpOptions,
-    /// Accepted connections are to come with the client's socket, where it has one.
-    takes_wires: bool,
     closed: bool,
     acceptor: Option<Waker>,
 }
@@ -150,7 +148,6 @@ impl ListenerCore {
                 next_place: 0,
                 backlog: options.backlog.clamp(1, MAX_BACKLOG),
                 options,
-                takes_wires: false,
                 closed: false,
                 acceptor: None,
             }),
@@ -263,7 +260,7 @@ impl ListenerCore {
             address: real,
             sizes: state.options.sizes,
         };
-        conn::pair(client, server, Seen::As(asked), payer, state.takes_wires)
+        conn::pair(client, server, Seen::As(asked), payer)
     }
 
     /// Takes the next connection. The caller owns what it gets.
@@ -450,12 +447,6 @@ impl Listener {
 
     fn core(&self) -> &Arc<ListenerCore> {
         &self.0.0
-    }
-
-    /// From now on, an accepted client that is a socket of the host's hands that over
-    /// ([`Stream::poll_wire`]).
-    pub fn take_wires(&mut self) {
-        lock(&self.core().state).takes_wires = true;
     }
 
     /// The address it is bound to.

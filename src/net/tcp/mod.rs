@@ -9,7 +9,6 @@
 //! conn       two ends, and how they close
 //! halves     reading and writing at an end
 //! pipe       the bytes of one direction
-//! wire       or the host's socket instead, where the server is the host's as well
 //! options    what a socket remembers (socket_options: the calls)
 //! ```
 //! Owns: the way of a connect, from address to listener. Who may call: adapters, through
@@ -25,7 +24,6 @@ pub(crate) mod parked;
 pub(crate) mod pipe;
 pub(crate) mod socket;
 pub(crate) mod socket_options;
-pub(crate) mod wire;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -96,7 +94,7 @@ fn begin(
     };
     let address = SocketAddr::new(from.ip(), lease.address().port());
     let side = SideSeed { member: Arc::clone(&member), address, sizes };
-    let seed = EndSeed { side, lease: Some(lease), ticket, has_wire: false };
+    let seed = EndSeed { side, lease: Some(lease), ticket };
     let connecting = match (&net.faults, listener, &way) {
         (None, Some(listener), _) => listener.admit(to, way.address(to), seed)?,
         (None, None, Way::Outside) => call_outside(&member, to, seed),
@@ -108,16 +106,14 @@ fn begin(
 }
 
 /// Opens a connection to a listener of this pod, now or later, for a client elsewhere, whose address
-/// the listener sees. Without one it comes from this pod. `has_wire`: it is a socket of the host's,
-/// which may be handed over.
+/// the listener sees. Without one it comes from this pod.
 pub(crate) fn connect_patiently(
     ticket: Ticket,
     client: Option<SocketAddr>,
     to: SocketAddr,
-    has_wire: bool,
 ) -> Result<Connecting, ConnectError> {
     let (member, to) = (Arc::clone(ticket.member()), addr::plain(to));
-    let handshake = patient(ticket, client, to, has_wire);
+    let handshake = patient(ticket, client, to);
     let handshake = handshake.inspect_err(|error| member.counters.count_failure(*error))?;
     member.counters.connects.add(1);
     handshake.attach();
@@ -134,7 +130,6 @@ fn patient(
     ticket: Ticket,
     client: Option<SocketAddr>,
     to: SocketAddr,
-    has_wire: bool,
 ) -> Result<Arc<Handshake>, ConnectError> {
     let member = Arc::clone(ticket.member());
     let net = &member.net;
@@ -155,7 +150,7 @@ fn patient(
     let sizes = TcpOptions::default().sizes;
     let side = SideSeed { member: Arc::clone(&member), address, sizes };
     let serial = lock(&net.parked).next_serial();
-    Ok(Arc::new(Handshake::patient(to, EndSeed { side, lease, ticket, has_wire }, serial)))
+    Ok(Arc::new(Handshake::patient(to, EndSeed { side, lease, ticket }, serial)))
 }
 
 /// The listener at the end of the way, if it ends inside.

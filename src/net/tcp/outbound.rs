@@ -50,7 +50,7 @@ impl OutboundCall {
                 sizes: TcpOptions::default().sizes,
             };
             let seen = Seen::Outside { via: local };
-            let (near, ours) = conn::pair(seed, server, seen, Payer::Client, false);
+            let (near, ours) = conn::pair(seed, server, seen, Payer::Client);
             far = Some(ours);
             near
         });

@@ -135,18 +135,7 @@ impl Member {
         client: Option<SocketAddr>,
         to: SocketAddr,
     ) -> Result<Connecting, ConnectError> {
-        super::connect_patiently(self.0.open(Protocol::Tcp)?, client, to, false)
-    }
-
-    /// The same for one who can hand over the client's own socket ([`Stream::hand_over`]).
-    ///
-    /// [`Stream::hand_over`]: crate::net::Stream::hand_over
-    pub fn connect_with_wire(
-        &self,
-        client: Option<SocketAddr>,
-        to: SocketAddr,
-    ) -> Result<Connecting, ConnectError> {
-        super::connect_patiently(self.0.open(Protocol::Tcp)?, client, to, true)
+        super::connect_patiently(self.0.open(Protocol::Tcp)?, client, to)
     }
 
     /// Listens at `at`, with the default backlog.

@@ -12,8 +12,7 @@
 //!
 //! Until then a client is a task of the control plane. What comes after is carried on the guests' own threads, on the pod's account
 //! (`runtime::carry`): what a module says goes out in the next turn of the thread it said it on. Where no one pod is the other end (a Service's
-//! port on the node), the control plane carries. Where the module's HTTP is spoken by the host, nobody carries: its server has the client's
-//! socket itself (`direct`).
+//! port on the node), the control plane carries.
 //!
 //! Beyond the places, connections stay in the kernel's queue: the client sees a slow server, not a dead one.
 
@@ -32,13 +31,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 use tracing::debug;
 
-use super::direct::Direct;
 use super::{Entrance, Way};
 use crate::net::{ConnectError, Connecting, Stream};
 use crate::outside;
 use crate::outside::pump::{Ended, Pump};
 use crate::outside::stats::Traffic;
-use crate::runtime::{Carriers, LaneSocket};
+use crate::runtime::Carriers;
 
 /// Connections through one published port at a time. Each is a descriptor and a task; busy, it holds up to 64 KiB beside its
 /// pipe. The next ones wait in the kernel's queue.
@@ -79,11 +77,8 @@ pub(super) async fn serve(listener: TcpListener, entrance: Entrance) {
                     continue;
                 };
                 // Here and not in its task, so that clients are served in the order in which they came.
+                let begun = way.host.connect_patiently(seen(from, way.to), way.to);
                 let (waiting, lanes) = (Arc::clone(&waiting), entrance.carriers.clone());
-                let begun = match lanes {
-                    Some(_) => way.host.connect_with_wire(seen(from, way.to), way.to),
-                    None => way.host.connect_patiently(seen(from, way.to), way.to),
-                };
                 let letting_in = entrance.port.traffic.bill.pays_for(async move {
                     let Some(module) = let_in(&client, from, begun, &way, &waiting).await else {
                         return;
@@ -93,7 +88,7 @@ pub(super) async fn serve(listener: TcpListener, entrance: Entrance) {
                     };
                     match lanes.adopt(client) {
                         Ok(client) => {
-                            Open::new(client, from, way, place.ok()).hand_over(lanes, module);
+                            Open::new(client, from, way, place.ok()).carry_on(lanes, module);
                         }
                         Err(error) => {
                             way.port.traffic.connections_failed.add(1);
@@ -151,11 +146,11 @@ async fn let_in(
 
 /// A client that a module has accepted, and its place. Dropped before both sides are done, it resets the client: the pod goes, or the
 /// guests' threads have ended.
-pub(super) struct Open<K: AsFd> {
-    pub(super) client: K,
-    pub(super) from: SocketAddr,
-    pub(super) way: Way,
-    pub(super) over: bool,
+struct Open<K: AsFd> {
+    client: K,
+    from: SocketAddr,
+    way: Way,
+    over: bool,
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -207,16 +202,6 @@ impl<K: AsFd> Drop for Open<K> {
             outside::reset(&self.client);
         }
         self.way.port.traffic.connections_open.fall();
-    }
-}
-
-impl Open<LaneSocket> {
-    /// Leaves it to the module's end where that is the host's as well, and wants it; else carries it.
-    fn hand_over(self, lanes: Carriers, module: Stream) {
-        let handed = module.hand_over(self, |open| Box::new(Direct::new(open)));
-        if let Err((module, open)) = handed {
-            open.carry_on(lanes, module);
-        }
     }
 }
 

@@ -4,14 +4,12 @@
 
 use std::future::poll_fn;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 use tempfile::TempDir;
-use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWrite as _, AsyncWriteExt as _, ReadBuf};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,7 +23,6 @@ use crate::pod::net_io::NetStream;
 use crate::runtime::{PodAccount, PodLimits, Runtime, RuntimeConfig};
 use crate::spec::{PodUid, Port, Protocol};
 use crate::testkit::{pods, ports};
-use crate::wasi::http::io::NetIo;
 
 struct World {
     module: Member,
@@ -344,157 +341,6 @@ async fn clients_are_reset_when_the_guests_threads_end() {
     world.stop.cancel();
     world.tasks.wait().await;
     assert_eq!(world.port.traffic.connections_open.get(), 0);
-}
-
-/// A listener of a server that is the host's own, as one that speaks HTTP for a module is.
-fn listen_for_sockets(world: &World) -> Listener {
-    let mut listener = world.listen();
-    listener.take_wires();
-    listener
-}
-
-async fn accept_socket(listener: &mut Listener, patience: Duration) -> NetIo {
-    NetIo::new(poll_fn(|cx| listener.poll_accept(cx)).await.unwrap(), patience)
-}
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-#[tokio::test]
-async fn a_server_of_the_hosts_has_the_clients_own_socket() {
-    let world = publish(Protocol::Tcp, "127.0.0.1").await;
-    let mut listener = listen_for_sockets(&world);
-    let mut client = world.client().await;
-    client.write_all(b"question").await.unwrap();
-    client.shutdown().await.unwrap();
-    let mut server = accept_socket(&mut listener, PATIENCE).await;
-    let mut question = Vec::new();
-    server.read_to_end(&mut question).await.unwrap();
-    assert_eq!(world.module.net().buffered_bytes(), 0);
-    let answer = vec![7; 8 << 20];
-    let mut heard = Vec::new();
-    let say = async {
-        server.write_all(&answer).await.unwrap();
-        server.shutdown().await.unwrap();
-    };
-    let (_, read) = tokio::join!(say, client.read_to_end(&mut heard));
-    read.unwrap();
-    assert!(question == b"question" && heard == answer);
-    assert_eq!(world.port.traffic.connections_open.get(), 1);
-    drop(server);
-    let traffic = world.port.traffic.snapshot();
-    assert_eq!((traffic.bytes_in, traffic.bytes_out), (8, 8 << 20));
-    assert_eq!((traffic.connections, traffic.connections_open, traffic.resets), (1, 0, 0));
-    let counters = world.module.counters();
-    assert_eq!((counters.tcp_bytes_received, counters.tcp_bytes_sent), (8, 8 << 20));
-    world.stop.cancel();
-    world.tasks.wait().await;
-}
-
-#[tokio::test]
-async fn a_server_with_its_clients_sockets_leaves_them_in_order() {
-    let world = publish(Protocol::Tcp, "127.0.0.1").await;
-    let mut listener = listen_for_sockets(&world);
-    let mut heard = world.client().await;
-    let mut server = accept_socket(&mut listener, PATIENCE).await;
-    heard.write_u8(7).await.unwrap();
-    assert_eq!(server.read_u8().await.unwrap(), 7);
-    let mut unheard = world.client().await;
-    let at_once = accept_socket(&mut listener, PATIENCE).await;
-    drop((server, at_once));
-    for client in [&mut heard, &mut unheard] {
-        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
-    }
-    until("both to be over", || world.port.traffic.connections_open.get() == 0).await;
-    world.stop.cancel();
-    world.tasks.wait().await;
-}
-
-#[tokio::test]
-async fn a_client_that_breaks_off_or_takes_nothing_is_an_error_to_a_server_with_its_socket() {
-    let world = publish(Protocol::Tcp, "127.0.0.1").await;
-    let mut listener = listen_for_sockets(&world);
-    let client = world.client().await;
-    let mut server = accept_socket(&mut listener, PATIENCE).await;
-    let reading = async {
-        let error = server.read_u8().await.unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
-    };
-    let breaking = async {
-        until("the connection", || world.port.traffic.connections_open.get() == 1).await;
-        rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
-        drop(client);
-    };
-    tokio::join!(reading, breaking);
-    assert!(server.write_all(b"answer").await.is_err());
-    assert_eq!((world.port.traffic.resets.get(), world.module.counters().resets), (1, 1), "once");
-    let _deaf = world.client().await;
-    let mut server = accept_socket(&mut listener, Duration::from_millis(50)).await;
-    let error = server.write_all(&vec![7; 64 << 20]).await.unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
-}
-
-#[tokio::test]
-async fn a_client_that_breaks_off_while_its_server_does_something_else_has_no_place_any_more() {
-    let world = publish(Protocol::Tcp, "127.0.0.1").await;
-    let mut listener = listen_for_sockets(&world);
-    let mut client = world.client().await;
-    let mut server = accept_socket(&mut listener, PATIENCE).await;
-    client.write_u8(7).await.unwrap();
-    assert_eq!(server.read_u8().await.unwrap(), 7);
-    rustix::net::sockopt::set_socket_linger(&client, Some(Duration::ZERO)).unwrap();
-    drop(client);
-    // As hyper flushes in each of its turns, and has one when it is woken.
-    let port = Arc::clone(&world.port);
-    let gone = poll_fn(|cx| {
-        let _ = Pin::new(&mut server).poll_flush(cx);
-        if port.traffic.connections_open.get() == 0 { Poll::Ready(()) } else { Poll::Pending }
-    });
-    tokio::time::timeout(PATIENCE, gone).await.expect("nobody was woken");
-}
-
-#[tokio::test]
-async fn a_turn_reads_and_writes_a_clients_socket_so_often_and_no_more() {
-    const ALL: usize = 8 << 20;
-    let world = publish(Protocol::Tcp, "127.0.0.1").await;
-    let mut listener = listen_for_sockets(&world);
-    let mut client = world.client().await;
-    let mut server = accept_socket(&mut listener, PATIENCE).await;
-    let (done, is_done) = tokio::sync::oneshot::channel();
-    let carriers = world.runtime.as_ref().unwrap().carriers(&world.account);
-    let (mut client_reads, mut client_writes) = client.split();
-    carriers.spawn(async move {
-        let (mut calls_max, mut read, mut written) = (0, 0, 0);
-        poll_fn(|cx| {
-            let mut buffer = [0; 4096];
-            let mut calls = 0;
-            while read < ALL {
-                let mut into = ReadBuf::new(&mut buffer);
-                let Poll::Ready(outcome) = Pin::new(&mut server).poll_read(cx, &mut into) else {
-                    break;
-                };
-                outcome.unwrap();
-                read += into.filled().len();
-                calls += 1;
-            }
-            while read == ALL && written < ALL {
-                let Poll::Ready(n) = Pin::new(&mut server).poll_write(cx, &buffer) else { break };
-                written += n.unwrap();
-                calls += 1;
-            }
-            calls_max = calls_max.max(calls);
-            if written < ALL { Poll::Pending } else { Poll::Ready(()) }
-        })
-        .await;
-        let _ = done.send(calls_max);
-    });
-    let all = vec![7; ALL];
-    let mut back = vec![0; ALL];
-    let asking = async {
-        client_writes.write_all(&all).await.unwrap();
-        client_reads.read_exact(&mut back).await.unwrap();
-    };
-    let (_, calls) = tokio::join!(asking, is_done);
-    assert_eq!(calls.unwrap(), super::direct::CALLS_PER_TURN);
 }
 
 async fn udp_client(world: &World) -> UdpSocket {

@@ -30,6 +30,8 @@ pub(super) struct Lane {
     pub(super) used: AtomicU64,
     /// Somebody waits who should run before whoever has the turn.
     pub(super) step_back: AtomicBool,
+    /// Whom it wakes now, any lane may take.
+    generous: AtomicBool,
     /// When it last asked for the kernel's sockets, monotonic nanoseconds.
     glanced: AtomicU64,
     /// Set by whoever wants the thread to go on.
@@ -59,10 +61,10 @@ impl Lane {
     pub(super) fn speaks_to_all(&self, now: u64) -> bool {
         let before = self.spoke.load(Ordering::Relaxed);
         self.spoke.store(now, Ordering::Relaxed);
-        now.saturating_sub(before) > ALONE_NS
+        now.saturating_sub(before) > ALONE_NS || self.generous.load(Ordering::Relaxed)
     }
 
-    /// Wakes those whose sockets are ready, between turns. They stay together here: a handler of WASI 0.3 answers them in the same turns.
+    /// Wakes those whose sockets are ready, between turns: the first for this lane, others for whoever has nothing to do.
     pub(super) fn hand_out(&self, ready: &mut Vec<Waker>) {
         if ready.is_empty() {
             return;
@@ -70,7 +72,11 @@ impl Lane {
         let now = monotonic_ns();
         self.began.store(now, Ordering::Relaxed);
         self.spoke.store(now, Ordering::Relaxed);
-        ready.drain(..).for_each(Waker::wake);
+        for waker in ready.drain(..) {
+            waker.wake();
+            self.generous.store(true, Ordering::Relaxed);
+        }
+        self.generous.store(false, Ordering::Relaxed);
     }
 
     /// Whether it is time to ask for the kernel's sockets; the turn before this is what counts as now.

@@ -17,8 +17,7 @@
 //! what it finds waiting there at two ticks in a row while another lane is idle.
 //!
 //! A lane that runs out of work takes half of what waits on another, where that is more than one; and where [`LOCAL_MAX`] wait on a lane, the next is given to
-//! an idle one. So it is with the kernel's sockets: those that are ready stay together on the lane that heard of them, and an idle one comes for half where they
-//! are several.
+//! an idle one.
 //!
 //! **Fair.** Local or common, whoever has used less virtual time goes first (`share.rs`). A turn is cut by the epoch: at a tick the guest
 //! steps back if somebody who waits has used less than it has by then. Whoever wakes up and has used less than all who run
@@ -79,12 +78,8 @@ const SHORT_TURN_NS: u64 = 200_000;
 /// waiting, and the two would stay apart for good.
 const ALONE_NS: u64 = 100_000;
 
-/// Tasks that wait on one lane while another has nothing to do; the next is given away. Requests that are answered together are better off together, as many
-/// as one instance of WASI 0.3 takes at a time.
-const LOCAL_MAX: usize = 16;
-
-/// So many of the kernel's sockets ready at once are work for two: an idle lane is woken, and takes half. Fewer are answered before it is awake.
-const HELP_AT: usize = 3;
+/// Tasks that wait on one lane while another has nothing to do. Modules that answer each other are fewer at a time: a carrier, a connection, a handler.
+const LOCAL_MAX: usize = 3;
 
 /// Virtual time when the first module comes: late enough that it, too, can have the credit of one who slept, whatever it weighs.
 const CLOCK_START: u64 = 1 << 40;

@@ -22,8 +22,8 @@ use std::time::Duration;
 use mio::event::{Event, Source};
 use mio::{Events, Interest, Registry, Token};
 
-/// How long a lane that always has something to do leaves the kernel's sockets alone, nanoseconds. A glance costs about a hundredth of it.
-pub(super) const GLANCE_NS: u64 = 50_000;
+/// How long a lane that always has something to do leaves the kernel's sockets alone, nanoseconds. A glance costs less than a hundredth of it.
+pub(super) const GLANCE_NS: u64 = 100_000;
 
 /// Sockets that are heard of at a time. The others are heard of next.
 const EVENTS_MAX: usize = 64;
@@ -205,8 +205,6 @@ struct Side {
     /// Times that the kernel has said so: what has been said since somebody looked is not to be forgotten.
     times: u32,
     waits: Option<Waker>,
-    /// Whoever wants to know of its end only.
-    mourns: Option<Waker>,
 }
 
 impl Readiness {
@@ -227,9 +225,6 @@ impl Readiness {
                 side.times = side.times.wrapping_add(1);
                 ready.extend(side.waits.take());
             }
-            if is_over {
-                ready.extend(side.mourns.take());
-            }
         }
     }
 
@@ -242,19 +237,6 @@ impl Readiness {
         match &mut side.waits {
             Some(waits) => waits.clone_from(cx.waker()),
             waits @ None => *waits = Some(cx.waker().clone()),
-        }
-        Poll::Pending
-    }
-
-    /// Waits until `way` is at its end, whatever else is said of it.
-    pub(super) fn poll_over(&self, way: Way, cx: &mut Context<'_>) -> Poll<()> {
-        let side = &mut self.sides()[way as usize];
-        if side.is_over {
-            return Poll::Ready(());
-        }
-        match &mut side.mourns {
-            Some(mourns) => mourns.clone_from(cx.waker()),
-            mourns @ None => *mourns = Some(cx.waker().clone()),
         }
         Poll::Pending
     }

@@ -41,11 +41,6 @@ impl LaneSocket {
         }
     }
 
-    /// Ready once nothing can be sent any more: the other side has reset the connection, or is lost.
-    pub fn poll_gone(&self, cx: &mut Context<'_>) -> Poll<()> {
-        self.readiness.poll_over(Way::Out, cx)
-    }
-
     /// Does `call` when it is worth while, until it has done something.
     fn attempt(
         &self,

@@ -9,7 +9,7 @@ use std::task::Waker;
 use super::lane::{Lane, here};
 use super::share::Share;
 use super::task::{Task, Turn};
-use super::{CLOCK_GRAIN, HELP_AT, Inner, SHORT_TURN_NS};
+use super::{CLOCK_GRAIN, Inner, SHORT_TURN_NS};
 use crate::runtime::cputime::monotonic_ns;
 
 impl Inner {
@@ -37,7 +37,7 @@ impl Inner {
         loop {
             if self.reactor.is_in_use() && lane.is_to_glance() {
                 self.reactor.glance(ready);
-                self.hand_out(lane, ready);
+                lane.hand_out(ready);
             }
             if self.on_duty.load(Ordering::Relaxed) > self.allowed.load(Ordering::Relaxed) {
                 self.rest(index, lane);
@@ -111,19 +111,7 @@ impl Inner {
             // Whoever took it off the list wakes it as well.
             lane.park();
         }
-        self.hand_out(lane, ready);
-    }
-
-    /// Gives those whose sockets are ready to this lane; where that is much, an idle one is there for half of them.
-    fn hand_out(&self, lane: &Lane, ready: &mut Vec<Waker>) {
         lane.hand_out(ready);
-        if self.idle.load(Ordering::Relaxed) == 0 || lane.local().len() < HELP_AT {
-            return;
-        }
-        let helper = self.take_idle(&mut self.core());
-        if let Some(helper) = helper {
-            self.wake(helper);
-        }
     }
 
     /// Takes a lane off the list of those that have nothing to do, for itself; returns whether it was there.

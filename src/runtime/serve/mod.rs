@@ -2,7 +2,6 @@
 //!
 //! ```text
 //!  [::]:port ─► accept ─► strand for each connection: hyper ⇄ call ─► instance ─► the module's handler
-//!                          (⇄ the pod's network, or the socket of a client that came through a published port)
 //!                                                      │
 //!                      admission (503 when full) ──────┘
 //! ```
@@ -128,10 +127,7 @@ async fn serve(server: Arc<Server>, first: Guest, port: u16) -> Exit {
         return exit;
     }
     let mut listener = match listen(&server, port) {
-        Ok(mut listener) => {
-            listener.take_wires();
-            listener
-        }
+        Ok(listener) => listener,
         Err(why) => {
             server.say(&format!("podling: cannot listen on port {port}: {why}"));
             return Exit::Code(1);

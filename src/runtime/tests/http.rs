@@ -2,12 +2,10 @@
 //! `http_limits`.
 
 use std::future::poll_fn;
-use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,9 +22,7 @@ use super::super::{
 use super::lab::{
     PATIENCE, Paper, RUNTIME, Trial, eventually, guest_path, module, over, prepare_text,
 };
-use crate::net::{
-    ConnectError, Member, MemberLimits, NetConfig, NoLedger, PodNet, SocketState, Wire,
-};
+use crate::net::{ConnectError, Member, MemberLimits, NetConfig, NoLedger, PodNet, SocketState};
 use crate::spec::Exit;
 use crate::wasi::http::io::NetIo;
 
@@ -591,80 +587,4 @@ async fn clients_that_come_and_go_leave_nothing() {
     assert_eq!(site.get("/").await.0, StatusCode::OK);
     eventually("the sockets are gone", || site.peer.open_sockets() == 0).await;
     site.end().await;
-}
-
-/// A client's socket of the host's: says one thing, and keeps what it is told.
-#[derive(Debug, Default)]
-struct Asking {
-    says: Vec<u8>,
-    far: Arc<Far>,
-}
-
-#[derive(Debug, Default)]
-struct Far {
-    heard: Mutex<Vec<u8>>,
-    is_reset: AtomicBool,
-}
-
-impl Wire for Asking {
-    fn poll_read(
-        &mut self,
-        _: &mut Context<'_>,
-        _: usize,
-        into: &mut dyn FnMut(&[u8]),
-    ) -> Poll<io::Result<usize>> {
-        let said = std::mem::take(&mut self.says);
-        into(&said);
-        if said.is_empty() { Poll::Pending } else { Poll::Ready(Ok(said.len())) }
-    }
-
-    fn poll_write(
-        &mut self,
-        _: &mut Context<'_>,
-        parts: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let mut heard = self.far.heard.lock().unwrap();
-        let before = heard.len();
-        parts.iter().for_each(|part| heard.extend_from_slice(part));
-        Poll::Ready(Ok(heard.len() - before))
-    }
-
-    fn poll_shutdown(&mut self, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_gone(&mut self, _: &mut Context<'_>) -> Poll<()> {
-        Poll::Pending
-    }
-
-    fn reset(&mut self) {
-        self.far.is_reset.store(true, Ordering::SeqCst);
-    }
-}
-
-/// A client that comes with its own socket, and asks.
-async fn ask_by_wire(site: &Site, request: &str) -> Arc<Far> {
-    let to = SocketAddr::new(Ipv4Addr::new(10, 1, 0, 8).into(), PORT);
-    let client = "192.0.2.1:5".parse().unwrap();
-    let stream = site.peer.connect_with_wire(Some(client), to).unwrap().await.unwrap();
-    let far = Arc::<Far>::default();
-    let asking = Asking { says: request.into(), far: Arc::clone(&far) };
-    assert!(stream.hand_over(asking, |asking| Box::new(asking)).is_ok(), "it takes no sockets");
-    far
-}
-
-#[tokio::test]
-async fn a_client_with_a_socket_of_its_own_is_answered_there_and_reset_by_a_kill() {
-    let site = Site::new(HttpLimits::default()).await;
-    let far = ask_by_wire(&site, "GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
-    let heard = || String::from_utf8_lossy(&far.heard.lock().unwrap()).into_owned();
-    eventually("an answer", || heard().contains("hello from handler\n")).await;
-    assert!(heard().starts_with("HTTP/1.1 200 OK\r\n"));
-    eventually("it is let go", || Arc::strong_count(&far) == 1).await;
-    assert!(!far.is_reset.load(Ordering::SeqCst), "in order");
-
-    let far = ask_by_wire(&site, "GET /sleep?ms=600000 HTTP/1.1\r\nHost: a\r\n\r\n").await;
-    eventually("it is under way", || site.handle.control.http().under_way == 1).await;
-    site.end().await;
-    assert!(Arc::strong_count(&far) == 1 && far.is_reset.load(Ordering::SeqCst));
 }
