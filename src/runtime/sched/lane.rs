@@ -5,7 +5,7 @@
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::thread::Thread;
@@ -34,6 +34,8 @@ pub(super) struct Lane {
     generous: AtomicBool,
     /// When it last asked for the kernel's sockets, monotonic nanoseconds.
     glanced: AtomicU64,
+    /// Turns that it has given before somebody in the common queue, since it last gave that one a turn.
+    ahead: AtomicU32,
     /// Set by whoever wants the thread to go on.
     awake: AtomicBool,
     /// Times that whoever had the turn looked up.
@@ -87,6 +89,18 @@ impl Lane {
             self.glanced.store(now, Ordering::Relaxed);
         }
         due
+    }
+
+    /// Whether it gives one more turn before somebody in the common queue: `max` in a row.
+    pub(super) fn goes_ahead(&self, max: u32) -> bool {
+        let ahead = self.ahead.load(Ordering::Relaxed);
+        self.ahead.store(if ahead < max { ahead + 1 } else { 0 }, Ordering::Relaxed);
+        ahead < max
+    }
+
+    /// The turn that it gives next is nobody else's.
+    pub(super) fn counts_anew(&self) {
+        self.ahead.store(0, Ordering::Relaxed);
     }
 
     pub(super) fn end(&self) {

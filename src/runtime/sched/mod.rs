@@ -81,6 +81,10 @@ const ALONE_NS: u64 = 100_000;
 /// Tasks that wait on one lane while another has nothing to do. Modules that answer each other are fewer at a time: a carrier, a connection, a handler.
 const LOCAL_MAX: usize = 3;
 
+/// Turns that a lane gives, one after the other, to whom it has woken itself before the first in the common queue that has used no more. Enough for some
+/// requests and their answers.
+const AHEAD_MAX: u32 = 16;
+
 /// Virtual time when the first module comes: late enough that it, too, can have the credit of one who slept, whatever it weighs.
 const CLOCK_START: u64 = 1 << 40;
 

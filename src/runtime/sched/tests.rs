@@ -103,6 +103,33 @@ fn two_tasks_that_wait_on_each_other_and_wake_themselves_stay_on_one_thread() {
     take_turns(true);
 }
 
+#[test]
+fn two_that_wake_each_other_do_not_keep_a_third_of_their_share_waiting() {
+    let lab = Lab::new(1);
+    let ours = share(100);
+    let over = Arc::new(AtomicBool::new(false));
+    let (give, take) = tokens::channel(1);
+    let (give_back, take_back) = tokens::channel(1);
+    give.try_send(()).unwrap();
+    for (mut take, give) in [(take, give_back), (take_back, give)] {
+        let (over, ours) = (Arc::clone(&over), Arc::clone(&ours));
+        lab.spawn(&Arc::clone(&ours), async move {
+            while !over.load(Ordering::Relaxed) && take.recv().await.is_some() {
+                ours.charge(1000);
+                let _ = give.send(()).await;
+            }
+        });
+    }
+    for _ in 0..20 {
+        let (done, is_done) = mpsc::sync_channel(1);
+        lab.spawn(&ours, async move { done.send(()).unwrap() });
+        let turn = is_done.recv_timeout(PATIENCE);
+        over.fetch_or(turn.is_err(), Ordering::Relaxed);
+        turn.unwrap();
+    }
+    over.store(true, Ordering::Relaxed);
+}
+
 fn take_turns(wake_themselves: bool) {
     const TURNS: u64 = 20_000;
     let lab = Lab::new(2);

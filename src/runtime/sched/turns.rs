@@ -9,7 +9,7 @@ use std::task::Waker;
 use super::lane::{Lane, here};
 use super::share::Share;
 use super::task::{Task, Turn};
-use super::{CLOCK_GRAIN, Inner, SHORT_TURN_NS};
+use super::{AHEAD_MAX, CLOCK_GRAIN, Inner, SHORT_TURN_NS};
 use crate::runtime::cputime::monotonic_ns;
 
 impl Inner {
@@ -44,10 +44,7 @@ impl Inner {
             }
             let local = lane.local().pop_front();
             if let Some(task) = local {
-                if task.due() <= self.first.load(Ordering::Relaxed) {
-                    return Some(task);
-                }
-                if self.may_go_before(&task) {
+                if self.is_next(lane, &task) {
                     return Some(task);
                 }
                 self.push(task, false);
@@ -123,6 +120,18 @@ impl Inner {
         drop(core);
         self.bell.ring();
         true
+    }
+
+    /// Whether `task`, which was woken on `lane`, has its turn now and not the first in the common queue: it has used less; or it may go before that one all
+    /// the same, as [`AHEAD_MAX`] in a row may. Without that bound, tasks of one module that wake each other (its connections) would keep others of the same
+    /// module waiting for as long as they like: they all have used as much.
+    fn is_next(&self, lane: &Lane, task: &Task) -> bool {
+        let (due, first) = (task.due(), self.first.load(Ordering::Relaxed));
+        if due < first {
+            lane.counts_anew();
+            return true;
+        }
+        lane.goes_ahead(AHEAD_MAX) && (due == first || self.may_go_before(task))
     }
 
     /// Whether `task`, which was woken on a lane, may go before the first in the common queue: that is of the same pod, and does not wait for long
