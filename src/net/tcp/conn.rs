@@ -360,6 +360,11 @@ impl End {
         self.conn.shut_read(self.side);
     }
 
+    /// A half is dropped: in order by `shut`, unless its member is being reset. Another thread may be at that, and not yet here.
+    pub(super) fn let_go(&self, shut: impl FnOnce(&Self)) {
+        if self.conn.member(self.side).is_gone() { self.abort() } else { shut(self) }
+    }
+
     /// The side died: both directions end in a reset, after what was written; its port is free.
     pub(crate) fn abort(&self) {
         self.conn.abort(self.side);

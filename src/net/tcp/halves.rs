@@ -140,7 +140,7 @@ impl ReadHalf {
 
 impl Drop for ReadHalf {
     fn drop(&mut self) {
-        self.0.shut_read();
+        self.0.let_go(End::shut_read);
     }
 }
 
@@ -305,7 +305,7 @@ impl WriteHalf {
 
 impl Drop for WriteHalf {
     fn drop(&mut self) {
-        self.0.shut_write();
+        self.0.let_go(End::shut_write);
     }
 }
 
