@@ -1,6 +1,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::task::Poll;
+use std::sync::Mutex;
+use std::task::{Context, Poll, Wake, Waker};
 
 use bytes::Bytes;
 
@@ -187,4 +188,31 @@ fn a_look_leaves_everything_as_it_is() {
     assert_eq!(drain(&mut far), b"hello");
     drop(near);
     assert_eq!(ready(far.read.peek_into(None, &mut into)), Ok(0), "the end");
+}
+
+/// Drops a stream when it is woken.
+struct Dropping(Mutex<Option<Stream>>);
+
+impl Wake for Dropping {
+    fn wake(self: Arc<Self>) {
+        drop(self.0.lock().unwrap().take());
+    }
+}
+
+/// What another thread drops while a reset is under way and has not come to it, here whoever is woken by the first part of that reset drops.
+#[test]
+fn what_is_dropped_while_its_member_is_being_reset_is_reset_to_the_peer() {
+    let net = pod();
+    let (server, client) = (join(&net, "server"), join(&net, "client"));
+    let (_listener, mut near, far) = connected(&server, &client);
+    let (_other_listener, mut other_near, other_far) = connected(&server, &client);
+    // The first of both that the reset comes to has the other dropped.
+    for (near, far) in [(&mut near, other_far), (&mut other_near, far)] {
+        let waker = Waker::from(Arc::new(Dropping(Mutex::new(Some(far)))));
+        let read = near.read.poll_read(&mut Context::from_waker(&waker), 1);
+        assert!(read.is_pending());
+    }
+    server.reset();
+    assert_eq!(read_all(&mut near), (vec![], Ending::Reset));
+    assert_eq!(read_all(&mut other_near), (vec![], Ending::Reset));
 }

@@ -34,7 +34,7 @@ pub(super) struct Lane {
     generous: AtomicBool,
     /// When it last asked for the kernel's sockets, monotonic nanoseconds.
     glanced: AtomicU64,
-    /// Turns that it has given before somebody in the common queue, since it last gave that one a turn.
+    /// Turns in a row that it has given before somebody in the common queue who has used no more.
     ahead: AtomicU32,
     /// Set by whoever wants the thread to go on.
     awake: AtomicBool,
@@ -91,14 +91,14 @@ impl Lane {
         due
     }
 
-    /// Whether it gives one more turn before somebody in the common queue: `max` in a row.
+    /// Whether it gives one more turn before somebody in the common queue: `max` in a row, then it is that one's turn.
     pub(super) fn goes_ahead(&self, max: u32) -> bool {
         let ahead = self.ahead.load(Ordering::Relaxed);
         self.ahead.store(if ahead < max { ahead + 1 } else { 0 }, Ordering::Relaxed);
         ahead < max
     }
 
-    /// The turn that it gives next is nobody else's.
+    /// The turn that it gives next is before nobody who has used as little.
     pub(super) fn counts_anew(&self) {
         self.ahead.store(0, Ordering::Relaxed);
     }
