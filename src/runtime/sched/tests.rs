@@ -130,8 +130,31 @@ fn two_that_wake_each_other_do_not_keep_a_third_of_their_share_waiting() {
     over.store(true, Ordering::Relaxed);
 }
 
+/// Two tasks on two threads answer each other: they stay together, and the other thread is not woken in vain each time.
+///
+/// A machine that is busy with something else stops a thread in the midst of a turn now and then, which moves them, rightly; and the two threads may run in step
+/// by chance for some hundred turns then. So that it is what most runs do that counts.
 fn take_turns(wake_themselves: bool) {
-    const TURNS: u64 = 20_000;
+    let mut runs: Vec<_> = (0..9).map(|_| turns_of_two(wake_themselves)).collect();
+    let mut middle = |by: fn(&Run) -> u64| {
+        runs.sort_by_key(by);
+        by(&runs[4])
+    };
+    let (moves, wakeups) = (middle(|run| run.moves), middle(|run| run.wakeups));
+    assert!(moves < TURNS / 20, "{moves} moves in {TURNS} turns");
+    assert!(wakeups < TURNS / 20, "{wakeups} wake-ups in {TURNS} turns");
+}
+
+const TURNS: u64 = 20_000;
+
+struct Run {
+    /// Turns on another thread than the one before.
+    moves: u64,
+    /// Times that a thread was woken.
+    wakeups: u64,
+}
+
+fn turns_of_two(wake_themselves: bool) -> Run {
     let lab = Lab::new(2);
     let moves = Arc::new(AtomicU64::new(0));
     let last = Arc::new(Mutex::new(None));
@@ -172,12 +195,8 @@ fn take_turns(wake_themselves: bool) {
         }
     });
     is_done.recv_timeout(PATIENCE).unwrap();
-    // A machine that is busy with something else stops a thread in the midst of a turn now and then: that moves them, rightly.
-    let moves = moves.load(Ordering::Relaxed);
-    assert!(moves < TURNS / 20, "{moves} moves in {TURNS} turns");
-    // Nor is the other thread woken in vain each time.
     let wakeups = lab.inner().wakeups.load(Ordering::Relaxed);
-    assert!(wakeups < TURNS / 20, "{wakeups} wake-ups in {TURNS} turns");
+    Run { moves: moves.load(Ordering::Relaxed), wakeups }
 }
 
 #[test]
