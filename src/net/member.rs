@@ -36,6 +36,11 @@ pub trait Ledger: Send + Sync + fmt::Debug {
     /// Takes `bytes` if they are to be had. A refusal changes nothing; the network then makes the
     /// writer wait, drops the datagram, or fails the call.
     fn try_charge(&self, bytes: usize) -> bool;
+    /// The same for what others cause (they connect, they send) and for what need not be (a window wider than its least): whoever
+    /// keeps the account may leave a part of it to the member's own calls, which end it when they find nothing.
+    fn try_charge_for_others(&self, bytes: usize) -> bool {
+        self.try_charge(bytes)
+    }
     /// Gives back what an earlier charge took.
     fn release(&self, bytes: usize);
     /// A call of the member's own fails for want of `bytes`, here or of another bound. Whoever keeps the account may end the member
@@ -288,10 +293,19 @@ impl MemberState {
         self.gone.load(Ordering::Acquire)
     }
 
-    /// Pays for `bytes` of buffer; on refusal nothing is taken.
+    /// Pays for `bytes` of buffer, of what is left to others; on refusal nothing is taken.
     pub(crate) fn charge(&self, bytes: usize) -> bool {
-        let ok =
-            take_within(&self.buffered, bytes, self.limits.max_buffered) && self.charge_pod(bytes);
+        self.charge_from(bytes, |ledger| ledger.try_charge_for_others(bytes))
+    }
+
+    /// The same for a call of its own that fails without.
+    pub(crate) fn charge_own(&self, bytes: usize) -> bool {
+        self.charge_from(bytes, |ledger| ledger.try_charge(bytes))
+    }
+
+    fn charge_from(&self, bytes: usize, take: impl FnOnce(&dyn Ledger) -> bool) -> bool {
+        let ok = take_within(&self.buffered, bytes, self.limits.max_buffered)
+            && self.charge_pod(bytes, take);
         if !ok {
             self.counters.memory_refused.add(1);
         }
@@ -308,10 +322,15 @@ impl MemberState {
         self.charge(bytes).then(|| Held { member: Arc::clone(self), bytes })
     }
 
+    /// The same for a call of its own that fails without.
+    pub(crate) fn hold_own(self: &Arc<Self>, bytes: usize) -> Option<Held> {
+        self.charge_own(bytes).then(|| Held { member: Arc::clone(self), bytes })
+    }
+
     /// The pod's share and the ledger's, after the member's own was taken.
-    fn charge_pod(&self, bytes: usize) -> bool {
+    fn charge_pod(&self, bytes: usize, take: impl FnOnce(&dyn Ledger) -> bool) -> bool {
         if take_within(&self.net.buffered, bytes, self.net.limits.max_buffered) {
-            if self.ledger.try_charge(bytes) {
+            if take(&*self.ledger) {
                 self.counters.buffered_peak.peak(self.buffered.load(Ordering::Relaxed));
                 return true;
             }

@@ -12,6 +12,9 @@
 //! pod has none, what is left on the node, where nothing else bounds what it takes ([`Ledger::charge_growth`]): it is stopped before it fills the machine between two looks at its memory
 //! (`daemon::pressure`). Who has a limit may have what it says, also where all limits together are more than there is: that is
 //! the manifests' choice, as in Kubernetes, and the watch over the memory is there for it.
+//!
+//! What others cause (clients that connect and send) leaves the last part of a limit to the module itself ([`Ledger::charge_for_others`]): a module whose
+//! own next call finds nothing may be ended for it, and that is not for its clients to bring about.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -48,6 +51,21 @@ impl NodeMemory {
     fn give_back(&self, bytes: u64) {
         self.used.fetch_sub(bytes, Ordering::Relaxed);
     }
+}
+
+/// Of each limit, the part that others do not get: a sixteenth, but no more than this. Enough for the stacks, resources and first bytes of some dozen
+/// requests under way, and little of a limit that has room for them.
+const KEPT_BACK_MAX: u64 = 512 << 10;
+
+/// What a charge is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum For {
+    /// What has a bound of its own.
+    Bounded,
+    /// What only memory bounds.
+    Growth,
+    /// What others cause.
+    Others,
 }
 
 /// Whose limit it is.
@@ -133,7 +151,7 @@ impl Ledger {
     /// # Errors
     /// [`OverLimit`] if either has not that many left; nothing is taken then.
     pub(crate) fn charge(&self, bytes: u64) -> Result<(), OverLimit> {
-        self.ask(bytes, false)
+        self.ask(bytes, For::Bounded)
     }
 
     /// The same for what has no other bound than the memory there is (linear memories, tables, memory volumes): without a limit here and
@@ -142,19 +160,37 @@ impl Ledger {
     /// # Errors
     /// As [`Ledger::charge`].
     pub(crate) fn charge_growth(&self, bytes: u64) -> Result<(), OverLimit> {
-        self.ask(bytes, true)
+        self.ask(bytes, For::Growth)
     }
 
-    fn ask(&self, bytes: u64, grows: bool) -> Result<(), OverLimit> {
-        self.take_all(bytes, grows).inspect_err(|_| {
+    /// The same for what others cause: of each limit a part is not theirs.
+    ///
+    /// # Errors
+    /// As [`Ledger::charge`]; the limit that it names is the part that others may use.
+    pub(crate) fn charge_for_others(&self, bytes: u64) -> Result<(), OverLimit> {
+        self.ask(bytes, For::Others)
+    }
+
+    /// Whether there is more left than what others do not get.
+    ///
+    /// # Errors
+    /// [`OverLimit`] if not.
+    pub(crate) fn has_some_for_others(&self) -> Result<(), OverLimit> {
+        self.charge_for_others(1)?;
+        self.release(1);
+        Ok(())
+    }
+
+    fn ask(&self, bytes: u64, what: For) -> Result<(), OverLimit> {
+        self.take_all(bytes, what).inspect_err(|_| {
             self.refused.fetch_add(1, Ordering::Relaxed);
         })
     }
 
-    fn take_all(&self, bytes: u64, grows: bool) -> Result<(), OverLimit> {
+    fn take_all(&self, bytes: u64, what: For) -> Result<(), OverLimit> {
         let whose = if self.node.is_some() { Whose::Pod } else { Whose::Module };
-        self.take(bytes, whose)?;
-        if let Err(over) = self.take_above(bytes, grows) {
+        self.take(bytes, what, whose)?;
+        if let Err(over) = self.take_above(bytes, what) {
             self.used.fetch_sub(bytes, Ordering::Relaxed);
             return Err(OverLimit { kinds: self.kinds(), ..over });
         }
@@ -163,9 +199,10 @@ impl Ledger {
     }
 
     /// Takes from what this one draws on.
-    fn take_above(&self, bytes: u64, grows: bool) -> Result<(), OverLimit> {
+    fn take_above(&self, bytes: u64, what: For) -> Result<(), OverLimit> {
+        let grows = what == For::Growth;
         let Some(pod) = &self.parent else { return self.take_of_node(bytes, grows) };
-        pod.take(bytes, Whose::Pod)?;
+        pod.take(bytes, what, Whose::Pod)?;
         if let Err(over) = pod.take_of_node(bytes, grows && self.limit.is_none()) {
             pod.used.fetch_sub(bytes, Ordering::Relaxed);
             return Err(over);
@@ -183,8 +220,13 @@ impl Ledger {
         })
     }
 
-    fn take(&self, bytes: u64, whose: Whose) -> Result<(), OverLimit> {
-        let limit = self.limit.unwrap_or(u64::MAX);
+    fn take(&self, bytes: u64, what: For, whose: Whose) -> Result<(), OverLimit> {
+        let kept_back = |limit: u64| (limit / 16).min(KEPT_BACK_MAX);
+        let limit = match (self.limit, what) {
+            (None, _) => u64::MAX,
+            (Some(limit), For::Others) => limit - kept_back(limit),
+            (Some(limit), For::Bounded | For::Growth) => limit,
+        };
         let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
             used.checked_add(bytes).filter(|&sum| sum <= limit)
         });
@@ -329,6 +371,40 @@ mod test {
         free.release(1000);
         assert_eq!((open.used(), open.peak()), (0, 1000));
         assert_eq!(node.used.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn what_others_cause_leaves_the_last_part_of_each_limit() {
+        const MIB: u64 = 1 << 20;
+        // Limits of the module and of the pod, and how much others may have.
+        let cases = [
+            (Some(1600), None, Some(1500)),
+            (None, Some(1600), Some(1500)),
+            (Some(800), Some(1600), Some(750)),
+            (Some(1590), Some(1600), Some(1491)),
+            (Some(64 * MIB), None, Some(64 * MIB - KEPT_BACK_MAX)),
+            (None, None, None),
+        ];
+        for (of_module, of_pod, theirs) in cases {
+            let case = format!("{of_module:?} {of_pod:?}");
+            let pod = Arc::new(Ledger::new(of_pod, None));
+            let module = Ledger::new(of_module, Some(Arc::clone(&pod)));
+            let Some(theirs) = theirs else {
+                module.charge_for_others(1 << 40).unwrap();
+                continue;
+            };
+            module.charge_for_others(theirs).unwrap();
+            let over = module.charge_for_others(1).unwrap_err();
+            assert_eq!((over.used, over.limit), (theirs, theirs), "{case}");
+            assert_eq!(module.has_some_for_others().unwrap_err().used, theirs, "{case}");
+            assert_eq!((module.used(), pod.used()), (theirs, theirs), "{case}");
+            // The rest is its own.
+            let whole = of_module.unwrap_or(u64::MAX).min(of_pod.unwrap_or(u64::MAX));
+            module.charge(whole - theirs).unwrap();
+            module.charge(1).unwrap_err();
+            module.release(whole - theirs + 1);
+            module.has_some_for_others().unwrap();
+        }
     }
 
     #[test]

@@ -5,7 +5,8 @@
 //!
 //! The rule: what a module asks for by a call of its own (a socket, a stream's end, a request, the first bytes of a write) ends it when
 //! there is no memory; what others send it, and what is only a window (bytes beyond the first that wait for their reader), is made to
-//! wait, turned away or dropped, and ends nobody.
+//! wait, turned away or dropped, and ends nobody. Nor does it take the last of the account (`Ledger::charge_for_others`): else whoever can connect
+//! could bring a module to where its next call is its end.
 
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -35,6 +36,10 @@ impl NetworkMemory {
 impl crate::net::Ledger for NetworkMemory {
     fn try_charge(&self, bytes: usize) -> bool {
         self.ledger.charge(bytes as u64).is_ok()
+    }
+
+    fn try_charge_for_others(&self, bytes: usize) -> bool {
+        self.ledger.charge_for_others(bytes as u64).is_ok()
     }
 
     fn release(&self, bytes: usize) {

@@ -339,7 +339,7 @@ impl End {
 
     /// Bytes that its holder keeps, on its member's account.
     pub(crate) fn hold(&self, bytes: usize) -> Option<Held> {
-        self.conn.member(self.side).hold(bytes)
+        self.conn.member(self.side).hold_own(bytes)
     }
 
     /// Makes the end known to its member's registry.

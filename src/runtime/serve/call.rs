@@ -33,6 +33,7 @@ use super::Server;
 use super::cork::Corked;
 use super::crew::Asker;
 use super::delivery::{Delivery, Who};
+use super::instances::NoRoomBeside;
 use super::instances::Ready;
 use super::reply::{Link, Reply, RequestBody, refusal};
 use super::request::{acceptable, head_bytes, shown, whole};
@@ -71,7 +72,8 @@ pub(super) async fn answer(
     let Ok(place) = timeout_at_first(Arc::clone(&server.room).acquire_owned()).await else {
         return Ok(server.refuse(StatusCode::SERVICE_UNAVAILABLE, "too many requests at once\n"));
     };
-    let Some(charge) = Charge::take(&server.memory, REQUEST_BYTES + head_bytes(&request)) else {
+    let bytes = REQUEST_BYTES + head_bytes(&request);
+    let Some(charge) = Charge::take_for_others(&server.memory, bytes) else {
         return Ok(server.refuse(StatusCode::SERVICE_UNAVAILABLE, "no memory for the request\n"));
     };
     let name: Arc<str> = shown(&request).into();
@@ -354,8 +356,9 @@ impl Server {
 
     /// There is no instance for a request.
     pub(super) fn no_instance(&self, name: &str, error: &wasmtime::Error) -> Ended {
-        // It is not alone: others have the memory, and will give it back.
-        if error.is::<OutOfMemory>() && self.run.http.usage().under_way > 1 {
+        // It is not alone: others have the memory, or did until just now, and will give it back.
+        let beside = || self.run.http.usage().under_way > 1 || self.instances.are_any();
+        if error.is::<NoRoomBeside>() || (error.is::<OutOfMemory>() && beside()) {
             return Ended::Crowded;
         }
         self.failed(name, error);

@@ -44,6 +44,7 @@ pub(super) struct Ready {
     pub(super) proxy: Proxy,
     /// Requests it has answered, or begun to.
     pub(super) answered: u32,
+    _among: Among,
     /// Given back when the store is gone: fields are dropped in this order.
     _place: Option<Place>,
 }
@@ -62,6 +63,30 @@ pub(super) struct Instances {
     resting: AtomicUsize,
     /// One that was used was put aside.
     kept: Notify,
+    /// How many there are, which each of them counts.
+    alive: Arc<AtomicUsize>,
+}
+
+/// There is memory for one more instance, and then too little for those that are under way.
+#[derive(Debug, thiserror::Error)]
+#[error("the module's memory limit leaves no room for one more instance beside those under way")]
+pub(super) struct NoRoomBeside;
+
+/// One of those that there are.
+struct Among(Arc<AtomicUsize>);
+
+impl Among {
+    /// One more; also returns whether there are others.
+    fn join(alive: &Arc<AtomicUsize>) -> (Self, bool) {
+        let others = alive.fetch_add(1, Ordering::Relaxed) > 0;
+        (Self(Arc::clone(alive)), others)
+    }
+}
+
+impl Drop for Among {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 /// One that nobody uses now.
@@ -86,6 +111,7 @@ impl Instances {
             idle: Mutex::default(),
             resting: AtomicUsize::new(0),
             kept: Notify::new(),
+            alive: Arc::default(),
         }
     }
 
@@ -97,6 +123,11 @@ impl Instances {
     /// Whether an instance that has begun so many requests, of which so many are under way, may begin another.
     pub(super) fn may_take(&self, begun: u32, under_way: usize) -> bool {
         begun < self.requests_per_instance && under_way < self.requests_at_once
+    }
+
+    /// Whether there is one, that answers a request or waits for one.
+    pub(super) fn are_any(&self) -> bool {
+        self.alive.load(Ordering::Relaxed) > 0
     }
 
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
@@ -165,9 +196,14 @@ impl Instances {
         let mut bounded = Bounded::new(engine, guest, &server.run, &self.fuel)?;
         let stacks = Arc::clone(&bounded.stacks);
         let proxy = stacks::on(stacks, pre.instantiate_async(&mut bounded.store)).await?;
+        let (among, others) = Among::join(&self.alive);
+        if others {
+            // The others need some memory yet to come to an end, and would be ended for it if they found none.
+            server.run.account.memory.has_some_for_others().map_err(|_| NoRoomBeside)?;
+        }
         server.run.http.instances.add(1);
         server.run.http.pooled.add(u64::from(place.is_some()));
-        Ok(Ready { bounded, proxy, answered: 0, _place: place })
+        Ok(Ready { bounded, proxy, answered: 0, _among: among, _place: place })
     }
 
     /// Takes back an instance that has answered in order.

@@ -193,7 +193,7 @@ impl Server {
         place: OwnedSemaphorePermit,
     ) -> Result<(), NoRoom> {
         let stream = accepted.map_err(|_| NoRoom)?;
-        let Some(charge) = Charge::take(&self.memory, CONNECTION_BYTES) else {
+        let Some(charge) = Charge::take_for_others(&self.memory, CONNECTION_BYTES) else {
             self.run.http.turned_away.add(1);
             stream.abort();
             return Err(NoRoom);

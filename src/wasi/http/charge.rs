@@ -17,6 +17,12 @@ impl Charge {
     pub fn take(ledger: &Arc<dyn Ledger>, bytes: usize) -> Option<Self> {
         ledger.try_charge(bytes).then(|| Self { ledger: Arc::clone(ledger), bytes })
     }
+
+    /// The same for what others cause: `None` also where only what is kept for the module's own calls is left.
+    #[must_use]
+    pub fn take_for_others(ledger: &Arc<dyn Ledger>, bytes: usize) -> Option<Self> {
+        ledger.try_charge_for_others(bytes).then(|| Self { ledger: Arc::clone(ledger), bytes })
+    }
 }
 
 impl Drop for Charge {

@@ -115,7 +115,7 @@ impl Exchange {
             }
         };
         let memory = client.account.memory();
-        let Some(head) = Charge::take(&memory, fields_bytes(response.headers())) else {
+        let Some(head) = Charge::take_for_others(&memory, fields_bytes(response.headers())) else {
             let _ = answer.send(Err(no_memory()));
             return;
         };

@@ -39,11 +39,12 @@ impl Pipe {
             return Ok(0);
         }
         if self.charged == 0 {
-            if !self.payer.charge(CHARGE_STEP) {
-                // Nothing would ever end a wait. What others send is no call of the payer's, and ends it not.
-                if self.own {
-                    self.payer.missed(CHARGE_STEP);
-                }
+            // Nothing would ever end a wait. What others send is no call of the payer's, and ends it not.
+            if self.own && !self.payer.charge_own(CHARGE_STEP) {
+                self.payer.missed(CHARGE_STEP);
+                return Err(WriteError::NoMemory);
+            }
+            if !self.own && !self.payer.charge(CHARGE_STEP) {
                 return Err(WriteError::NoMemory);
             }
             self.charged = CHARGE_STEP;
