@@ -8,7 +8,7 @@
 //! resources; a module that holds thousands pays for the look with its own CPU time.
 //! Limits: what one call hands over (`HOSTCALL_BYTES_MAX` of the runtime) is seen at the next call.
 
-use std::any::Any;
+use std::any::{Any, TypeId};
 
 use hyper::HeaderMap;
 use hyper::header::{HeaderName, HeaderValue};
@@ -40,37 +40,54 @@ const WRITING_BYTES: usize = 2 * BODY_CHUNK_BYTES;
 pub(super) fn kept(table: &mut ResourceTable) -> usize {
     let (mut bytes, mut bodies) = (0_usize, 0_usize);
     for entry in table.iter_mut() {
-        let entry: &dyn Any = entry;
-        if entry.is::<HostOutgoingBody>() {
-            bodies += 1;
-        } else {
-            bytes += of_one(entry);
+        match of_one(entry) {
+            Kept::Writing => bodies += 1,
+            Kept::Bytes(more) => bytes += more,
         }
     }
     bytes + bodies.saturating_sub(1) * WRITING_BYTES
 }
 
-fn of_one(entry: &dyn Any) -> usize {
-    if let Some(map) = entry.downcast_ref::<FieldMap>() {
-        RESOURCE_BYTES + fields(map)
-    } else if let Some(request) = entry.downcast_ref::<HostOutgoingRequest>() {
-        RESOURCE_BYTES + fields(&request.headers) + of_line(request)
-    } else if let Some(response) = entry.downcast_ref::<HostOutgoingResponse>() {
-        RESOURCE_BYTES + fields(&response.headers)
-    } else if let Some(response) = entry.downcast_ref::<HostIncomingResponse>() {
-        RESOURCE_BYTES + fields(&response.headers)
-    } else if let Some(request) = entry.downcast_ref::<p3::Request>() {
-        let authority = request.authority.as_ref().map_or(0, |authority| authority.as_str().len());
-        let path = request.path_with_query.as_ref().map_or(0, |path| path.as_str().len());
-        let line = request.method.as_str().len() + authority + path;
-        RESOURCE_BYTES + fields(&request.headers) + line
-    } else if let Some(response) = entry.downcast_ref::<p3::Response>() {
-        RESOURCE_BYTES + fields(&response.headers)
-    } else if entry.is::<HostIncomingRequest>() {
-        RESOURCE_BYTES
-    } else {
+enum Kept {
+    /// A body that is being written.
+    Writing,
+    Bytes(usize),
+}
+
+fn of_one(entry: &dyn Any) -> Kept {
+    // Asked once: each question is a call through a table, and there are many entries where an instance has many requests.
+    let kind = entry.type_id();
+    let is = |other: TypeId| kind == other;
+    let bytes = if is(TypeId::of::<p3::Request>()) {
+        entry.downcast_ref().map_or(0, of_request_p3)
+    } else if is(TypeId::of::<p3::Response>()) {
+        entry.downcast_ref().map_or(0, |response: &p3::Response| fields(&response.headers))
+    } else if is(TypeId::of::<FieldMap>()) {
+        entry.downcast_ref().map_or(0, |map: &FieldMap| fields(map))
+    } else if is(TypeId::of::<HostOutgoingBody>()) {
+        return Kept::Writing;
+    } else if is(TypeId::of::<HostIncomingRequest>()) {
         0
-    }
+    } else if is(TypeId::of::<HostOutgoingResponse>()) {
+        entry.downcast_ref().map_or(0, |response: &HostOutgoingResponse| fields(&response.headers))
+    } else if is(TypeId::of::<HostOutgoingRequest>()) {
+        entry.downcast_ref().map_or(0, of_request_p2)
+    } else if is(TypeId::of::<HostIncomingResponse>()) {
+        entry.downcast_ref().map_or(0, |response: &HostIncomingResponse| fields(&response.headers))
+    } else {
+        return Kept::Bytes(0);
+    };
+    Kept::Bytes(RESOURCE_BYTES + bytes)
+}
+
+fn of_request_p3(request: &p3::Request) -> usize {
+    let authority = request.authority.as_ref().map_or(0, |authority| authority.as_str().len());
+    let path = request.path_with_query.as_ref().map_or(0, |path| path.as_str().len());
+    fields(&request.headers) + request.method.as_str().len() + authority + path
+}
+
+fn of_request_p2(request: &HostOutgoingRequest) -> usize {
+    fields(&request.headers) + of_line(request)
 }
 
 /// What the strings of a request hold.
