@@ -344,7 +344,7 @@ impl Inner {
             None => {
                 self.make_room(due);
                 // Who does not look up has to be noticed.
-                self.hurry();
+                self.bell.hurry();
             }
         }
     }
@@ -385,13 +385,6 @@ impl Inner {
             && due < lane.used.load(Ordering::Relaxed)
         {
             self.ask_to_step_back(lane);
-        }
-    }
-
-    /// The next tick is to be a short one.
-    fn hurry(&self) {
-        if self.bell.hurry() {
-            self.reactor.hurry_ticker();
         }
     }
 

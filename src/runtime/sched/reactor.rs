@@ -7,10 +7,8 @@
 //!  a lane has nothing to do ──► it watches: waits in the kernel ──► a socket is ready ──► its task has its turn on this very lane
 //!  a lane has had turns for [`GLANCE_NS`] ──► a glance: asks, and does not wait
 //!  nobody watches at a tick ──► the ticker wakes an idle lane for it, or glances itself
-//!  all lanes compute, in long turns ──► the ticker watches, until the next tick or the first that is ready
 //! ```
-//! So bytes from the kernel come to be on the thread that works on them, and no other one is woken on the way, unless all are busy for long. One thread asks at
-//! a time.
+//! So bytes from the kernel come to be on the thread that works on them, and no other one is woken on the way. One thread asks at a time.
 //!
 //! Bound: a socket is one that a published port has let in, and it has a bound of its own.
 
@@ -36,9 +34,6 @@ const ALARM: Token = Token(usize::MAX);
 /// Nobody watches.
 const NOBODY: usize = usize::MAX;
 
-/// The ticker watches: no lane's number.
-const TICKER: usize = usize::MAX - 1;
-
 #[derive(Debug)]
 pub(super) struct Reactor {
     /// Of whoever asks.
@@ -48,7 +43,7 @@ pub(super) struct Reactor {
     sockets: Mutex<Sockets>,
     /// How many there are.
     count: AtomicUsize,
-    /// The lane that waits in the kernel, or the ticker.
+    /// The lane that waits in the kernel.
     watcher: AtomicUsize,
 }
 
@@ -123,29 +118,10 @@ impl Reactor {
 
     /// The lane that watches, if one does.
     pub(super) fn watcher(&self) -> Option<usize> {
-        let watcher = self.watcher.load(Ordering::SeqCst);
-        (watcher != NOBODY && watcher != TICKER).then_some(watcher)
+        Some(self.watcher.load(Ordering::SeqCst)).filter(|&watcher| watcher != NOBODY)
     }
 
-    /// Makes the ticker look up if it watches.
-    pub(super) fn hurry_ticker(&self) {
-        if self.ticker_watches() {
-            self.alarm();
-        }
-    }
-
-    pub(super) fn ticker_watches(&self) -> bool {
-        self.watcher.load(Ordering::SeqCst) == TICKER
-    }
-
-    /// The ticker watches for `wait`, or until a socket is ready, whose tasks' wakers come to `ready`. `false`: a lane does.
-    pub(super) fn watch_for(&self, wait: Duration, ready: &mut Vec<Waker>) -> bool {
-        let Some(mut watch) = self.watch(TICKER) else { return false };
-        self.ask(&mut watch.kernel, Some(wait), ready);
-        true
-    }
-
-    /// Makes whoever watches look up.
+    /// Makes the lane that watches look up.
     pub(super) fn alarm(&self) {
         // The counter behind it can only be full, and then it rings as well.
         let _ = self.alarm.wake();
@@ -191,7 +167,7 @@ impl Reactor {
     }
 }
 
-/// One thread's wait. No waker may be used while this is there: whom it wakes may want to ask as well.
+/// One lane's wait. No waker may be used while this is there: whom it wakes may want to ask as well.
 pub(super) struct Watch<'a> {
     reactor: &'a Reactor,
     kernel: MutexGuard<'a, Kernel>,

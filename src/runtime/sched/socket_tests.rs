@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead as _, AsyncReadExt as _, AsyncWriteExt as _, ReadBuf};
 
 use super::LaneSocket;
-use super::tests::{Lab, PATIENCE, eventually, share, spin};
+use super::tests::{Lab, PATIENCE, eventually, share};
 use crate::clock::Clock;
 
 /// A client, and the lanes' end.
@@ -140,28 +140,6 @@ fn what_comes_while_the_only_lane_computes_and_nobody_waits_for_it_is_heard_of_a
     // Whatever came of it, the lane is to end.
     over.store(true, Ordering::Relaxed);
     assert!(!is_late() && read(), "nobody has asked the kernel");
-}
-
-#[test]
-fn while_all_lanes_compute_the_ticker_waits_in_the_kernel_for_them() {
-    let lab = Lab::new(2);
-    let over = Arc::new(AtomicBool::new(false));
-    for _ in 0..2 {
-        let ours = share(100);
-        lab.spawn(&ours, spin(Arc::clone(&ours), Arc::clone(&over)));
-    }
-    let (mut client, socket) = connection(&lab);
-    lab.spawn(&share(100), echo(socket));
-    let inner = lab.inner();
-    // Or a spare lane does, where the machine has put a thread aside for so long that it was taken for held.
-    let is_watched = || inner.reactor.ticker_watches() || inner.reactor.watcher().is_some();
-    for n in 0..50 {
-        eventually("the ticker watches", is_watched);
-        ask(&mut client, &[n]);
-    }
-    over.store(true, Ordering::Relaxed);
-    eventually("a lane watches again", || inner.reactor.watcher().is_some());
-    ask(&mut client, &[1]);
 }
 
 #[test]

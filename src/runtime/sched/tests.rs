@@ -290,7 +290,7 @@ fn a_panic_ends_one_task_and_nothing_else() {
 }
 
 /// Keeps its thread until the scheduler wants it back, as a guest does at a tick.
-pub(super) async fn spin(share: Arc<Share>, until: Arc<AtomicBool>) {
+async fn spin(share: Arc<Share>, until: Arc<AtomicBool>) {
     while !until.load(Ordering::Relaxed) {
         let mut now = monotonic_ns();
         while !until.load(Ordering::Relaxed) && !should_step_back(&share, now) {

@@ -87,13 +87,13 @@ pub(super) struct Bell {
 }
 
 impl Bell {
-    /// Somebody waits for a turn that was too young to be cut: the next tick is a short one, from now. Returns whether nobody has said so since the last one.
-    pub(super) fn hurry(&self) -> bool {
-        let first = !self.hurried.swap(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.get().filter(|_| first) {
+    /// Somebody waits for a turn that was too young to be cut: the next tick is a short one, from now.
+    pub(super) fn hurry(&self) {
+        if !self.hurried.swap(true, Ordering::Relaxed)
+            && let Some(thread) = self.thread.get()
+        {
             thread.unpark();
         }
-        first
     }
 
     #[cfg(test)]
@@ -162,16 +162,12 @@ fn run(scheduler: &Weak<Inner>) {
             quiet = 0;
             continue;
         }
-        let looked = scheduler.look_after(&mut seen);
-        calm = if looked.crowded { 0 } else { calm.saturating_add(1) };
+        let crowded = scheduler.look_after(&mut seen);
+        calm = if crowded { 0 } else { calm.saturating_add(1) };
         let short = calm < CALM_TICKS;
         bell.hurried.store(short, Ordering::Relaxed);
-        let tick = if short { CROWDED_TICK } else { TICK };
-        let rest = if looked.all_compute { scheduler.watch(tick) } else { Some(tick) };
-        if let Some(rest) = rest {
-            // May end early, by a wake-up meant for the time before: one short tick.
-            std::thread::park_timeout(rest);
-        }
+        // May end early, by a wake-up meant for the time before: one short tick.
+        std::thread::park_timeout(if short { CROWDED_TICK } else { TICK });
         if !short && bell.hurried.load(Ordering::Relaxed) {
             calm = 0;
             continue;

@@ -95,8 +95,6 @@ impl Inner {
     fn wait(&self, index: usize, lane: &Lane, ready: &mut Vec<Waker>) {
         let in_use = self.reactor.is_in_use();
         let Some(mut watch) = in_use.then(|| self.reactor.watch(index)).flatten() else {
-            // If it is the ticker that watches, it leaves that to this lane.
-            self.reactor.hurry_ticker();
             return lane.park();
         };
         while ready.is_empty() {
@@ -198,7 +196,7 @@ pub(crate) fn should_step_back(share: &Share, now: u64) -> bool {
         lane.look();
         if now.saturating_sub(lane.began.load(Ordering::Relaxed)) < SHORT_TURN_NS {
             if lane.step_back.load(Ordering::Relaxed) {
-                scheduler.hurry();
+                scheduler.bell.hurry();
             }
             return false;
         }

@@ -15,7 +15,6 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Waker;
-use std::time::Duration;
 
 use super::lane::Lane;
 use super::{Inner, SPARE_LANES};
@@ -30,18 +29,6 @@ const STANDS_NS: u64 = 2_500_000;
 /// What a thread computes meanwhile to be held by it, nanoseconds: an epoch has turned since it last looked up, so a guest's own code would have
 /// looked up within microseconds.
 const COMPUTES_NS: u64 = 500_000;
-
-/// Changes of a lane's turns in a tick, beginnings and ends, with which it is said to compute: in turns of half a tick and more.
-const LONG_TURNS: u64 = 4;
-
-/// What the ticker has to know of a look.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Looked {
-    /// Somebody waits.
-    pub(super) crowded: bool,
-    /// All lanes compute, in long turns.
-    pub(super) all_compute: bool,
-}
 
 /// What was seen of a lane.
 #[derive(Clone, Copy, Debug, Default)]
@@ -122,16 +109,14 @@ impl Inner {
             || self.lanes.iter().any(|lane| !lane.local().is_empty())
     }
 
-    /// Looks at all lanes; `seen` is what this left the last time.
-    pub(super) fn look_after(self: &Arc<Self>, seen: &mut [Seen]) -> Looked {
+    /// Looks at all lanes; `seen` is what this left the last time. Returns whether somebody waits.
+    pub(super) fn look_after(self: &Arc<Self>, seen: &mut [Seen]) -> bool {
         let now = monotonic_ns();
-        let (mut crowded, mut compute) = (self.crowded(), 0);
+        let mut crowded = self.crowded();
         for (lane, seen) in self.lanes.iter().zip(&mut *seen) {
             let turns = lane.turns.load(Ordering::Acquire);
             let same_turn = turns % 2 == 1 && turns == seen.turns;
             let waits = !lane.local().is_empty();
-            let is_long = turns.wrapping_sub(seen.turns) <= LONG_TURNS;
-            compute += usize::from(turns % 2 == 1 && is_long);
             if same_turn {
                 crowded |= self.relieve(lane);
             } else if waits && seen.waited && self.idle.load(Ordering::Relaxed) > 0 {
@@ -150,29 +135,7 @@ impl Inner {
         if crowded && self.on_duty.load(Ordering::Relaxed) < self.allowed.load(Ordering::Relaxed) {
             self.reinforce();
         }
-        Looked { crowded, all_compute: compute >= self.on_duty.load(Ordering::Relaxed) }
-    }
-
-    /// The ticker's wait where all lanes compute: for `tick`, or until a socket is ready. Returns what is left to wait of the tick; `None`: nothing.
-    ///
-    /// The lanes would hear of it at the end of a turn, which is a tick away; who comes meanwhile, and has used less, makes one of them look up at once. Once in
-    /// a tick: whom that wakes has short turns, and between those the lanes look themselves.
-    pub(super) fn watch(&self, tick: Duration) -> Option<Duration> {
-        if !self.reactor.is_in_use() {
-            return Some(tick);
-        }
-        let began = monotonic_ns();
-        let mut ready = Vec::new();
-        if !self.reactor.watch_for(tick, &mut ready) {
-            return Some(tick);
-        }
-        ready.into_iter().for_each(Waker::wake);
-        if self.idle.load(Ordering::SeqCst) > 0 {
-            // From now on one that has nothing to do any more.
-            self.look_for_sockets();
-        }
-        let rest = tick.checked_sub(Duration::from_nanos(monotonic_ns().saturating_sub(began)));
-        rest.filter(|rest| !rest.is_zero())
+        crowded
     }
 
     /// Sees to the kernel's sockets where no lane does: an idle one is to watch them; where there is none, this thread asks for them once. Returns
