@@ -58,3 +58,18 @@ impl crate::net::Ledger for NetworkMemory {
         }
     }
 }
+
+#[cfg(test)]
+mod test {
+    use super::*;
+    use crate::net::Ledger as _;
+
+    #[test]
+    fn the_last_part_of_a_limit_is_for_the_modules_own_calls() {
+        let memory = NetworkMemory::new(Arc::new(Ledger::new(Some(1600), None)));
+        assert!(memory.try_charge_for_others(1500));
+        assert!(!memory.try_charge_for_others(1));
+        assert!(memory.try_charge(100));
+        assert!(!memory.try_charge(1));
+    }
+}

@@ -128,12 +128,28 @@ impl Bell {
 pub(crate) struct Purse {
     owed: Mutex<usize>,
     limit: usize,
+    /// Of the limit, what is not for others.
+    kept_back: usize,
     missed: AtomicUsize,
 }
 
 impl Purse {
     pub(crate) fn of(limit: usize) -> Arc<Self> {
-        Arc::new(Self { owed: Mutex::new(0), limit, missed: AtomicUsize::new(0) })
+        Self::keeping(limit, 0)
+    }
+
+    /// One whose last `kept_back` bytes are for its owner's own calls.
+    pub(crate) fn keeping(limit: usize, kept_back: usize) -> Arc<Self> {
+        Arc::new(Self { owed: Mutex::new(0), limit, kept_back, missed: AtomicUsize::new(0) })
+    }
+
+    fn take(&self, bytes: usize, most: usize) -> bool {
+        let mut owed = self.owed.lock().unwrap();
+        let ok = *owed + bytes <= most;
+        if ok {
+            *owed += bytes;
+        }
+        ok
     }
 
     pub(crate) fn owed(&self) -> usize {
@@ -152,12 +168,11 @@ impl Purse {
 
 impl Ledger for Purse {
     fn try_charge(&self, bytes: usize) -> bool {
-        let mut owed = self.owed.lock().unwrap();
-        let ok = *owed + bytes <= self.limit;
-        if ok {
-            *owed += bytes;
-        }
-        ok
+        self.take(bytes, self.limit)
+    }
+
+    fn try_charge_for_others(&self, bytes: usize) -> bool {
+        self.take(bytes, self.limit - self.kept_back)
     }
 
     fn release(&self, bytes: usize) {

@@ -324,3 +324,37 @@ fn who_asks_for_too_much_keeps_nobody_from_what_there_is() {
         assert_eq!(refused, 0, "of {ROUNDS}");
     });
 }
+
+#[test]
+fn what_others_send_leaves_a_member_the_last_of_its_memory() {
+    const KEPT_BACK: usize = 16 << 10;
+    let net = pod();
+    let purse = Purse::keeping(64 << 10, KEPT_BACK);
+    let server = net.join("server", MemberLimits::default(), Arc::clone(&purse) as _);
+    let client = join(&net, "client");
+    let (_listener, _near, mut far) = connected(&server, &client);
+    let deaf = datagrams(&server, "127.0.0.1:9");
+    let loud = datagrams(&client, "127.0.0.1:0");
+    for _ in 0..1000 {
+        loud.send(bytes::Bytes::from_static(&[0; 1000]), Some(at("127.0.0.1:9"))).unwrap();
+    }
+    let left = purse.left();
+    assert!((KEPT_BACK..KEPT_BACK + 2000).contains(&left), "{left}");
+    // A connection costs no more than a datagram that found no room.
+    while client.connect(far.local_address()).is_ok() {}
+    assert!(purse.left() >= KEPT_BACK, "{}", purse.left());
+    // Its own calls find what is left, and a window of the least size.
+    let _own = server.udp_socket(Family::V4).unwrap();
+    let mut chunk = bytes::Bytes::from(vec![0; 1 << 20]);
+    let written = ready(far.write.try_write(&mut chunk)).unwrap();
+    assert!(written > 0);
+    assert!(purse.left() < KEPT_BACK, "{}", purse.left());
+    assert_eq!(purse.missed(), 0);
+    drop(deaf);
+}
+
+fn datagrams(member: &crate::net::Member, address: &str) -> crate::net::UdpSocket {
+    let socket = member.udp_socket(Family::V4).unwrap();
+    socket.bind(at(address)).unwrap();
+    socket
+}

@@ -111,6 +111,41 @@ async fn requests_that_find_no_memory_for_an_instance_are_refused_and_end_nobody
 }
 
 #[tokio::test]
+async fn an_instance_is_made_beside_another_only_if_both_have_room_to_end() {
+    const STEP: u64 = 32 << 10;
+    // What an instance takes of the last part itself: pages of its stack, and first bytes.
+    const OWN: u64 = 64 << 10;
+    let (mut alone, mut together) = (0, 0);
+    let mut limit = 2 << 20;
+    while together == 0 {
+        limit += STEP;
+        assert!(limit < 8 << 20, "no two instances in {limit} bytes");
+        let limits = RunLimits { memory_bytes: Some(limit), ..RunLimits::unlimited() };
+        let trial =
+            Trial::of("handler", &[]).await.http(PORT, HttpLimits::default()).limits(limits);
+        let site = Site::of(trial).await;
+        let control = &site.handle.control;
+        let first = Held::begin(&site, "/length").await;
+        eventually("it is under way", || control.http().under_way == 1).await;
+        let second = Held::begin(&site, "/length").await;
+        let both = || control.http().instances == 2;
+        let seen = || both() || control.http().refused + control.http().turned_away == 1;
+        eventually("the second has an instance or none", seen).await;
+        if both() {
+            together += 1;
+            let used = control.usage().memory_bytes;
+            assert!(used <= limit - limit / 16 + OWN, "{used} of {limit}");
+        } else {
+            alone += 1;
+        }
+        assert!(first.end().await.starts_with("HTTP/1.1 200"));
+        drop(second);
+        site.end().await;
+    }
+    assert!(alone > 0);
+}
+
+#[tokio::test]
 async fn fuel_is_spent_by_all_requests_together() {
     let limits = RunLimits { fuel: Some(5_000_000), ..RunLimits::unlimited() };
     let artifact = super::lab::prepare("handler", true).await;
